@@ -1,0 +1,164 @@
+"""The values that pass between sources, engine and doors: `Token`, `CallContext`, `Secret`; and what a header may carry."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from grpc_bearer._clock import SYSTEM_CLOCK, Clock
+from grpc_bearer.errors import ConfigurationError, TokenFormatError
+
+# Most servers and proxies refuse header blocks beyond 8 KiB (nginx, Envoy's default of 60 KiB is the generous one;
+# gRPC's own servers stop at 16 KiB).
+LARGE_TOKEN = 8 * 1024
+
+# gRPC's rule for metadata keys (HTTP/2 transport mapping): lower-case letters, digits, "_", "-" and ".".
+_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
+# Visible ASCII only: gRPC would let a space through, but no token has one, and "Bearer " pasted in front does.
+_TOKEN_VALUE = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Token:
+    """One bearer token and what is known of its life.
+
+    Args:
+        value: the bare token, without a scheme. White space around it is trimmed.
+        expires_at: when it expires, in seconds since the Unix epoch; `None`: valid until revoked.
+        refresh_at: when a new one should be fetched ahead, in seconds since the Unix epoch; `None`: the engine chooses.
+        single_use: to be used for one attempt only, then never again.
+
+    Raises:
+        TokenFormatError: empty, or with a character that no token may carry.
+
+    >>> Token("s3cret", expires_at=1_700_000_000.0)
+    Token(<hidden>, expires_at=1700000000.0)
+    """
+
+    value: str
+    expires_at: float | None = None
+    refresh_at: float | None = None
+    single_use: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", checked_token(self.value))
+
+    def __repr__(self) -> str:
+        parts = ["<hidden>"]
+        parts += [f"{name}={value!r}" for name in ("expires_at", "refresh_at") if (value := getattr(self, name)) is not None]
+        parts += ["single_use=True"] * self.single_use
+        return f"Token({', '.join(parts)})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Token does not pickle: pickle the BearerAuth, which carries configuration only")
+
+    @property
+    def fingerprint(self) -> str:
+        """The token's identity: equal for equal tokens in every process, of no use for anything else."""
+        return fingerprint(self.value)
+
+
+def fingerprint(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()
+
+
+def checked_token(value: object, what: str = "token") -> str:
+    """The token without white space around it, or a `TokenFormatError` that names `what` but not the value."""
+    if not isinstance(value, str):
+        raise TokenFormatError(f"{what}: expected a str, got {type(value).__name__}")
+    value = value.strip()
+    if not value:
+        raise TokenFormatError(f"{what}: empty")
+    if not _TOKEN_VALUE.fullmatch(value):
+        if value[:7].lower() == "bearer ":
+            raise TokenFormatError(f"{what}: begins with 'Bearer '; give the bare token, the scheme is added to it")
+        raise TokenFormatError(f"{what}: has a space, a control character or one outside ASCII, which no header may carry")
+    if len(value) > LARGE_TOKEN:
+        warnings.warn(
+            f"{what}: {len(value)} bytes; many servers and proxies refuse headers over {LARGE_TOKEN} bytes",
+            stacklevel=3,
+        )
+    return value
+
+
+def checked_header_name(name: object) -> str:
+    """The header's name in lower case, as gRPC wants it.
+
+    Raises:
+        ConfigurationError: gRPC would refuse the name.
+    """
+    if not isinstance(name, str):
+        raise ConfigurationError(f"header: expected a str, got {type(name).__name__}")
+    lower = name.lower()
+    if not _HEADER_NAME.fullmatch(lower):
+        raise ConfigurationError(f"header: {name!r} is no gRPC metadata key (letters, digits, '-', '_' and '.' only)")
+    if lower.endswith("-bin"):
+        raise ConfigurationError(f"header: {name!r} ends in '-bin', which gRPC keeps for binary values; a token is text")
+    if lower.startswith("grpc-"):
+        raise ConfigurationError(f"header: {name!r} begins with 'grpc-', which gRPC keeps for itself")
+    return lower
+
+
+def checked_scheme(scheme: object) -> str:
+    """The scheme that stands before the token, such as `Bearer`; empty for a bare token."""
+    if not isinstance(scheme, str) or (scheme and not _TOKEN_VALUE.fullmatch(scheme)):
+        raise ConfigurationError("scheme: expected one word of visible ASCII such as 'Bearer', or '' for the bare token")
+    return scheme
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What a source may know of the call that wants a token.
+
+    Args:
+        service_url: `https://host[:port]/package.Service`, as gRPC names it (the port is left out if it is 443).
+        method: the bare method name.
+        clock: where to read time.
+
+    >>> CallContext("https://api.example.com/fleet.v1.Fleet", "List").service
+    'fleet.v1.Fleet'
+    """
+
+    service_url: str = ""
+    method: str = ""
+    clock: Clock = field(default=SYSTEM_CLOCK, compare=False, repr=False)
+
+    @property
+    def service(self) -> str:
+        """The full name of the gRPC service, `package.Service`; empty outside a call."""
+        return self.service_url.rpartition("/")[2]
+
+
+class Secret:
+    """A credential kept in memory: shows itself to nobody, and does not pickle.
+
+    >>> Secret("s3cret", "api_key")
+    <api_key: hidden>
+    """
+
+    __slots__ = ("_field", "_value")
+
+    def __init__(self, value: str, field: str = "secret") -> None:
+        self._value = value
+        self._field = field
+
+    def reveal(self) -> str:
+        """The credential itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"<{self._field}: hidden>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigurationError(
+            f"{self._field}: given inline, and a pickle would carry it in the clear; name a file or use a callable instead"
+        )

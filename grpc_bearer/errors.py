@@ -1,0 +1,109 @@
+"""What can go wrong, as a tree.
+
+::
+
+    GrpcBearerError                     never raised itself
+    ├─ ConfigurationError (ValueError)  wrong when built; names the field, never its secret value
+    │  └─ InsecureChannelError          a token would travel in the clear
+    ├─ SigningError                     key unusable for the algorithm
+    └─ TokenError                       no token to be had; never raised itself
+       ├─ TokenUnavailableError         file, network, 5xx, 429, timeout   retryable       UNAVAILABLE
+       ├─ TokenRejectedError            the endpoint said no               not retryable   UNAUTHENTICATED
+       └─ TokenFormatError              the answer or file is no token     not retryable   UNAUTHENTICATED
+
+No message, argument or attribute of these classes ever holds a token, a key or a credential, and none is chained to an
+exception that does (an HTTP client's exception carries its request, and with it the secret).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = [
+    "ConfigurationError",
+    "GrpcBearerError",
+    "InsecureChannelError",
+    "SigningError",
+    "TokenError",
+    "TokenFormatError",
+    "TokenRejectedError",
+    "TokenUnavailableError",
+]
+
+
+class GrpcBearerError(Exception):
+    """The root of everything this library raises on its own account; never raised itself.
+
+    >>> try:
+    ...     raise ConfigurationError("api_key: missing")
+    ... except GrpcBearerError as error:
+    ...     print(error)
+    api_key: missing
+    """
+
+    _abstract: ClassVar[bool] = True
+
+    def __init__(self, message: str) -> None:
+        if type(self).__dict__.get("_abstract", False):
+            raise TypeError(f"{type(self).__name__} is never raised itself: raise one of its subclasses")
+        super().__init__(message)
+
+    def fresh(self) -> GrpcBearerError:
+        """A copy without a traceback: one instance raised to many waiters would collect all of theirs."""
+        twin = copy.copy(self)
+        twin.__cause__ = self.__cause__
+        twin.__suppress_context__ = True
+        return twin
+
+
+class ConfigurationError(GrpcBearerError, ValueError):
+    """Something was wrong when the object was built. The text names the field or file and what to do."""
+
+
+class InsecureChannelError(ConfigurationError):
+    """A token would travel in the clear, so it was not sent."""
+
+
+class SigningError(GrpcBearerError):
+    """The key cannot be used for the algorithm: another type, another curve, a public half, a wrong passphrase."""
+
+
+class TokenError(GrpcBearerError):
+    """No token is to be had; never raised itself.
+
+    Attributes:
+        retryable: whether the same request may succeed later without anybody changing anything.
+        retry_after: seconds after which the token endpoint wants to be asked again, if it said so.
+    """
+
+    _abstract: ClassVar[bool] = True
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The gRPC status of a call that failed for want of this token."""
+        import grpc
+
+        return grpc.StatusCode.UNAVAILABLE if self.retryable else grpc.StatusCode.UNAUTHENTICATED
+
+
+class TokenUnavailableError(TokenError):
+    """The token could not be had now: file, network, 5xx, 429, timeout. Trying again later may help."""
+
+    retryable: ClassVar[bool] = True
+
+
+class TokenRejectedError(TokenError):
+    """The token endpoint, or whoever gives the token, said no. Trying again with the same credential will not help."""
+
+
+class TokenFormatError(TokenError):
+    """The answer or the file is no token: HTML, JSON without the field, an expired JWT, a character no header may carry."""

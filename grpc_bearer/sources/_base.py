@@ -1,0 +1,44 @@
+"""What every source is: one method that gets a token, in plain blocking code."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+
+from grpc_bearer._token import CallContext, Token
+
+
+class Source(ABC):
+    """Where tokens come from.
+
+    A source knows nothing of caching, threads, loops or channels: the engine calls `fetch` on a thread of its own, never
+    twice at once for one key, and keeps what it returns. Write `fetch`; override `key` only if tokens differ by call.
+
+    >>> class Clockwork(Source):
+    ...     def fetch(self, context: CallContext) -> Token:
+    ...         return Token("tick", expires_at=context.clock.time() + 60)
+    >>> Clockwork().fetch(CallContext())  # doctest: +ELLIPSIS
+    Token(<hidden>, expires_at=...)
+    """
+
+    #: True if each attempt needs a token of its own; nothing is kept then, and `fetch` runs for each attempt.
+    single_use: bool = False
+
+    #: True if `fetch` is quick and does no I/O (a local file, a signature): it may then run on the thread that asks.
+    local: bool = False
+
+    @abstractmethod
+    def fetch(self, context: CallContext) -> Token:
+        """Get a token, blocking.
+
+        Raises:
+            TokenError: one of its subclasses, with no secret in it nor in anything it is chained to.
+            SigningError: the key cannot be used.
+        """
+
+    def key(self, context: CallContext) -> Hashable:
+        """Which calls may share a token: those with equal keys. The default is one token for all."""
+        return ()
+
+    def close(self) -> None:
+        """Give up what the source holds (sessions, loops). Idempotent."""
