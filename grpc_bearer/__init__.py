@@ -1,1 +1,84 @@
-"""Bearer tokens on gRPC calls."""
+"""Bearer tokens on gRPC calls: every kind of token, every door of gRPC, sync and asyncio.
+
+>>> import grpc_bearer
+>>> channel = grpc_bearer.secure_channel("api.example.com:443", auth="s3cret")
+>>> channel.close()
+"""
+
+from grpc_bearer import aio, errors, profiles
+from grpc_bearer._auth import BearerAuth
+from grpc_bearer._channel import (
+    call_credentials,
+    channel_credentials,
+    insecure_channel,
+    intercept_channel,
+    secure_channel,
+)
+from grpc_bearer._clock import Clock
+from grpc_bearer._interceptor import BearerInterceptor, interceptor
+from grpc_bearer._stub import wrap_stub
+from grpc_bearer._token import CallContext, Token
+from grpc_bearer.errors import (
+    ConfigurationError,
+    GrpcBearerError,
+    InsecureChannelError,
+    SigningError,
+    TokenError,
+    TokenFormatError,
+    TokenRejectedError,
+    TokenUnavailableError,
+)
+from grpc_bearer.sources import (
+    CallableSource,
+    ClientCredentialsSource,
+    FileSource,
+    GoogleAuthSource,
+    HTTPTokenSource,
+    JWTSource,
+    RoutedSource,
+    Source,
+    StaticSource,
+)
+
+__all__ = [
+    "BearerAuth",
+    "BearerInterceptor",
+    "CallContext",
+    "CallableSource",
+    "ClientCredentialsSource",
+    "Clock",
+    "ConfigurationError",
+    "FileSource",
+    "GoogleAuthSource",
+    "GrpcBearerError",
+    "HTTPTokenSource",
+    "InsecureChannelError",
+    "JWTSource",
+    "RoutedSource",
+    "SigningError",
+    "Source",
+    "StaticSource",
+    "Token",
+    "TokenError",
+    "TokenFormatError",
+    "TokenRejectedError",
+    "TokenUnavailableError",
+    "aio",
+    "call_credentials",
+    "channel_credentials",
+    "errors",
+    "insecure_channel",
+    "intercept_channel",
+    "interceptor",
+    "profiles",
+    "secure_channel",
+    "wrap_stub",
+]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version  # 40 ms, for the few who ask
+
+        return version("grpc-bearer")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

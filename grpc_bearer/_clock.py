@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time as _time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -17,11 +18,21 @@ class Clock(Protocol):
         """Seconds since some fixed point; never goes back."""
         ...
 
+    def call_later(self, delay: float, fn: Callable[[], object]) -> Callable[[], None]:
+        """Call `fn`, which must be quick, after `delay` monotonic seconds. Returns a function that cancels it."""
+        ...
+
 
 class _SystemClock:
     # The functions themselves, not methods around them: the hot path reads this clock on each call.
     time = staticmethod(_time.time)
     monotonic = staticmethod(_time.monotonic)
+
+    @staticmethod
+    def call_later(delay: float, fn: Callable[[], object]) -> Callable[[], None]:
+        from grpc_bearer._workers import call_later  # threads only for those who ask for them
+
+        return call_later(delay, fn)
 
     def __repr__(self) -> str:
         return "SYSTEM_CLOCK"

@@ -1,0 +1,97 @@
+# A machine with Python 3.10 or newer and make is enough: each target makes the virtual environment that it needs.
+
+VENV        ?= .venv
+PYTEST_ARGS ?=
+
+BIN          := $(VENV)/bin
+FLOORS_VENV  := .venv-floors
+PROTOS_VENV  := .venv-protos
+PIP_INSTALL  := -m pip install --quiet --disable-pip-version-check
+
+# The first of these that runs, is new enough and can make virtual environments. A name on the PATH proves none of it:
+# version managers put names there that only complain. Asked for once, and only where an environment has to be made.
+usable = $(firstword $(foreach name,$(1),$(shell $(name) -c \
+  'import sys, venv, ensurepip; sys.version_info >= (3, 10) and print("$(name)")' 2>/dev/null </dev/null)))
+NEWEST_FIRST := python3.13 python3.12 python3.11 python3.10 python3
+OLDEST_FIRST := python3.10 $(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.10.*/bin/python) \
+  python3.11 python3.12 python3.13 python3
+NO_PYTHON    := No usable Python found. Needed: Python 3.10 or newer with the venv module (on Debian: apt install \
+  python3-venv). If it has another name: make PYTHON=/path/to/python
+
+# $(call make-venv,folder,names): the environment is made where it should be, never moved.
+make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
+  if [ -z "$$python" ]; then echo "$(NO_PYTHON)" >&2; exit 1; fi; \
+  echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
+
+.NOTPARALLEL:
+.PHONY: help demo test test-floors lint format types layers protos protos-check check clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed 's/:.*  ## /\t/' | expand -t 14
+
+demo: $(VENV)/.run  ## run the five services on loopback, with real TLS
+	$(BIN)/grpc-bearer demo
+
+test: $(VENV)/.test  ## run all tests; choose with PYTEST_ARGS="tests/test_token.py -k trim"
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-floors: $(FLOORS_VENV)/.test  ## run all tests on the oldest supported versions (tests/floors.txt)
+	$(FLOORS_VENV)/bin/python -m pytest -p no:cacheprovider $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev  ## ruff: mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev  ## mypy --strict
+	$(BIN)/python -m mypy --strict grpc_bearer $(wildcard tests/typing)
+
+layers: $(VENV)/.test  ## imports point downward only, and slow packages wait until they are used
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+protos: $(PROTOS_VENV)/.tools  ## generate grpc_bearer/testing/_pb again
+	$(PROTOS_VENV)/bin/python protos/generate
+
+protos-check: $(PROTOS_VENV)/.tools  ## is grpc_bearer/testing/_pb what protos/ says?
+	$(PROTOS_VENV)/bin/python protos/generate --check
+
+check:  ## all that CI runs
+	.ci/run
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) $(FLOORS_VENV) $(PROTOS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Environments. A stamp says what was installed; it is made again when the lists change.
+
+$(BIN)/python:
+	$(call make-venv,$(VENV),$(NEWEST_FIRST))
+
+$(VENV)/.run: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.test $(VENV)/.run
+
+# From nothing each time the lists change: an old environment would keep versions that the new lists do not name.
+$(FLOORS_VENV)/.test: setup.cfg pyproject.toml tests/floors.txt
+	rm -rf $(FLOORS_VENV)
+	$(call make-venv,$(FLOORS_VENV),$(OLDEST_FIRST))
+	$(FLOORS_VENV)/bin/python $(PIP_INSTALL) --constraint tests/floors.txt --editable '.[test]'
+	@touch $@
+
+# The tools' version stands in protos/generate; its docstring says why setuptools is held back.
+$(PROTOS_VENV)/.tools: protos/generate
+	rm -rf $(PROTOS_VENV)
+	$(call make-venv,$(PROTOS_VENV),$(OLDEST_FIRST))
+	$(PROTOS_VENV)/bin/python $(PIP_INSTALL) 'setuptools<81' grpcio-tools==$(shell sed -n 's/^TOOLS = "\(.*\)"/\1/p' $<)
+	@touch $@

@@ -1,0 +1,99 @@
+"""The asyncio interceptor door: four objects, since `grpc.aio` takes each object for one kind of call only.
+
+As in the sync door nothing is ever proved here: each call takes its token through core.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from grpc import aio
+
+from grpc_bearer._aio_calls import (
+    AioCall,
+    StreamStreamCall,
+    StreamUnaryCall,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+    refused,
+)
+from grpc_bearer._auth import as_auth
+from grpc_bearer._door import WAIT, Door, Route, materialised
+from grpc_bearer._interceptor import changed
+from grpc_bearer._replay import Once, snapshot
+from grpc_bearer._retry import DEFAULT, RetryPolicy
+from grpc_bearer._trial import Trial
+
+
+Continuation = Callable[[Any, Any], Awaitable[Any]]
+
+
+class _Interceptor:
+    _call: type[AioCall]
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def _intercept(self, continuation: Continuation, details: Any, request: Any, replay: Any = None) -> Any:
+        route = Route(self._door, details.method)
+        metadata, timeout = materialised(details.metadata), details.timeout
+        sent, credentials, carrier = route.plan(metadata, details.credentials, details.wait_for_ready)
+
+        def make(left: float | None, sent: Any, credentials: Any) -> Awaitable[Any]:
+            fresh = sent if sent is None else aio.Metadata(*sent)  # interceptors after us expect one, and may change it
+            return continuation(changed(details, timeout=left, metadata=fresh, credentials=credentials), request)
+
+        if carrier is None:
+            return await make(timeout, sent, credentials)
+        began = time.monotonic()
+        deadline = None if timeout is None else began + timeout
+        call = self._call(Trial(route, metadata, details.wait_for_ready, deadline, began), make, replay)
+        if carrier is WAIT:
+            return call.begin(None, None, carrier)
+        try:
+            inner = await make(timeout, sent, credentials)
+        except aio.UsageError as error:
+            inner = refused(carrier, error)
+        return call.begun(inner, carrier)
+
+    async def _intercept_one(self, continuation: Continuation, details: Any, request: Any) -> Any:
+        return await self._intercept(continuation, details, snapshot(request) if self._door.retry else request)
+
+    async def _intercept_many(self, continuation: Continuation, details: Any, requests: Any) -> Any:
+        return await self._intercept(continuation, details, requests, Once(requests))
+
+
+class _UnaryUnary(_Interceptor, aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpc ships no types
+    _call = UnaryUnaryCall
+    intercept_unary_unary = _Interceptor._intercept_one
+
+
+class _UnaryStream(_Interceptor, aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    _call = UnaryStreamCall
+    intercept_unary_stream = _Interceptor._intercept_one
+
+
+class _StreamUnary(_Interceptor, aio.StreamUnaryClientInterceptor):  # type: ignore[misc]
+    _call = StreamUnaryCall
+    intercept_stream_unary = _Interceptor._intercept_many
+
+
+class _StreamStream(_Interceptor, aio.StreamStreamClientInterceptor):  # type: ignore[misc]
+    _call = StreamStreamCall
+    intercept_stream_stream = _Interceptor._intercept_many
+
+
+def interceptors(
+    auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+) -> list[aio.ClientInterceptor]:
+    """Four interceptors for `grpc.aio.secure_channel(interceptors=...)`, one for each kind of call.
+
+    Args:
+        auth: as for `grpc_bearer.secure_channel`.
+        retry: likewise; request streams are never sent again here, since their serializer is the channel's own.
+        allow_plaintext: tokens may travel in the clear on the channels they are used on.
+    """
+    door = Door(as_auth(auth), None, plaintext=allow_plaintext, retry=retry)
+    return [kind(door) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)]

@@ -1,0 +1,204 @@
+"""`BearerAuth`: the one object that users hold."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from grpc_bearer._clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._engine import Engine
+from grpc_bearer._token import CallContext, Token, checked_header_name, checked_scheme, fingerprint
+from grpc_bearer.errors import ConfigurationError
+from grpc_bearer.sources._base import Source
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+
+class BearerAuth(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc ships no types of its own
+    """A bearer token for every call: where it comes from, and the header it travels in.
+
+    One `BearerAuth` serves any number of channels, threads and event loops; they share its token and its refreshes. It
+    is a `grpc.AuthMetadataPlugin`, so it also fits wherever gRPC or another library takes one.
+
+    Args:
+        source: a `Source`; or what stands for one: a `str` (a token), a path (a token file), a function or coroutine
+            function that returns a token, or google-auth credentials.
+        header: the metadata key; upper case is lowered, as HTTP/2 wants it.
+        scheme: the word before the token; `""` sends the bare token.
+        keep_warm: refresh on a timer, so that the first call after a long pause finds a fresh token too.
+        max_keys: how many tokens are kept for a source whose tokens differ by call; the least recently used go first.
+        clock: where to read time.
+
+    Raises:
+        ConfigurationError: the header, the scheme or the source cannot be used.
+
+    >>> auth = BearerAuth("s3cret", header="x-api-token", scheme="")
+    >>> auth.headers()
+    {'x-api-token': 's3cret'}
+    >>> auth
+    BearerAuth(StaticSource, header='x-api-token')
+    """
+
+    def __init__(
+        self,
+        source: object,
+        header: str = "authorization",
+        scheme: str = "Bearer",
+        *,
+        keep_warm: bool = False,
+        max_keys: int = 1024,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._source = as_source(source)
+        self._header = checked_header_name(header)
+        self._scheme = checked_scheme(scheme)
+        self._keep_warm = keep_warm
+        self._max_keys = max_keys
+        self._clock = clock
+        self._engine = Engine(
+            self._source, metadata_of=self._metadata_of, clock=clock, keep_warm=keep_warm, max_keys=max_keys
+        )
+
+    def _metadata_of(self, token: Token) -> tuple[tuple[str, str], ...]:
+        return ((self._header, f"{self._scheme} {token.value}" if self._scheme else token.value),)
+
+    @property
+    def header(self) -> str:
+        """The metadata key that carries the token."""
+        return self._header
+
+    def token(self, url: str = "", method: str = "", *, timeout: float | None = None) -> Token:
+        """The current token, fetched if need be.
+
+        Args:
+            url: the service URL, `https://host/package.Service`, for sources whose tokens differ by call.
+            method: the bare method name, likewise.
+            timeout: how long to wait for a fetch, in seconds; `None`: as long as the fetch itself may take.
+
+        Raises:
+            TokenError: no token is to be had; see its subclasses.
+            SigningError: the key cannot be used.
+            ConfigurationError: called on the event loop that the source itself needs.
+        """
+        return self._engine.token(self._context(url, method), timeout).token
+
+    async def atoken(self, url: str = "", method: str = "") -> Token:
+        """`token` without blocking the event loop. Cancelling it cancels nobody else's wait."""
+        lease = await asyncio.wrap_future(self._engine.future(self._context(url, method)))
+        return lease.token
+
+    def headers(self, url: str = "", method: str = "", *, timeout: float | None = None) -> dict[str, str]:
+        """The same header for a REST call to the same service."""
+        return dict(self._engine.token(self._context(url, method), timeout).metadata)
+
+    def invalidate(self, token: Token | str) -> bool:
+        """Say that the server refused this token, so that the next call gets another.
+
+        Only the token that is still current is given up, so any number of calls that failed with one token cost one
+        fetch. A budget bounds how often; beyond it nothing is given up.
+
+        Returns:
+            Whether the token was given up.
+        """
+        return self._engine.invalidate(token.fingerprint if isinstance(token, Token) else fingerprint(token.strip()))
+
+    def close(self) -> None:
+        """Stop: later calls fail, saying so. Idempotent; never waits for a fetch in flight."""
+        self._engine.close()
+
+    def __enter__(self) -> BearerAuth:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+        """gRPC asks for metadata: answered now or later, exactly once, and without ever raising."""
+
+        def deliver(lease: Any, error: Exception | None) -> None:
+            callback(() if lease is None else lease.metadata, error)
+
+        self._engine.request(self._context(context.service_url, context.method_name), deliver, own_thread=True)
+
+    def _context(self, url: str, method: str) -> CallContext:
+        return CallContext(url, method, self._clock)
+
+    def as_google_credentials(self) -> Credentials:
+        """This auth as google-auth credentials, for libraries that take those."""
+        from grpc_bearer.sources.google import as_google_credentials
+
+        return as_google_credentials(self)
+
+    def __repr__(self) -> str:
+        return f"BearerAuth({type(self._source).__name__}, header={self._header!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., BearerAuth], tuple[Any, ...]]:
+        # Configuration only: the other process fetches a token of its own.
+        args = (self._source, self._header, self._scheme, self._keep_warm, self._max_keys, self._clock)
+        return _rebuild, args
+
+
+def _rebuild(source: Source, header: str, scheme: str, keep_warm: bool, max_keys: int, clock: Clock) -> BearerAuth:
+    return BearerAuth(source, header, scheme, keep_warm=keep_warm, max_keys=max_keys, clock=clock)
+
+
+def as_auth(auth: object) -> BearerAuth:
+    """What a door was given for `auth=`, as a `BearerAuth`.
+
+    Raises:
+        ConfigurationError: it is something else; the text says what to do with that.
+    """
+    return auth if isinstance(auth, BearerAuth) else BearerAuth(auth)
+
+
+def as_source(source: object) -> Source:
+    """A source, or what stands for one."""
+    if isinstance(source, Source):
+        return source
+    # Recognised before anything callable, which a plugin is too.
+    if isinstance(source, BearerAuth):
+        raise ConfigurationError("source: this is a BearerAuth already; pass it as auth= to a door")
+    if isinstance(source, grpc.CallCredentials):
+        raise ConfigurationError(
+            "auth: grpc.CallCredentials cannot be opened; pass them as credentials= of a call, or combine them with "
+            "grpc.composite_channel_credentials and use grpc.secure_channel"
+        )
+    if isinstance(source, grpc.AuthMetadataPlugin):
+        raise ConfigurationError(
+            f"auth: {type(source).__name__} is another library's AuthMetadataPlugin; use "
+            "grpc.metadata_call_credentials with grpc.secure_channel, or give the credentials it was made of"
+        )
+    if isinstance(source, str):
+        from grpc_bearer.sources.static import StaticSource
+
+        return StaticSource(source)
+    if isinstance(source, os.PathLike):
+        from grpc_bearer.sources.file import FileSource
+
+        return FileSource(source)
+    if _is_google_credential(source):
+        from grpc_bearer.sources.google import GoogleAuthSource
+
+        return GoogleAuthSource(source)
+    if callable(source) and not inspect.isclass(source):
+        from grpc_bearer.sources.callable import CallableSource
+
+        return CallableSource(source)
+    raise ConfigurationError(
+        f"auth: cannot make a token source of {type(source).__name__}; expected a BearerAuth, a Source, a token as str, "
+        "a path, a function that returns a token, or google-auth credentials"
+    )
+
+
+def _is_google_credential(value: object) -> bool:
+    import sys
+
+    # Whoever holds google-auth credentials has imported their module; nobody else should pay for it.
+    module = sys.modules.get("google.auth.credentials")
+    return module is not None and isinstance(value, module.Credentials)

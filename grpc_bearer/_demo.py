@@ -1,0 +1,160 @@
+"""`grpc-bearer demo`: the five services on loopback with real TLS, called through every door, sync and asyncio.
+
+Each service is played by a server that really verifies. Two rounds of calls go through every door; between them the
+first token comes to its end, as tokens of that service do. What the servers wrote down decides whether all went well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from grpc_bearer import BearerAuth, GrpcBearerError
+from grpc_bearer._demo_doors import AIO_DOORS, DOORS, WrongReply, acall_all, call_all
+from grpc_bearer.testing import Ledger, ManualClock, ProbeRequest, ProbeServer, ProbeStub, Service, Services
+
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """How a service's token comes to its end, and what the server's ledger must show after that.
+
+    Args:
+        end: called between the two rounds.
+        refusal: why the server refuses the first token from then on.
+        tokens: how many distinct ones were accepted; `None`: one for each call.
+        story: the same in a few words.
+    """
+
+    end: Callable[[Service, BearerAuth, ManualClock], None]
+    refusal: str
+    tokens: int | None
+    story: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one service."""
+
+    service: str
+    calls: int
+    accepted: int
+    tokens: int
+    doors: list[str]
+    story: str = ""
+    error: str = ""
+
+    def __str__(self) -> str:
+        counts = f"{self.calls} calls, {self.accepted} accepted, {self.tokens:>2} tokens"
+        return f"{self.service:<10} {counts}: {self.error or self.story}"
+
+    def as_json(self) -> dict[str, Any]:
+        shown = {name: getattr(self, name) for name in ("service", "calls", "accepted", "tokens", "doors")}
+        return shown | ({"error": self.error} if self.error else {})
+
+
+def main(*, as_json: bool = False) -> int:
+    """Play every service and print what came of it.
+
+    Returns:
+        The exit code: 0 only if what the servers wrote down agrees with the calls that were made.
+    """
+    results = play_all()
+    ok = not any(result.error for result in results)
+    if as_json:
+        print(json.dumps({"services": [result.as_json() for result in results], "ok": ok}))
+    else:
+        print(*results, sep="\n")
+        print(f"Each through {', '.join(_doors())}.")
+        print("The servers' ledgers agree." if ok else "NOT as it should be.")
+    return 0 if ok else 1
+
+
+def play_all() -> list[Result]:
+    clock = ManualClock()
+    with tempfile.TemporaryDirectory() as directory, Services(directory, clock, bear_lifetime=int(_HOUR)) as services:
+        return [play(service, ACTS[service.name], clock) for service in services]
+
+
+def play(service: Service, act: Act, clock: ManualClock) -> Result:
+    """Two rounds through every door, and the end of a token between them; then the ledger is read."""
+    calls, error, ledger = 0, "", service.server.ledger
+    try:
+        with service.auth() as auth:
+            calls += _round(service.server, auth)
+            act.end(service, auth, clock)
+            calls += _round(service.server, auth)
+            _repeat_first_token(service.server, auth.header)
+    except (GrpcBearerError, grpc.RpcError, WrongReply) as problem:
+        error = _described(problem)
+    service.server.stop(grace=1)  # else gRPC logs that it hung up on channels which are just closing
+    error = error or disagreement(ledger, act, calls)
+    return Result(service.name, calls, len(ledger.accepted), len(ledger.tokens), _doors(), act.story, error)
+
+
+def _doors() -> list[str]:
+    return [*DOORS, *AIO_DOORS]
+
+
+def _round(server: ProbeServer, auth: BearerAuth) -> int:
+    return call_all(server, auth) + asyncio.run(acall_all(server, auth))
+
+
+def _repeat_first_token(server: ProbeServer, header: str) -> None:
+    """The control: send the first token once more, by hand. Were it accepted, all the rest would show nothing."""
+    metadata = ((header, server.ledger[0].header_values[0]),)
+    with server.channel() as channel, contextlib.suppress(grpc.RpcError):  # the ledger says why
+        ProbeStub(channel).Unary(ProbeRequest(), metadata=metadata, timeout=10)
+
+
+def _described(problem: Exception) -> str:
+    """On one line; an RPC's own text takes five."""
+    if isinstance(problem, (grpc.Call, grpc.aio.AioRpcError)):
+        return f"{problem.code().name}: {problem.details()}"
+    return f"{type(problem).__name__}: {problem}"
+
+
+def disagreement(ledger: Ledger, act: Act, calls: int) -> str:
+    """Where the ledger does not show what it should; empty if it does."""
+    expected_and_found = {
+        "accepted": (calls, len(ledger.accepted)),
+        "tokens": (calls if act.tokens is None else act.tokens, len({each.token for each in ledger.accepted})),
+        "refusals": ([act.refusal], [attempt.reason for attempt in ledger.refused]),
+    }
+    return "; ".join(
+        f"{what}: expected {expected}, the ledger has {found}"
+        for what, (expected, found) in expected_and_found.items()
+        if expected != found
+    )
+
+
+def _time_passes(_service: Service, _auth: BearerAuth, clock: ManualClock) -> None:
+    clock.advance(_HOUR)
+
+
+def _replaced_in_its_file(service: Service, auth: BearerAuth, _clock: ManualClock) -> None:
+    if service.replace_token is not None:  # it is there wherever tokens are opaque
+        service.replace_token()
+    for token in service.server.ledger.tokens:
+        auth.invalidate(token)
+
+
+def _used_up(_service: Service, _auth: BearerAuth, _clock: ManualClock) -> None:
+    """Each came to its end when it was sent."""
+
+
+ACTS = {
+    "bear": Act(_time_passes, "expired", 2, "exchanged again when it expired"),
+    "skykit": Act(_time_passes, "expired", 2, "signed again when it expired"),
+    "bitbroker": Act(_replaced_in_its_file, "token revoked", 6, "three roles, each revoked and replaced in its file"),
+    "crm": Act(_replaced_in_its_file, "token revoked", 2, "revoked and replaced in its file"),
+    "openfx": Act(_used_up, "nonce seen before", None, "one for each attempt"),
+}

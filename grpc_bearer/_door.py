@@ -1,0 +1,254 @@
+"""How the token reaches a call: as metadata, or through core.
+
+A `Door` is what is known of one wrapped channel; a `Route` is one method behind it, and plans each of its attempts.
+
+Metadata costs nothing and is used when the token is at hand, reusable and fresh, *and core has already run our plugin on
+this very channel*: channel credentials are opaque and TLS-looking ones can be plaintext, so only core can prove that a
+channel may carry tokens. In every other case the call goes out with call credentials of its own, an `Attempt`, and core
+does the waiting, under the call's own deadline and cancellation. The proof lives with the wrapped channel, never with
+the auth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import grpc
+
+from grpc_bearer._auth import BearerAuth
+from grpc_bearer._engine import Engine, Lease
+from grpc_bearer._replay import passing
+from grpc_bearer._retry import RetryPolicy
+from grpc_bearer._token import CallContext
+from grpc_bearer.errors import (
+    ConfigurationError,
+    GrpcBearerError,
+    InsecureChannelError,
+    TokenError,
+    TokenRejectedError,
+)
+
+Attach = Literal["auto", "metadata", "call_credentials"]
+Metadata = Sequence[tuple[str, "str | bytes"]]
+
+
+class Door:
+    """What is known of one wrapped channel.
+
+    Args:
+        auth: whose tokens go through it.
+        target: where the channel leads; `None`: not known for sure, so its calls always go through core.
+        plaintext: the user said that tokens may travel in the clear here.
+        attach: `"metadata"` lets single-use tokens go as metadata too.
+        retry: when a refused call is made once more; `None`: never.
+    """
+
+    __slots__ = ("auth", "engine", "header", "mints", "plaintext", "provable", "proven", "retry", "url")
+
+    def __init__(
+        self,
+        auth: BearerAuth,
+        target: str | None,
+        *,
+        plaintext: bool = False,
+        attach: Attach = "auto",
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError(f"retry: expected a RetryPolicy or None, got {type(retry).__name__}")
+        self.auth = auth
+        self.engine = auth._engine
+        self.header = auth.header
+        self.plaintext = plaintext
+        self.retry = retry
+        source = auth._source
+        self.mints = attach == "metadata" and source.single_use and source.local
+        self.provable = target is not None
+        self.proven = False
+        # Core tells the true one when it runs the plugin; in the clear it never does.
+        self.url = f"http://{(target or '').rpartition('/')[2]}" if plaintext else ""
+
+    def prove(self, service_url: str, service_path: str) -> None:
+        """Core ran our plugin: it found privacy and integrity, so the channel may carry tokens."""
+        if self.provable and not self.proven:
+            self.url = service_url.removesuffix(service_path)
+            self.proven = True
+
+
+class Attempt(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc ships no types of its own
+    """Call credentials of one call: they know whether the plugin ran, and with what it answered.
+
+    Args:
+        route: the method.
+        avoid: the fingerprint of a token that the server has refused; it is not sent again.
+    """
+
+    __slots__ = ("_avoid", "_route", "error", "lease", "ran", "same")
+
+    def __init__(self, route: Route, avoid: str | None = None) -> None:
+        self._route = route
+        self._avoid = avoid
+        self.ran = False
+        self.same = False
+        self.lease: Lease | None = None
+        self.error: GrpcBearerError | None = None
+
+    def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+        # Core asks again for each attempt that it makes itself; the last one is the one that counts.
+        self.ran, self.lease, self.error = True, None, None
+        door = self._route.door
+        door.prove(context.service_url, self._route.service_path)
+
+        def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            if lease is not None and self._avoid is not None and lease.token.fingerprint == self._avoid:
+                self.same, lease, error = True, None, TokenRejectedError("the source has no other token")
+            self.lease, self.error = lease, error
+            callback(() if lease is None else lease.metadata, error)
+
+        call = CallContext(context.service_url, context.method_name, door.auth._clock)
+        door.engine.request(call, deliver, own_thread=True)
+
+
+#: What carried the token of an attempt: metadata, call credentials, or nothing of ours.
+Carrier = Lease | Attempt | None
+
+#: The plan of a call that has to wait for its token before it may start; only where core cannot do the waiting.
+WAIT: Any = object()
+
+
+class Route:
+    """One method behind a door; plans each attempt of its calls."""
+
+    __slots__ = ("_context", "_method", "door", "policy", "service_path")
+
+    def __init__(self, door: Door, method: str | bytes) -> None:
+        path = method.decode() if isinstance(method, bytes) else method
+        self.door = door
+        self.service_path, _, self._method = path.rpartition("/")
+        self.policy = door.retry if door.retry is not None and door.retry.applies(path) else None
+        self._context: CallContext | None = None
+
+    @property
+    def context(self) -> CallContext:
+        """The call as a source sees it; the same as core tells the plugin."""
+        if self._context is None:
+            self._context = CallContext(self.door.url + self.service_path, self._method, self.door.auth._clock)
+        return self._context
+
+    def plan(
+        self,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        avoid: str | None = None,
+    ) -> tuple[Any, grpc.CallCredentials | None, Any]:
+        """Metadata and credentials to make the call with, and the carrier of its token (or `WAIT`).
+
+        One identity a call: credentials of the caller's own, or metadata of theirs under our header, go out as they
+        are. Nobody's metadata object is ever changed.
+
+        Args:
+            metadata: the caller's, materialised.
+            credentials: the caller's.
+            wait_for_ready: the caller's.
+            avoid: the fingerprint of a token not to be sent again.
+        """
+        if credentials is not None:
+            return metadata, credentials, None
+        if metadata is not None and has_header(metadata, self.door.header):
+            return metadata, None, None
+        door = self.door
+        if door.proven or door.plaintext:
+            lease = door.engine.peek(self._context or self.context)
+            if lease is not None and avoid is not None and lease.token.fingerprint == avoid:
+                lease = None
+            if lease is None and door.mints and door.proven and not wait_for_ready:
+                lease = _minted(door.engine, self.context)
+            if lease is not None:
+                return (*metadata, *lease.metadata) if metadata else lease.metadata, None, lease
+            if door.plaintext:
+                return metadata, None, WAIT
+        attempt = Attempt(self, avoid)
+        return metadata, grpc.metadata_call_credentials(attempt, "grpc-bearer"), attempt
+
+
+def _minted(engine: Engine, context: CallContext) -> Lease | None:
+    """A single-use token made on the caller's thread; `None` if that failed: core's attempt will tell why."""
+    made: list[Lease | None] = []
+    engine.request(context, lambda lease, error: made.append(lease))
+    return made[0]
+
+
+def materialised(metadata: Any) -> Any:
+    """The caller's metadata, in a form that can be read more than once."""
+    if metadata is None or isinstance(metadata, Collection) or not isinstance(metadata, Iterable):
+        return metadata
+    return tuple(metadata)
+
+
+def has_header(metadata: Any, header: str) -> bool:
+    """Whether the caller brings an entry of their own under our header; or nothing that gRPC takes, and shall say so."""
+    try:
+        return any(entry[0] == header for entry in metadata)
+    except (TypeError, IndexError, KeyError):
+        return True
+
+
+def explain(carrier: Carrier, code: grpc.StatusCode | None) -> GrpcBearerError | None:
+    """Our own error behind a failed attempt, or `None` if the failure is the server's, the network's or the caller's."""
+    if not isinstance(carrier, Attempt):
+        return None
+    if carrier.error is not None and code is grpc.StatusCode.UNAVAILABLE:
+        # Core turns every failure of a plugin into UNAVAILABLE, whatever it was.
+        return carrier.error.fresh()
+    if not carrier.ran and code is grpc.StatusCode.UNAUTHENTICATED:
+        return InsecureChannelError(
+            "the channel does not protect what it carries, so the token was not sent; use TLS credentials, "
+            "grpc.local_channel_credentials() for loopback and Unix sockets, or allow_plaintext=True for a mesh that "
+            "encrypts below"
+        )
+    return None
+
+
+def honest_code(error: GrpcBearerError) -> grpc.StatusCode:
+    """The status of a call that failed for `error`, which core would have called UNAVAILABLE."""
+    return error.code if isinstance(error, TokenError) else grpc.StatusCode.UNAUTHENTICATED
+
+
+def check_attach(attach: Attach) -> Attach:
+    if attach not in ("auto", "metadata", "call_credentials"):
+        raise ConfigurationError(f"attach: expected 'auto', 'metadata' or 'call_credentials', got {attach!r}")
+    return attach
+
+
+def with_attach_options(options: Sequence[tuple[str, Any]] | None, attach: Attach) -> Sequence[tuple[str, Any]] | None:
+    # Core's retries, the transparent ones too, would send a single-use token again.
+    return (*(options or ()), ("grpc.enable_retries", 0)) if attach == "metadata" else options
+
+
+def wrap_multicallable(kinds: Mapping[type, Callable[..., Any]], inner: Any, *rest: Any) -> Any:
+    """Our multicallable around gRPC's, of the same kind."""
+    for kind, ours in kinds.items():
+        if isinstance(inner, kind):
+            return ours(inner, *rest)
+    raise ConfigurationError(f"channel: it made a {type(inner).__name__}, which is none of gRPC's multicallables")
+
+
+def wrapped_method(
+    kinds: Mapping[type, Callable[..., Any]],
+    make: Callable[..., Any],
+    door: Door,
+    method: str,
+    serializer: Any,
+    deserializer: Any,
+    registered: bool | None,
+) -> Any:
+    """Our multicallable for a method of a channel that is ours, which may so serialise requests itself."""
+    route = Route(door, method)
+    # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
+    extra = {"_registered_method": True} if registered else {}
+    if route.policy is None:
+        return wrap_multicallable(kinds, make(method, serializer, deserializer, **extra), route)
+    inner = make(method, passing(serializer), deserializer, **extra)
+    return wrap_multicallable(kinds, inner, route, serializer)

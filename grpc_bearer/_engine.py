@@ -1,0 +1,300 @@
+"""The refresh engine: tokens by key, fetched once for everybody who wants them.
+
+What to do is decided in `_refresh`, under one lock that is held for nothing else; `_entry` does it for one key. Whoever
+must wait is called back: a flight has one `concurrent.futures.Future`, and threads, gRPC's plugin threads and event
+loops all hang on to that. Fetches run on the shared workers, so no caller's deadline or cancellation reaches them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import functools
+import math
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+
+from grpc_bearer import _workers
+from grpc_bearer._clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._entry import Answer, Deliver, Entry, Lease, Outcome, Pending, on_outcome
+from grpc_bearer._fetching import Fetcher, Metadata, closed_error, fetching_for, system_random
+from grpc_bearer._refresh import Decision
+from grpc_bearer._token import CallContext, Token
+from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
+from grpc_bearer.sources._base import Source
+
+__all__ = ["FETCH_TIMEOUT", "Deliver", "Engine", "Lease"]
+
+#: Seconds after which those who wait for a fetch are told that it takes too long (it goes on).
+FETCH_TIMEOUT = 60.0
+
+
+class Engine:
+    """Keeps the tokens of one source; see the module.
+
+    Args:
+        source: where tokens come from.
+        metadata_of: makes the gRPC metadata of a token; called once a token.
+        clock: where to read time.
+        max_keys: how many keys are kept; those not used for longest go first, but never one with a fetch in flight.
+        keep_warm: refresh on a timer, on an idle channel too, once a first token was fetched.
+        fetch_timeout: seconds after which those who wait for a fetch are told that it takes too long.
+        jitter: gives numbers in [0, 1).
+
+    >>> from grpc_bearer.sources._base import Source
+    >>> class Clockwork(Source):
+    ...     def fetch(self, context: CallContext) -> Token:
+    ...         return Token("tick", expires_at=context.clock.time() + 60)
+    >>> engine = Engine(Clockwork(), metadata_of=lambda token: (("authorization", f"Bearer {token.value}"),))
+    >>> engine.token(CallContext()).metadata
+    (('authorization', 'Bearer tick'),)
+    >>> engine.close()
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        metadata_of: Callable[[Token], Metadata],
+        clock: Clock = SYSTEM_CLOCK,
+        max_keys: int = 1024,
+        keep_warm: bool = False,
+        fetch_timeout: float = FETCH_TIMEOUT,
+        jitter: Callable[[], float] = system_random,
+    ) -> None:
+        self._source = source
+        self._fetcher = Fetcher(source, metadata_of, clock, jitter, fetch_timeout, keep_warm)
+        self._monotonic = clock.monotonic
+        self._max_keys = max_keys
+        self._closed = False
+        self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
+        self._loose: set[Pending] = set()  # what waits for single-use tokens
+        # Most sources have one token for all: their only entry is at hand without asking for a key.
+        keyed = getattr(source.key, "__func__", None) is not Source.key
+        self._only = None if keyed else self._entries.setdefault((), Entry(self._fetcher))
+        _ENGINES.add(self)
+
+    @property
+    def single_use(self) -> bool:
+        """Whether each attempt needs a token of its own."""
+        return self._source.single_use
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def peek(self, context: CallContext) -> Lease | None:
+        """The token if it is at hand and fresh; otherwise `None`: then `request` it. Takes no lock."""
+        entry = self._only
+        if entry is None:
+            try:
+                entry = self._entries[self._source.key(context)]
+            except (Exception, SystemExit):  # not there; or key() failed, and request() will tell
+                return None
+            entry.touched = True
+        lease = entry.lease
+        if lease is not None and self._monotonic() < lease.fresh_until:
+            return lease
+        return None
+
+    def request(self, context: CallContext, deliver: Deliver, *, own_thread: bool = False) -> None:
+        """Call `deliver` with a lease or an error, exactly once: at once, or later on a worker. Does not block.
+
+        Args:
+            context: the call that wants the token.
+            deliver: called with no lock held; the error is an instance of its own.
+            own_thread: the calling thread may be used for as long as the fetch of a single-use token takes.
+        """
+        lease = self.peek(context)
+        if lease is not None:
+            deliver(lease, None)
+        elif self._source.single_use:
+            self._request_single_use(context, deliver, own_thread)
+        else:
+            self._request_shared(context, deliver)
+
+    def future(self, context: CallContext) -> Future[Lease]:
+        """A future of the lease, for whoever asks alone: it is running, so that to cancel it does nothing to others."""
+        future: Future[Lease] = Future()
+        future.set_running_or_notify_cancel()
+
+        def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            if lease is not None:
+                future.set_result(lease)
+            else:
+                future.set_exception(error)
+
+        self.request(context, deliver)
+        return future
+
+    def token(self, context: CallContext, timeout: float | None = None) -> Lease:
+        """Wait for the lease, for at most `timeout` seconds.
+
+        Raises:
+            TokenError: no token is to be had, or not in time.
+            SigningError: the key cannot be used.
+        """
+        lease = self.peek(context)
+        if lease is not None:
+            return lease
+        future = self.future(context)
+        if not future.done():
+            with _workers.waiting():
+                concurrent.futures.wait((future,), timeout)
+        if not future.done():
+            raise TokenUnavailableError(f"no token within {timeout:g} s; its fetch goes on and will serve later calls")
+        return future.result()
+
+    def invalidate(self, fingerprint: str | None = None) -> bool:
+        """A server refused the token with this fingerprint: forget it, if it is still the current one.
+
+        Args:
+            fingerprint: `Token.fingerprint` of the refused token; `None`: every token, and every failure remembered
+                (something outside has changed).
+
+        Returns:
+            Whether anything was forgotten. Not if there is another token by now, nor if forced refreshes are spent.
+        """
+        with self._fetcher.lock:
+            now = self._monotonic()
+            given_up = [entry.invalidate(fingerprint, now) for entry in self._entries.values()]
+        return any(given_up)
+
+    def close(self) -> None:
+        """Forget all tokens, and tell those who wait and those who ask later. Idempotent; waits for no fetch."""
+        with self._fetcher.lock:
+            if self._closed:
+                return
+            self._closed = True
+            entries = [*self._entries.values()]
+            waiting = [*self._loose, *(pending for entry in entries if (pending := entry.close()) is not None)]
+            self._loose.clear()
+        for entry in entries:
+            entry.cancel_timer()
+        for pending in waiting:
+            pending.set_result(closed_error())
+        self._source.close()
+
+    # ------------------------------------------------------------------------------------------------ shared tokens
+
+    def _request_shared(self, context: CallContext, deliver: Deliver) -> None:
+        key = () if self._only is not None else self._fetcher.key(context)
+        if isinstance(key, GrpcBearerError):
+            deliver(None, key)
+            return
+        with self._fetcher.lock:
+            entry = self._entry(key)
+            answer = entry.ask()
+        if answer.begun is not None and answer.pending is not None:
+            inline = self._source.local and answer.decision is Decision.FETCH
+            entry.launch(answer.begun, answer.pending, context, inline=inline)
+        self._pass_on(answer, deliver)
+
+    def _pass_on(self, answer: Answer, deliver: Deliver) -> None:
+        if answer.decision in (Decision.USE, Decision.AHEAD):
+            deliver(answer.lease, None)
+        elif answer.decision is Decision.FAIL or answer.pending is None:
+            deliver(None, answer.error.fresh() if answer.error else closed_error())
+        elif answer.pending in fetching_for.get():
+            deliver(None, self._asks_itself())
+        else:
+            on_outcome(answer.pending, deliver)
+
+    def _entry(self, key: Hashable) -> Entry:
+        """The entry of a key, made if need be. Under the lock."""
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = Entry(self._fetcher)
+            if self._closed:
+                entry.close()
+                return entry
+            self._make_room()
+            self._entries[key] = entry
+        entry.touched = True
+        return entry
+
+    def _make_room(self) -> None:
+        """Evict what was not used for longest. By second chance, so that `peek` need only leave a mark."""
+        for _ in range(2 * len(self._entries)):
+            if len(self._entries) < self._max_keys:
+                return
+            key, entry = self._entries.popitem(last=False)
+            if entry.touched or entry.state.flight is not None:
+                entry.touched = False
+                self._entries[key] = entry
+
+    # -------------------------------------------------------------------------------------------- single-use tokens
+
+    def _request_single_use(self, context: CallContext, deliver: Deliver, own_thread: bool) -> None:
+        if self._fetcher in fetching_for.get():
+            deliver(None, self._asks_itself())
+            return
+        pending: Pending = Future()
+        with self._fetcher.lock:
+            closed = self._closed
+            if not closed:
+                self._loose.add(pending)
+        if closed:
+            deliver(None, closed_error())
+            return
+        on_outcome(pending, deliver)
+        fetch = functools.partial(self._fetch_single_use, pending, context)
+        job = functools.partial(contextvars.copy_context().run, fetch)
+        if self._source.local:
+            job()
+            return
+        cancel = self._fetcher.clock.call_later(
+            self._fetcher.timeout, lambda: self._settle_loose(pending, self._fetcher.overdue_error())
+        )
+        pending.add_done_callback(lambda _: cancel())
+        if own_thread:
+            job()
+            return
+        try:
+            _workers.submit(job)
+        except RuntimeError:
+            error = TokenUnavailableError("the system gives no thread to fetch a token on")
+            self._settle_loose(pending, error)
+
+    def _fetch_single_use(self, pending: Pending, context: CallContext) -> None:
+        fetching_for.set((*fetching_for.get(), self._fetcher))
+        fetched = self._fetcher.fetch_single_use(context)
+        outcome = fetched if isinstance(fetched, GrpcBearerError) else Lease(*fetched, fresh_until=-math.inf)
+        self._settle_loose(pending, outcome)
+
+    def _settle_loose(self, pending: Pending, outcome: Outcome) -> None:
+        with self._fetcher.lock:
+            waited_for = pending in self._loose
+            self._loose.discard(pending)
+        if waited_for:
+            pending.set_result(outcome)
+
+    def _asks_itself(self) -> GrpcBearerError:
+        return TokenUnavailableError(f"{self._fetcher.name} asks, in order to fetch a token, for that very token")
+
+    # --------------------------------------------------------------------------------------------------------- fork
+
+    def _after_fork_in_child(self) -> None:
+        """No other thread is here any more, whoever held the lock; see `Entry.after_fork_in_child`."""
+        self._fetcher.lock = threading.Lock()
+        _workers.bury(self._loose)
+        self._loose = set()
+        for entry in self._entries.values():
+            entry.after_fork_in_child()
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for engine in list(_ENGINES):
+        engine._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

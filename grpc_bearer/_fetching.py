@@ -1,0 +1,127 @@
+"""One fetch: ask the source, survive whatever it does, and say how long to leave it alone after a failure."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import random
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from grpc_bearer._clock import Clock
+from grpc_bearer._token import CallContext, Token
+from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
+from grpc_bearer.sources._base import Source
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+Fetched: TypeAlias = tuple[Token, Metadata] | GrpcBearerError
+
+#: Seconds of backoff after a failure that may cure itself: the first, and the longest.
+PASSING = (1.0, 120.0)
+#: The same after one that will not (a bad key; 400, 401, 403 from the token endpoint).
+LASTING = (300.0, 3600.0)
+#: Each backoff is so many times the one before: gRPC's own factor.
+GROWTH = 1.6
+#: The longest `Retry-After` that is honoured, in seconds.
+RETRY_AFTER_MAX = 3600.0
+
+_LOGGER = logging.getLogger("grpc_bearer")
+
+#: What this thread of control is fetching for: a source that asks for its own token would wait for itself.
+fetching_for: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar(
+    "grpc_bearer_fetching_for", default=()
+)
+
+system_random = random.SystemRandom().random  # holds no state that a forked child would share
+
+
+@dataclass(slots=True, eq=False)
+class Fetcher:
+    """A source with all that its fetches need; shared by the entries of one engine, and so is the lock."""
+
+    source: Source
+    metadata_of: Callable[[Token], Metadata]
+    clock: Clock
+    jitter: Callable[[], float]
+    timeout: float
+    keep_warm: bool
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        """The source's, for messages."""
+        return type(self.source).__name__
+
+    def key(self, context: CallContext) -> Hashable | GrpcBearerError:
+        """The source's key for this call; an error if it gives none that can be one."""
+        try:
+            key = self.source.key(context)
+            hash(key)
+        except BaseException as error:
+            return _wrapped(error, f"{self.name}.key")
+        return key
+
+    def fetch(self, context: CallContext) -> Fetched:
+        """A token with its metadata, or an error of ours: nothing escapes, not even a `SystemExit`."""
+        try:
+            token = self.source.fetch(context)
+            if isinstance(token, Token):
+                metadata = self.metadata_of(token)
+        except BaseException as error:
+            return _wrapped(error, f"{self.name}.fetch")
+        if not isinstance(token, Token):
+            return TokenFormatError(f"{self.name}.fetch: expected a Token, got {type(token).__name__}")
+        if token.single_use and not self.source.single_use:
+            return TokenFormatError(f"{self.name}.fetch: gave a single-use token, but its single_use is not True")
+        return token, metadata
+
+    def fetch_single_use(self, context: CallContext) -> Fetched:
+        """The same for a token that nobody keeps, so that nobody else looks at its expiry."""
+        fetched = self.fetch(context)
+        if isinstance(fetched, GrpcBearerError) or fetched[0].expires_at is None:
+            return fetched
+        return fetched if fetched[0].expires_at > self.clock.time() else expired_error()
+
+    def backoff(self, strikes: int, error: GrpcBearerError | None = None, *, lasting: bool = False) -> float:
+        """Seconds to leave the source alone, spread by a fifth either way; never less than it asked for itself."""
+        from tenacity import RetryCallState, Retrying, wait_exponential
+
+        first, longest = LASTING if lasting else PASSING
+        attempt = RetryCallState(Retrying(), None, (), {})
+        attempt.attempt_number = strikes
+        delay = wait_exponential(multiplier=first, max=longest, exp_base=GROWTH)(attempt)
+        asked_for = getattr(error, "retry_after", None) or 0.0
+        return max(delay * (0.8 + 0.4 * self.jitter()), min(asked_for, RETRY_AFTER_MAX))
+
+    def overdue_error(self) -> GrpcBearerError:
+        """For those who waited too long."""
+        return TokenUnavailableError(
+            f"{self.name}.fetch: no token after {self.timeout:g} s; it goes on, and its token will serve later calls"
+        )
+
+
+def is_lasting(error: GrpcBearerError) -> bool:
+    """Whether trying again soon is of no use."""
+    return not getattr(error, "retryable", False)
+
+
+def closed_error() -> GrpcBearerError:
+    """Not retryable: it stays closed."""
+    return TokenRejectedError("the auth is closed; make a new one")
+
+
+def expired_error() -> GrpcBearerError:
+    """For a token without any life left."""
+    return TokenFormatError("the token was already expired when it arrived; is the clock right?")
+
+
+def _wrapped(error: BaseException, what: str) -> GrpcBearerError:
+    """Ours as they are, without their traceback; of others the type alone, since their text may hold a secret."""
+    if isinstance(error, GrpcBearerError):
+        try:
+            return error.fresh()
+        except Exception:  # a subclass that does not copy
+            _LOGGER.debug("%s does not copy", type(error).__name__)
+    return TokenUnavailableError(f"{what} raised {type(error).__name__}")

@@ -1,0 +1,328 @@
+"""The requests of a stream as serialised bytes, each serialised once, kept so that a second attempt sends the same.
+
+Bytes and not messages: a generator may fill one message object again and again, and what it has become since is not
+what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+
+#: In place of a serializer: it is not ours to know, so requests are passed on as they are.
+UNKNOWN: Any = object()
+
+
+class Unserialisable:
+    """A request that its serializer refused; gRPC meets it in its turn and says so in its own way."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+
+
+Item = bytes | Unserialisable
+
+
+def serialise(serializer: Callable[[Any], bytes] | None, request: Any) -> Item:
+    if serializer is None:
+        return request  # type: ignore[no-any-return]  # bytes by contract; gRPC complains if not
+    try:
+        return serializer(request)
+    except Exception:
+        return Unserialisable(request)
+
+
+def passing(serializer: Callable[[Any], bytes] | None) -> Callable[[Item], bytes] | None:
+    """The serializer to give gRPC for items that are bytes already."""
+    if serializer is None:
+        return None
+    # Called again for what it refused, so that the error and its log are gRPC's own.
+    return lambda item: serializer(item.request) if isinstance(item, Unserialisable) else item
+
+
+def snapshot(request: Any) -> Any:
+    """A request as it is now, where its serializer is not ours to call."""
+    return request if isinstance(request, bytes) else copy.deepcopy(request)
+
+
+class Once:
+    """The requests of a stream that cannot be sent again."""
+
+    whole = False
+
+    def __init__(self, requests: Any) -> None:
+        self._requests = requests
+
+    def reader(self) -> Any:
+        return self._requests
+
+    def release(self) -> None:
+        """Nothing is kept."""
+
+    stop = release
+
+
+class Kept:
+    """The items that can still be sent again, within bounds.
+
+    Args:
+        messages: how many at most.
+        size: how many bytes of them at most.
+    """
+
+    __slots__ = ("first", "items", "messages", "room", "whole")
+
+    def __init__(self, messages: int, size: int) -> None:
+        self.items: list[Item] = []
+        self.first = 0  # the position of items[0] in the stream
+        self.messages = messages
+        self.room = size
+        self.whole = True  # nothing was dropped: the stream can be sent again from its start
+
+    def add(self, item: Item) -> None:
+        self.items.append(item)
+        self.room -= len(item) if isinstance(item, (bytes, bytearray, memoryview)) else 0
+        if self.whole and (len(self.items) > self.messages or self.room < 0):
+            self.whole = False
+
+    def drop_before(self, position: int) -> None:
+        """Once the stream is not to be sent again, what was sent is of no use."""
+        if not self.whole and position > self.first:
+            del self.items[: position - self.first]
+            self.first = position
+
+
+class ReplayBuffer:
+    """A request iterator of the user's, as an iterator of bytes for each attempt.
+
+    The user's iterator is asked by one attempt at a time, and never for anything twice; a later attempt waits until an
+    earlier one that is still asking has its answer, which then belongs to both.
+    """
+
+    def __init__(
+        self, requests: Iterable[Any], serializer: Callable[[Any], bytes] | None, messages: int, size: int
+    ) -> None:
+        self._requests = iter(requests)
+        self._serializer = serializer
+        self._changed = threading.Condition()
+        self._kept = Kept(messages, size)
+        self._asking = False
+        self._end: BaseException | None = None
+        self._reader: object = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the stream so far can be sent again."""
+        return self._kept.whole
+
+    def release(self) -> None:
+        """The stream will not be sent again: keep no more of it than has to be kept."""
+        with self._changed:
+            self._kept.whole = False
+
+    def stop(self) -> None:
+        """The call has ended: whoever still wants to read comes to the end."""
+        with self._changed:
+            self._reader = None
+            self._changed.notify_all()
+
+    def reader(self) -> Iterator[Item]:
+        """The requests from the first on, for one attempt; an earlier reader comes to its end."""
+        reader = _Reader(self)
+        with self._changed:
+            self._reader = reader
+            self._changed.notify_all()
+        return reader
+
+    def get(self, reader: object, position: int) -> Item:
+        with self._changed:
+            while True:
+                if reader is not self._reader:
+                    raise StopIteration
+                kept = self._kept
+                if position - kept.first < len(kept.items):
+                    item = kept.items[position - kept.first]
+                    kept.drop_before(position + 1)
+                    return item
+                if self._end is not None:
+                    raise self._end
+                if not self._asking:
+                    break
+                self._changed.wait()
+            self._asking = True
+        self._ask()
+        return self.get(reader, position)
+
+    def _ask(self) -> None:
+        """Ask the user's iterator for one more, with no lock held: it may take for ever."""
+        end: BaseException | None = None
+        try:
+            item = serialise(self._serializer, next(self._requests))
+        except BaseException as error:
+            end = error
+        with self._changed:
+            self._asking = False
+            if end is None:
+                self._kept.add(item)
+            self._end = end
+            self._changed.notify_all()
+
+
+class _Reader:
+    __slots__ = ("_buffer", "_position")
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self._buffer = buffer
+        self._position = 0
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> Item:
+        item = self._buffer.get(self, self._position)
+        self._position += 1
+        return item
+
+
+class AsyncReplayBuffer:
+    """The same for asyncio: the requests come from an iterable of the user's, or one by one through `push`.
+
+    Args:
+        requests: an iterable or async iterable; `None`: they come through `push`, until `close`.
+        serializer: of requests.
+        messages: how many are kept at most.
+        size: how many bytes of them at most.
+    """
+
+    def __init__(
+        self,
+        requests: AsyncIterable[Any] | Iterable[Any] | None,
+        serializer: Callable[[Any], bytes] | None,
+        messages: int,
+        size: int,
+    ) -> None:
+        self.pushed = requests is None
+        self._requests = None if requests is None else _async_iterator(requests)
+        self._serializer = serializer
+        self._kept = Kept(messages, size)
+        self._asking = False
+        self._end: BaseException | None = None
+        self._reader: _AsyncReader | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the stream so far can be sent again."""
+        return self._kept.whole
+
+    @property
+    def closed(self) -> bool:
+        """Whether all requests are known."""
+        return self._end is not None
+
+    def release(self) -> None:
+        """The stream will not be sent again: keep no more of it than has to be kept."""
+        self._kept.whole = False
+
+    def stop(self) -> None:
+        """The call has ended: whoever still wants to read comes to the end."""
+        self._reader = None
+        self.wake()
+
+    def reader(self) -> AsyncIterator[Item]:
+        """The requests from the first on, for one attempt; an earlier reader comes to its end."""
+        self._reader = _AsyncReader(self)
+        self.wake()
+        return self._reader
+
+    def push(self, request: Any) -> int:
+        """One more request; returns its position."""
+        self._kept.add(serialise(self._serializer, request))
+        self.wake()
+        return self._kept.first + len(self._kept.items) - 1
+
+    def close(self) -> None:
+        """No more requests come."""
+        self._end = self._end or StopAsyncIteration()
+        self.wake()
+
+    def passed(self, position: int | None) -> bool:
+        """Whether the attempt at hand is through with that request; with the whole stream, for `None`."""
+        reader = self._reader
+        if reader is None:
+            return False
+        return reader.ended if position is None else reader.asked >= position + 2
+
+    def wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def change(self) -> None:
+        """Until something has changed."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    async def get(self, reader: _AsyncReader, position: int) -> Item:
+        while reader is self._reader:
+            kept = self._kept
+            if position - kept.first < len(kept.items):
+                item = kept.items[position - kept.first]
+                kept.drop_before(position + 1)
+                return item
+            if self._end is not None:
+                raise self._end
+            if self._requests is None or self._asking:
+                await self.change()
+            else:
+                await self._ask(self._requests)
+        raise StopAsyncIteration
+
+    async def _ask(self, requests: AsyncIterator[Any]) -> None:
+        self._asking = True
+        try:
+            self._kept.add(serialise(self._serializer, await requests.__anext__()))
+        except BaseException as error:
+            self._end = error
+        finally:
+            self._asking = False
+            self.wake()
+
+
+class _AsyncReader:
+    __slots__ = ("_buffer", "asked", "ended")
+
+    def __init__(self, buffer: AsyncReplayBuffer) -> None:
+        self._buffer = buffer
+        self.asked = 0  # how often: whoever asks for the next is through with the one before
+        self.ended = False
+
+    def __aiter__(self) -> _AsyncReader:
+        return self
+
+    async def __anext__(self) -> Item:
+        position, self.asked = self.asked, self.asked + 1
+        self._buffer.wake()
+        try:
+            return await self._buffer.get(self, position)
+        except StopAsyncIteration:
+            self.ended = True
+            self._buffer.wake()
+            raise
+
+
+async def _async_iterator(requests: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

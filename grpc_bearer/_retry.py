@@ -1,0 +1,192 @@
+"""`RetryPolicy`: when a refused call is made once more with another token.
+
+The decision alone stands here, in pure functions; `_trial` keeps the history of one call and obeys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from grpc_bearer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tenacity.stop import StopBaseT
+    from tenacity.wait import WaitBaseT
+
+#: However generous a policy's own `stop` is, no call is attempted more often than this,
+MAX_ATTEMPTS = 10
+#: nor for longer than this, in seconds, if it has no deadline of its own.
+MAX_TIME = 300.0
+
+# google.api.ErrorReason: what another token of the same kind can cure. A reason that is not listed says nothing either
+# way, except where it is known that no token will do.
+_INCURABLE = frozenset(
+    {
+        "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        "ACCESS_TOKEN_TYPE_UNSUPPORTED",
+        "ACCOUNT_STATE_INVALID",
+        "API_KEY_ANDROID_APP_BLOCKED",
+        "API_KEY_HTTP_REFERRER_BLOCKED",
+        "API_KEY_INVALID",
+        "API_KEY_IOS_APP_BLOCKED",
+        "API_KEY_IP_ADDRESS_BLOCKED",
+        "API_KEY_SERVICE_BLOCKED",
+        "BILLING_DISABLED",
+        "CONSUMER_INVALID",
+        "CONSUMER_SUSPENDED",
+        "IAM_PERMISSION_DENIED",
+        "LOCATION_POLICY_VIOLATED",
+        "SECURITY_POLICY_VIOLATED",
+        "SERVICE_DISABLED",
+        "SYSTEM_PARAMETER_UNSUPPORTED",
+        "USER_PROJECT_DENIED",
+    }
+)
+_RICH_STATUS = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an attempt ended.
+
+    Args:
+        error: what gRPC would raise for it.
+        code: its status.
+        details: the server's text.
+        initial: initial metadata.
+        trailing: trailing metadata.
+    """
+
+    error: BaseException = field(repr=False)
+    code: grpc.StatusCode
+    details: str = ""
+    initial: tuple[Any, ...] = ()
+    trailing: tuple[Any, ...] = ()
+
+    def header(self, name: str) -> str | None:
+        """A text entry of the trailing or initial metadata (in a trailers-only answer all is trailing)."""
+        for key, value in (*self.trailing, *self.initial):
+            if key == name:
+                return value if isinstance(value, str) else value.decode("ascii", "replace")
+        return None
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When a call that the server refused is made once more, after its token was replaced.
+
+    By default UNAUTHENTICATED, once. A call is only retried if the server itself refused it, if its token was ours, if
+    another token is to be had, and if nothing of its answer has reached the caller; always under the call's one deadline.
+
+    Args:
+        stop: a tenacity stop strategy; default: after two attempts in all. Never more than 10 attempts or, without a
+            deadline, 300 s.
+        wait: a tenacity wait strategy; default: no wait. A `RetryInfo` of the server's is honoured besides.
+        codes: which status codes may mean a stale token; some servers say so by PERMISSION_DENIED or INVALID_ARGUMENT.
+        retry_if: further errors that mean one: called with the `grpc.RpcError`.
+        exclude: methods never to retry, as patterns over `package.Service/Method` (`fnmatch` rules, such as
+            `"shop.v1.Orders/*"`).
+        replay_messages: how many messages of a request stream are kept to be sent again; beyond, the stream is not
+            retried.
+        replay_bytes: likewise, in bytes of all messages together.
+
+    Raises:
+        ConfigurationError: an argument is of the wrong kind.
+
+    >>> import tenacity
+    >>> RetryPolicy(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(1)).applies("/shop.v1.Orders/Create")
+    True
+    >>> RetryPolicy(exclude=["shop.v1.Orders/Cre*"]).applies("/shop.v1.Orders/Create")
+    False
+    """
+
+    stop: StopBaseT | None = None
+    wait: WaitBaseT | None = None
+    codes: Iterable[grpc.StatusCode] = (grpc.StatusCode.UNAUTHENTICATED,)
+    retry_if: Callable[[Any], bool] | None = None
+    exclude: Iterable[str] = ()
+    replay_messages: int = 1000
+    replay_bytes: int = 4 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if isinstance(self.codes, grpc.StatusCode):
+            object.__setattr__(self, "codes", (self.codes,))
+        for name, kind in (("codes", grpc.StatusCode), ("exclude", str)):
+            value = getattr(self, name)
+            items = () if isinstance(value, str) else tuple(value)
+            if isinstance(value, str) or not all(isinstance(item, kind) for item in items):
+                raise ConfigurationError(f"{name}: expected a collection of {kind.__name__}")
+            object.__setattr__(self, name, items)
+        for name in ("stop", "wait", "retry_if"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise ConfigurationError(f"{name}: expected a callable, such as tenacity's strategies")
+        for name in ("replay_messages", "replay_bytes"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise ConfigurationError(f"{name}: expected a whole number, 0 or more")
+
+    def applies(self, method: str) -> bool:
+        """Whether calls of this method, `/package.Service/Method`, may be retried."""
+        return not any(fnmatchcase(method.lstrip("/"), pattern.lstrip("/")) for pattern in self.exclude)
+
+
+DEFAULT = RetryPolicy()
+
+
+def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
+    """Whether this failure may be one that another token cures."""
+    if failure.code not in policy.codes and not (policy.retry_if is not None and policy.retry_if(failure.error)):
+        return False
+    reason, _ = rich(failure)
+    return reason not in _INCURABLE
+
+
+def delay_before(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: float) -> float | None:
+    """Seconds to wait before the next attempt; `None`: there is none.
+
+    Args:
+        policy: what the user wants.
+        failure: how the last attempt ended.
+        attempts: how many were made.
+        elapsed: seconds since the first began.
+    """
+    if attempts >= MAX_ATTEMPTS or elapsed >= MAX_TIME:
+        return None
+    if policy.stop is None and policy.wait is None:
+        return None if attempts >= 2 else rich(failure)[1]
+    from tenacity import Future, RetryCallState, Retrying, stop_after_attempt, wait_none
+
+    stop, wait = policy.stop or stop_after_attempt(2), policy.wait or wait_none()
+    state = RetryCallState(Retrying(stop=stop, wait=wait), None, (), {})
+    state.attempt_number = attempts
+    state.outcome = Future(attempts)
+    state.outcome.set_exception(failure.error)
+    state.outcome_timestamp = state.start_time + elapsed
+    delay = max(float(wait(state)), rich(failure)[1])
+    state.upcoming_sleep = delay
+    return None if stop(state) else delay
+
+
+def rich(failure: Failure) -> tuple[str, float]:
+    """The reason (`google.rpc.ErrorInfo`) and the seconds to wait (`google.rpc.RetryInfo`) in the rich status, if any."""
+    blob = next((value for key, value in failure.trailing if key == _RICH_STATUS), None)
+    if blob is None:
+        return "", 0.0
+    from google.protobuf.message import DecodeError
+    from google.rpc import error_details_pb2, status_pb2
+
+    reason, delay = "", 0.0
+    try:
+        for detail in status_pb2.Status.FromString(blob).details:
+            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+                reason = error_details_pb2.ErrorInfo.FromString(detail.value).reason
+            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                wanted = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
+                delay = max(wanted.seconds + wanted.nanos / 1e9, 0.0)
+    except DecodeError:
+        return "", 0.0
+    return reason, delay

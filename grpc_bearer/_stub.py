@@ -1,0 +1,45 @@
+"""`wrap_stub`: a stub that someone else built, with a token on every call."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from grpc_bearer import _channel, aio
+from grpc_bearer._auth import as_auth
+from grpc_bearer._door import Door, Route, wrap_multicallable
+from grpc_bearer._retry import DEFAULT, RetryPolicy
+from grpc_bearer._security import provable_target
+from grpc_bearer.errors import ConfigurationError
+
+_KINDS = {**_channel.KINDS, **aio.KINDS}
+
+Stub = TypeVar("Stub")
+
+
+def wrap_stub(
+    stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+) -> Stub:
+    """A copy of a generated stub, sync or asyncio, with a token on every call.
+
+    Core itself decides whether the stub's channel protects the token; a call on one that does not ends with
+    UNAUTHENTICATED, caused by `InsecureChannelError`, before any token leaves.
+
+    Args:
+        stub: what generated code makes: an object whose attributes are gRPC's multicallables. It stays as it is.
+        auth: as for `secure_channel`.
+        retry: likewise; request streams are never sent again here, since the serializer is the stub's own.
+        allow_plaintext: tokens may travel in the clear on this stub's channel.
+
+    Raises:
+        ConfigurationError: nothing in `stub` can be called through gRPC.
+    """
+    methods = {name: value for name, value in vars(stub).items() if isinstance(value, tuple(_KINDS))}
+    if not methods:
+        raise ConfigurationError(f"stub: no gRPC method found in {type(stub).__name__}; expected a generated stub")
+    target = provable_target(next(iter(methods.values())))
+    door = Door(as_auth(auth), target, plaintext=allow_plaintext, retry=retry)
+    ours = copy.copy(stub)
+    for name, method in methods.items():
+        setattr(ours, name, wrap_multicallable(_KINDS, method, Route(door, getattr(method, "_method", ""))))
+    return ours

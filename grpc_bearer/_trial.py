@@ -1,0 +1,122 @@
+"""One RPC with its attempts: what it was asked with, what became of them, and whether there is another."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import grpc
+
+from grpc_bearer._diagnosis import diagnose
+from grpc_bearer._door import Attempt, Carrier, Route, explain
+from grpc_bearer._engine import Engine, Lease
+from grpc_bearer._retry import Failure, delay_before, means_stale
+from grpc_bearer._token import CallContext
+from grpc_bearer.errors import GrpcBearerError
+
+
+class Trial:
+    """The history of one RPC; serves sync and asyncio, and knows neither.
+
+    Args:
+        route: the method.
+        metadata: the caller's own, materialised.
+        wait_for_ready: as the caller wants it.
+        deadline: for all attempts together, in `time.monotonic()` seconds.
+        began: when the first attempt was made, likewise.
+    """
+
+    __slots__ = ("attempts", "avoid", "began", "deadline", "metadata", "refusal", "route", "wait_for_ready", "why")
+
+    def __init__(
+        self, route: Route, metadata: Any, wait_for_ready: bool | None, deadline: float | None, began: float
+    ) -> None:
+        self.route = route
+        self.metadata = metadata
+        self.wait_for_ready = wait_for_ready
+        self.deadline = deadline
+        self.began = began
+        self.attempts = 0
+        self.avoid: str | None = None
+        self.refusal: tuple[Any, Lease, Failure] | None = None
+        self.why = ""  # there is no other attempt
+
+    def left(self) -> float | None:
+        """Seconds until the deadline; the next attempt gets these."""
+        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
+
+    def plan(self) -> tuple[Any, grpc.CallCredentials | None, Any]:
+        """The next attempt, as `Route.plan` says; never with the token that was refused."""
+        return self.route.plan(self.metadata, None, self.wait_for_ready, self.avoid)
+
+    def after(self, call: Any, carrier: Carrier, failure: Failure, *, replayable: bool = True) -> float | None:
+        """Seconds until the next attempt, now that one has failed; `None`: there is none.
+
+        Args:
+            call: what the user would be shown for this attempt.
+            carrier: what carried its token.
+            failure: how it ended.
+            replayable: whether its requests can all be sent again, and nothing of its answer has been seen.
+        """
+        self.attempts += 1
+        policy = self.route.policy
+        lease = carrier.lease if isinstance(carrier, Attempt) else carrier
+        if lease is None or explain(carrier, failure.code) is not None:
+            return None
+        if policy is None or not means_stale(policy, failure):
+            return None
+        self.refusal = call, lease, failure
+        delay = delay_before(policy, failure, self.attempts, time.monotonic() - self.began)
+        left = self.left()
+        if delay is None:
+            return None
+        if left is not None and delay >= left:
+            self.why = "no time is left for another attempt"
+            return None
+        engine = self.route.door.engine
+        # A stream past its bound is not made again, but its token is as stale, and the next call should not meet it.
+        if not _renewable(engine, lease, self.route.context):
+            self.why = "no other token is to be had for now"
+            return None
+        if not replayable:
+            self.why = "what was sent or received can no longer be taken back"
+            return None
+        self.avoid = None if engine.single_use else lease.token.fingerprint
+        return delay
+
+    def cause(self, carrier: Carrier, failure: Failure) -> tuple[Any, GrpcBearerError] | None:
+        """What to show instead of, or behind, the last failure: the call to show, and our typed error as its cause.
+
+        `None`: the failure is none of ours, and shown as it is. If it was made by our own plugin there may be no call
+        to show: the first element is `None` then. But if the server has refused an earlier attempt, that refusal is
+        what the user should see, and our error is why there was no other.
+        """
+        ours = explain(carrier, failure.code)
+        if self.refusal is None:
+            return None if ours is None else (None, ours)
+        call, lease, refusal = self.refusal
+        if ours is not None:
+            return call, (ours if not isinstance(carrier, Attempt) or not carrier.same else self._same(lease, refusal))
+        if refusal is not failure:
+            return None
+        return call, diagnose(lease.token, failure, self.route.door.auth._clock.time(), self.why)
+
+    def tokenless(self, error: GrpcBearerError | None) -> tuple[Any, GrpcBearerError]:
+        """As `cause`, where no attempt was made: there is no token (`error`), or only the one that was refused."""
+        if self.refusal is None:
+            assert error is not None
+            return None, error
+        call, lease, refusal = self.refusal
+        return call, error or self._same(lease, refusal)
+
+    def _same(self, lease: Lease, refusal: Failure) -> GrpcBearerError:
+        now = self.route.door.auth._clock.time()
+        return diagnose(lease.token, refusal, now, "its source has no other")
+
+
+def _renewable(engine: Engine, lease: Lease, context: CallContext) -> bool:
+    """Give up the refused token if it is still the current one; whether another is to be had."""
+    if engine.single_use or engine.invalidate(lease.token.fingerprint):
+        return True
+    held = engine.peek(context)
+    return held is None or held.token.fingerprint != lease.token.fingerprint

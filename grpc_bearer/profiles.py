@@ -1,0 +1,238 @@
+"""Five services, each as data over the public parts: which source, which header, which limits.
+
+Every function returns a `BearerAuth`. Further keyword arguments (`keep_warm=`, `clock=`, …) are `BearerAuth`'s own.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from grpc_bearer._auth import BearerAuth, as_source
+from grpc_bearer._credentials import checked_fields, read_object
+from grpc_bearer._keys import KeyFile
+from grpc_bearer._signing import load_signer
+from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
+from grpc_bearer.sources._base import Source
+from grpc_bearer.sources.http import HTTPTokenSource
+from grpc_bearer.sources.jwt import JWTSource, nonce
+from grpc_bearer.sources.routed import RoutedSource
+
+__all__ = ["bear", "bitbroker", "crm", "openfx", "skykit"]
+
+_BEAR_FIELDS = ("api_key", "scope", "secret")
+_BEAR_AGES = (900.0, 1200.0)  # "ideally every 15 to 20 minutes", in seconds
+_BITBROKER_HEADER = "x-bbk-auth-token"
+
+
+def bear(
+    credentials: str | os.PathLike[str] | Mapping[str, str],
+    *,
+    url: str = "https://api-auth.bearrobotics.ai/authorizeApiAccess",
+    ca: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> BearerAuth:
+    """Bear Cloud API: an API key is exchanged for a JWT ("Authentication and Authorization with API Key").
+
+    The credentials go out as JSON by HTTPS POST; the answer is the JWT as text. A new one is fetched at an age of 15 to
+    20 minutes, as Bear recommends, or earlier if its `exp` demands.
+
+    Args:
+        credentials: the JSON file, its text or a mapping, with exactly `api_key`, `scope` and `secret`. A file is read
+            again for each exchange, so a rotated key is taken up.
+        url: where to exchange it.
+        ca: a file or folder of certificate authorities, for an endpoint behind a private one.
+        **options: for `BearerAuth`; `keep_warm=True` refreshes on a timer even if no calls are made.
+
+    Raises:
+        ConfigurationError: names the file and every field that is wrong, never a value.
+    """
+    data, path = read_object(credentials, "credentials")
+    body = checked_fields(data, _BEAR_FIELDS, _where(path))
+    source = (
+        HTTPTokenSource(url, json=body, refresh_after=_BEAR_AGES, ca=ca) if path is None else _BearFile(path, url, ca)
+    )
+    return BearerAuth(source, **options)
+
+
+class _BearFile(HTTPTokenSource):
+    """Bear's credentials in a file, read for each exchange. Nothing secret stays here, so it pickles."""
+
+    def __init__(self, path: Path, url: str, ca: str | os.PathLike[str] | None) -> None:
+        body, kind = functools.partial(_bear_body, path), {"content-type": "application/json"}
+        super().__init__(url, body=body, headers=kind, refresh_after=_BEAR_AGES, ca=ca)
+        self._again = path, url, ca
+
+    def __reduce__(self) -> tuple[type[_BearFile], tuple[Any, ...]]:
+        return _BearFile, self._again
+
+
+def _bear_body(path: Path) -> dict[str, object]:
+    try:
+        data, _ = read_object(path, "credentials")
+        return {**checked_fields(data, _BEAR_FIELDS, _where(path))}
+    except ConfigurationError as error:
+        problem = str(error)
+    # It was right when the auth was built, so somebody is writing it: worth another try later.
+    raise TokenUnavailableError(problem)
+
+
+def _where(path: Path | None) -> str:
+    return "credentials" if path is None else f"credentials: {path}"
+
+
+def skykit(
+    key: object,
+    issuer: str,
+    *,
+    passphrase: str | bytes | None = None,
+    lifetime: float = 3600.0,
+    **options: Any,
+) -> BearerAuth:
+    """Skykit API: a JWT signed with your own RSA key (RS256), used until near its expiry. Claims: `iss`, `iat`, `exp`.
+
+    Args:
+        key: the private key whose public half Skykit Support knows: a PEM file (PKCS#1 or PKCS#8) or PEM text, or
+            whatever else `JWTSource` takes.
+        issuer: the e-mail address that the key is registered with.
+        passphrase: of an encrypted PEM.
+        lifetime: in seconds, one hour at most.
+        **options: for `BearerAuth`.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
+        SigningError: no RSA key, too short a key, a public key, a wrong passphrase.
+    """
+    source = JWTSource(
+        key,
+        algorithm="RS256",
+        claims={"iss": _checked_text(issuer, "issuer")},
+        lifetime=lifetime,
+        max_lifetime=3600.0,
+        passphrase=passphrase,
+    )
+    return BearerAuth(source, **options)
+
+
+def bitbroker(
+    token: str | os.PathLike[str] | Callable[[], Any] | None = None,
+    *,
+    coordinator: str | os.PathLike[str] | Callable[[], Any] | None = None,
+    contributor: str | os.PathLike[str] | Callable[[], Any] | None = None,
+    consumer: str | os.PathLike[str] | Callable[[], Any] | None = None,
+    routes: Mapping[str, str] | None = None,
+    **options: Any,
+) -> BearerAuth:
+    """BitBroker ("Authorization and Tokens"): the bare token in `x-bbk-auth-token`; one, or one for each role.
+
+    Each token is a `str`, a file (`os.PathLike`; a changed file is taken up) or a function that returns one.
+
+    Args:
+        token: the one token for all calls.
+        coordinator: the Coordinator API's token.
+        contributor: the Contributor API's token.
+        consumer: the Consumer API's token.
+        routes: pattern to role, such as `{"bbk.Coordinator/*": "coordinator"}`; the first that matches decides, as in
+            `RoutedSource`. A call that none matches fails before anything is sent.
+        **options: for `BearerAuth`.
+
+    Raises:
+        ConfigurationError: a token and roles, neither, an unknown role, or a role without a token.
+    """
+    given = {"coordinator": coordinator, "contributor": contributor, "consumer": consumer}
+    sources = {role: _token_source(value, role) for role, value in given.items() if value is not None}
+    if token is not None:
+        if sources or routes is not None:
+            raise ConfigurationError("token: is for all calls; leave out the roles and routes, or leave out the token")
+        source = _token_source(token, "token")
+    else:
+        source = RoutedSource(_routed(sources, routes, tuple(given)))
+    return BearerAuth(source, _BITBROKER_HEADER, "", **options)
+
+
+def _routed(
+    sources: Mapping[str, Source], routes: Mapping[str, str] | None, roles: tuple[str, ...]
+) -> dict[str, Source]:
+    if not sources:
+        raise ConfigurationError(f"token: missing; give one, or one for each role ({', '.join(roles)}) with routes")
+    if not isinstance(routes, Mapping) or not routes:
+        raise ConfigurationError(
+            "routes: missing; say which calls take which role, as in {'pkg.Service/*': 'consumer'}"
+        )
+    for pattern, role in routes.items():
+        if role not in roles:
+            raise ConfigurationError(f"routes: {pattern}: the role is none of {', '.join(roles)}")
+        if role not in sources:
+            raise ConfigurationError(f"{role}: missing; the route {pattern} needs its token")
+    return {pattern: sources[role] for pattern, role in routes.items()}
+
+
+def crm(token: str | os.PathLike[str] | Callable[[], Any], **options: Any) -> BearerAuth:
+    """A CRM's token, valid until revoked, as `authorization: Bearer …`.
+
+    Args:
+        token: a `str`, a file (`os.PathLike`; a changed file is taken up) or a function that returns one.
+        **options: for `BearerAuth`.
+
+    Raises:
+        ConfigurationError: something else.
+        TokenFormatError: a token that no header may carry.
+    """
+    return BearerAuth(_token_source(token, "token"), **options)
+
+
+def _token_source(token: object, field: str) -> Source:
+    if not (isinstance(token, (str, os.PathLike, Source)) or callable(token)) or isinstance(token, type):
+        raise ConfigurationError(f"{field}: expected a str, a path or a function, got {type(token).__name__}")
+    return as_source(token)
+
+
+def openfx(
+    credentials: str | os.PathLike[str] | Mapping[str, str],
+    *,
+    audience: str = "developer-api",
+    issuer: str = "openfx",
+    lifetime: float = 120.0,
+    **options: Any,
+) -> BearerAuth:
+    """OpenFX: a JWT signed with an API key (ES256), two minutes long, for one request only.
+
+    Header `kid` (the key's name) and a 128-bit `nonce`; claims `aud`, `iss`, `sub`, `iat`, `nbf` and `exp`. Every
+    attempt of a call gets a new one.
+
+    Args:
+        credentials: the API key file from the dashboard, its JSON text or a mapping, with `name` and `privateKey` (PEM,
+            PKCS#8 or SEC1; on one line too). Other fields are let pass.
+        audience: the service's name.
+        issuer: as OpenFX wants it.
+        lifetime: in seconds, 120 at most.
+        **options: for `BearerAuth`.
+
+    Raises:
+        ConfigurationError: names the file and every field that is wrong, never a value.
+        SigningError: no P-256 key, a public key, a damaged PEM.
+    """
+    data, path = read_object(credentials, "credentials")
+    fields = checked_fields(data, ("name", "privateKey"), _where(path), extra=True)
+    name = fields["name"]
+    # From a file, the key is read from there again after pickling.
+    key = fields["privateKey"].encode() if path is None else KeyFile(path, "privateKey")
+    source = JWTSource(
+        load_signer(key, "ES256", field="privateKey"),
+        headers={"kid": name, "nonce": nonce},
+        claims={"aud": [_checked_text(audience, "audience")], "iss": _checked_text(issuer, "issuer"), "sub": name},
+        lifetime=lifetime,
+        max_lifetime=120.0,
+        not_before=True,
+        single_use=True,
+    )
+    return BearerAuth(source, **options)
+
+
+def _checked_text(value: object, field: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"{field}: expected a str that is not empty")
+    return value

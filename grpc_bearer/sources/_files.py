@@ -1,0 +1,69 @@
+"""Reading a small file that somebody else writes: a mounted token, a client secret."""
+
+from __future__ import annotations
+
+import os
+import stat
+from os import PathLike
+
+from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
+from grpc_bearer.sources._answer import is_jwt
+
+_MAX_BYTES = 1 << 20
+# Not blocking, or opening a named pipe would wait for its writer for ever. Windows has only the other flag.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def checked_path(field: str, path: object) -> str:
+    """The path, made absolute. The file itself need not be there yet: it may be mounted later.
+
+    Raises:
+        ConfigurationError: not a path, or a token given in its place.
+    """
+    text = os.fspath(path) if isinstance(path, (str, PathLike)) else None
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{field}: expected a path, got {type(path).__name__}")
+    if not text or "\0" in text:
+        raise ConfigurationError(f"{field}: empty, or with a NUL in it")
+    if is_jwt(text):
+        raise ConfigurationError(f"{field}: this is a token, not the path of a file with one; use StaticSource")
+    # Joined, not normalised: "a/../b" is another file where "a" is a link. A later chdir changes nothing.
+    return os.path.join(os.getcwd(), text)
+
+
+def read_text(path: str) -> str:
+    """The file's text, never empty.
+
+    Raises:
+        TokenUnavailableError: it cannot be read now, or is empty, as a file being rewritten is for a moment.
+        TokenFormatError: it is no small text file.
+    """
+    reason = None
+    try:
+        content = _content(path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    if reason is not None:
+        raise TokenUnavailableError(f"{path!r}: {reason}")
+    if len(content) > _MAX_BYTES:
+        raise TokenFormatError(f"{path!r}: over {_MAX_BYTES} bytes; is this the right file?")
+    try:
+        text: str | None = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = None  # raised outside: the exception holds the content
+    if text is None:
+        raise TokenFormatError(f"{path!r}: not UTF-8 text")
+    if not text.strip():
+        raise TokenUnavailableError(f"{path!r}: empty; is it being written?")
+    return text
+
+
+def _content(path: str) -> bytes:
+    descriptor = os.open(path, _FLAGS)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise TokenFormatError(f"{path!r}: a directory, a pipe or a device, where a regular file is expected")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(_MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)

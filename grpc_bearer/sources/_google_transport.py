@@ -1,0 +1,74 @@
+"""The HTTP transport that google-auth's credentials refresh with here: quiet, bounded, without redirects or netrc."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from grpc_bearer.errors import TokenRejectedError
+from grpc_bearer.sources._http import TIMEOUT, Endpoint, checked_headers
+
+
+class _Response(NamedTuple):
+    """What google-auth reads of an answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+def send(
+    url: str,
+    method: str = "GET",
+    body: bytes | str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    **options: Any,
+) -> _Response:
+    """A `google.auth.transport.Request`.
+
+    Over plain HTTP nothing is sent that could be a credential: that is enough for the metadata servers of the clouds.
+
+    Raises:
+        TokenUnavailableError: no answer within the time.
+        TokenRejectedError: a credential over plain HTTP, or an answer that is a redirect.
+        google.auth.exceptions.TransportError: a metadata server did not answer; google-auth tries again by itself.
+    """
+    seconds = min(timeout or TIMEOUT, TIMEOUT)
+    if url.startswith("http://"):
+        response = _plain(url, method, body, dict(headers or {}), seconds)
+    else:
+        response = _secure(url, method, body, dict(headers or {}), seconds, options.get("cert"))
+    if response.status in (301, 302, 303, 307, 308):
+        raise TokenRejectedError(
+            f"google-auth: the endpoint answered {response.status}, and redirects are not followed"
+        )
+    return response
+
+
+def _secure(
+    url: str, method: str, body: bytes | str | None, headers: dict[str, str], timeout: float, cert: Any
+) -> _Response:
+    endpoint = Endpoint(url, field="token_uri", timeout=timeout, cert=cert)
+    try:
+        data = body.encode() if isinstance(body, str) else body
+        answer = endpoint.send(method, checked_headers(headers), data)
+    finally:
+        endpoint.close()
+    return _Response(answer.status, answer.headers, answer.body)
+
+
+def _plain(url: str, method: str, body: bytes | str | None, headers: dict[str, str], timeout: float) -> _Response:
+    if body or "authorization" in {name.lower() for name in headers}:
+        raise TokenRejectedError("google-auth: token_uri: http:// would send the credential in the clear; use https://")
+    import requests
+    from google.auth.exceptions import TransportError
+
+    with requests.Session() as session:
+        session.trust_env = False
+        try:
+            answer = session.request(method, url, headers=headers, timeout=timeout, allow_redirects=False)
+            return _Response(answer.status_code, answer.headers, answer.content)
+        except requests.RequestException as error:
+            failure = type(error).__name__
+    raise TransportError(f"the metadata server did not answer ({failure})")  # type: ignore[no-untyped-call]

@@ -1,0 +1,259 @@
+"""Our own token request: what may be asked of an endpoint, checked when built, and the bound on the whole exchange.
+
+`requests` itself is behind `_wire`, which is imported with the first request (it costs 100 ms).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import re
+import ssl
+import threading
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
+
+from grpc_bearer._clock import SYSTEM_CLOCK
+from grpc_bearer._token import Secret
+from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
+from grpc_bearer.sources._answer import Answer
+
+if TYPE_CHECKING:
+    from grpc_bearer.sources._wire import Exchange, WatchedAdapter
+
+#: Seconds for a whole exchange. gRPC calls wait this long for a cold token at most, unless told otherwise.
+TIMEOUT = 10.0
+#: The longest answer read. No header could carry a token of that size.
+MAX_BYTES = 1 << 20
+# Connections idle for longer are not used again: NATs and load balancers forget them after 60 s to 350 s without a
+# word, and the request after that would hang until its timeout.
+_KEEP_ALIVE = 30.0
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+# The host alone is shown in errors, so it must be a host: letters, digits, "-", ".", "_", or an IPv6 address.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+
+File = str | PathLike[str]
+
+
+class Endpoint:
+    """One HTTPS address with its limits and its kept-alive connections.
+
+    Args:
+        url: the address; `field` is how errors call it.
+        timeout: seconds for the whole exchange.
+        max_bytes: how much of an answer is read.
+        ca: a file or folder of certificate authorities.
+        cert: certificate and key files for mutual TLS.
+        allow_http_loopback: take `http://` to this machine.
+
+    Raises:
+        ConfigurationError: names the argument, shows no value.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        field: str = "url",
+        timeout: float = TIMEOUT,
+        max_bytes: int = MAX_BYTES,
+        ca: File | None = None,
+        cert: tuple[File, File] | None = None,
+        allow_http_loopback: bool = False,
+    ) -> None:
+        parts = _checked_url(url, field, allow_http_loopback)
+        self.url = url
+        self.host = parts.netloc
+        self.timeout = checked_seconds("timeout", timeout)
+        if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes <= 0:
+            raise ConfigurationError("max_bytes: expected a whole number above 0")
+        self.max_bytes = max_bytes
+        self.ca = _checked_ca(ca)
+        self.cert = _checked_cert(cert)
+        self._loopback = _is_loopback(parts.hostname or "")
+        self._pool: tuple[int, WatchedAdapter] | None = None
+        self._last_used = 0.0
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_pool": None}
+
+    def send(self, method: str, headers: Mapping[str, Secret], body: bytes | None) -> Answer:
+        """One request, its answer read, all within `timeout`, whatever the server does.
+
+        It runs on a daemon thread of its own: socket timeouts bound each read but not their sum, nor name look-ups, nor
+        the addresses tried one after another. At the deadline the socket is shut down under that thread, which ends it.
+
+        Raises:
+            TokenUnavailableError: no answer; the host and the reason are named. Never chained to `requests`' exception,
+                which holds the request with its credential.
+        """
+        from grpc_bearer.sources._wire import Exchange, Request
+
+        request = Request(
+            method,
+            self.url,
+            {name: value.reveal() for name, value in headers.items()},
+            body,
+            # For that thread's own sake, should the shutdown miss it; the deadline comes first.
+            seconds=self.timeout + 1,
+            max_bytes=self.max_bytes,
+            verify=self._verify(),
+            cert=self.cert,
+            # Never a proxy to this machine: its loopback is another one, and http:// would reach it in the clear.
+            proxied=not self._loopback,
+        )
+        exchange = Exchange(request)
+        self._run(exchange)
+        if exchange.reason is not None:
+            raise TokenUnavailableError(f"{self.host}: {exchange.reason}")
+        if exchange.answer is None:
+            raise TokenUnavailableError(f"{self.host}: no complete answer within {self.timeout:g} s")
+        return exchange.answer
+
+    def _run(self, exchange: Exchange) -> None:
+        adapter = self._adapter()
+        threading.Thread(target=exchange.run, args=(adapter,), name="grpc-bearer-http", daemon=True).start()
+        try:
+            exchange.done.wait(self.timeout)
+        finally:
+            exchange.cut()
+        # The system's own clock: connections age in real time, whatever clock the tests move.
+        self._last_used = SYSTEM_CLOCK.monotonic()
+
+    def _adapter(self) -> WatchedAdapter:
+        from grpc_bearer.sources._wire import WatchedAdapter
+
+        # A forked child makes its own: it must not write into its parent's connections, nor wait for its locks.
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = (os.getpid(), WatchedAdapter())
+        adapter = self._pool[1]
+        if SYSTEM_CLOCK.monotonic() - self._last_used > _KEEP_ALIVE:
+            adapter.close()  # forgets its connections; it stays usable
+        return adapter
+
+    def _verify(self) -> str | bool:
+        """Where trust comes from: our own `ca`, else the environment as `requests` reads it, else certifi."""
+        return self.ca or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+
+    def close(self) -> None:
+        """Close the connections. Idempotent; a later `send` opens new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None and pool[0] == os.getpid():
+            pool[1].close()
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _checked_url(url: object, field: str, allow_http_loopback: bool) -> SplitResult:
+    parts = _split(url, field)
+    if "@" in parts.netloc:
+        raise ConfigurationError(f"{field}: has a user or password in it; use headers= or auth=")
+    if not parts.hostname or not _HOST.fullmatch(parts.hostname):
+        raise ConfigurationError(f"{field}: has no host name, or one with strange characters")
+    if parts.fragment:
+        raise ConfigurationError(f"{field}: has a '#' part, which is never sent")
+    if parts.scheme == "https":
+        return parts
+    if parts.scheme != "http":
+        raise ConfigurationError(f"{field}: expected an https:// address")
+    if not _is_loopback(parts.hostname):
+        raise ConfigurationError(f"{field}: http:// would send the credential in the clear; use https://")
+    if not allow_http_loopback:
+        raise ConfigurationError(f"{field}: http:// is taken to this machine only, with allow_http_loopback=True")
+    return parts
+
+
+def _split(url: object, field: str) -> SplitResult:
+    if not isinstance(url, str):
+        raise ConfigurationError(f"{field}: expected a str, got {type(url).__name__}")
+    if not _PRINTABLE.fullmatch(url):
+        raise ConfigurationError(f"{field}: empty, or with a space or a character outside ASCII")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port, parts.hostname  # both are parsed only now, and raise
+    except ValueError:
+        pass  # raised below: the exception here shows the address
+    else:
+        return parts
+    raise ConfigurationError(f"{field}: not a URL")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def checked_seconds(field: str, value: object) -> float:
+    """A time span above 0, finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value < math.inf):
+        raise ConfigurationError(f"{field}: expected a number of seconds above 0")
+    return float(value)
+
+
+def revealed(value: str | Secret) -> str:
+    """What a user may give hidden or plain."""
+    return value.reveal() if isinstance(value, Secret) else value
+
+
+def checked_headers(headers: Mapping[str, str | Secret] | None) -> dict[str, Secret]:
+    """Headers under lower-case names, their values hidden; refused are those that HTTP cannot carry."""
+    if headers is not None and not isinstance(headers, Mapping):
+        raise ConfigurationError(f"headers: expected a mapping, got {type(headers).__name__}")
+    hidden: dict[str, Secret] = {}
+    for name, value in (headers or {}).items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError("headers: a name is no HTTP header name")
+        text = revealed(value)
+        if not isinstance(text, str):
+            raise ConfigurationError(f"headers: {name}: expected a str, got {type(text).__name__}")
+        if not _HEADER_VALUE.fullmatch(text):
+            raise ConfigurationError(f"headers: {name}: has a line break or a character outside ASCII")
+        hidden[name.lower()] = Secret(text, f"headers[{name.lower()!r}]")
+    return hidden
+
+
+def _checked_file(field: str, path: object) -> str:
+    if not isinstance(path, (str, PathLike)) or not isinstance(os.fspath(path), str):
+        raise ConfigurationError(f"{field}: expected a path, got {type(path).__name__}")
+    text = str(os.fspath(path))
+    if not text or "\0" in text or not os.path.exists(text):
+        raise ConfigurationError(f"{field}: no such file: {text!r}")
+    return text
+
+
+def _checked_ca(ca: object) -> str | None:
+    if ca is None:
+        return None
+    path = _checked_file("ca", ca)
+    if os.path.isdir(path):
+        return path
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError:  # ssl.SSLError is one
+        raise ConfigurationError(f"ca: no PEM certificates in {path!r}") from None
+    return path
+
+
+def _checked_cert(cert: object) -> tuple[str, str] | None:
+    if cert is None:
+        return None
+    if not isinstance(cert, tuple) or len(cert) != 2:
+        raise ConfigurationError("cert: expected a pair of paths: (certificate, key)")
+    pair = _checked_file("cert", cert[0]), _checked_file("cert", cert[1])
+    try:
+        # The password is a function so that an encrypted key fails here instead of asking at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(*pair, password=lambda: "")
+    except (OSError, ValueError):
+        raise ConfigurationError(
+            f"cert: {pair[0]!r} and {pair[1]!r} are no PEM certificate with its unencrypted key"
+        ) from None
+    return pair

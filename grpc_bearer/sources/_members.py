@@ -1,0 +1,153 @@
+"""The members of a JSON object of which some vary: written once where they do not, called where they do."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from grpc_bearer._token import CallContext
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenRejectedError
+
+#: A mapping of JSON values, functions of the call and `PerToken`; or a function of the call that gives such a mapping.
+GivenMembers: TypeAlias = Mapping[str, object] | Callable[[CallContext], Mapping[str, object]]
+
+to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class PerToken:
+    """A claim or header value made anew for each token, whatever the call; `nonce` is one.
+
+    >>> import uuid
+    >>> claims = {"jti": PerToken(lambda: str(uuid.uuid4()))}
+    """
+
+    make: Callable[[], object]
+
+    def __call__(self, context: CallContext | None = None) -> object:
+        return self.make()
+
+
+def _hex_128() -> str:
+    return secrets.token_hex(16)
+
+
+#: 128 random bits in 32 hexadecimal digits, anew for each token: for a `nonce` header or a `jti` claim.
+nonce = PerToken(_hex_128)
+
+
+class Members:
+    """What was given, sorted into text and functions.
+
+    Args:
+        given: a mapping, or a function of the call that gives one.
+        what: what errors call it.
+        reserved: names that are not for the user to give, with the reason in words.
+        defaults: members that stand unless `given` has them too.
+
+    Raises:
+        ConfigurationError: no mapping, a reserved name, or a value that JSON does not have.
+    """
+
+    __slots__ = ("_by_call", "_by_token", "_defaults", "_fixed", "_reserved", "_what", "_whole")
+
+    def __init__(
+        self, given: GivenMembers | None, what: str, reserved: Mapping[str, str], defaults: Mapping[str, object]
+    ) -> None:
+        self._what, self._reserved, self._defaults = what, reserved, defaults
+        self._whole = given if callable(given) else None
+        mapping = {} if given is None or callable(given) else given
+        if not isinstance(mapping, Mapping):
+            raise ConfigurationError(f"{what}: expected a mapping, got {type(mapping).__name__}")
+        members = {**defaults, **mapping}
+        for name in members:
+            self._check_name(name)
+        by_token = {name: make for name, make in members.items() if isinstance(make, PerToken)}
+        by_call = {name: make for name, make in members.items() if callable(make) and name not in by_token}
+        self._by_token = tuple((name, f",{to_json(name)}:", make) for name, make in by_token.items())
+        self._by_call = tuple((name, f",{to_json(name)}:", make) for name, make in by_call.items())
+        self._fixed = "".join(
+            f",{to_json(name)}:{self._json(value, name)}"
+            for name, value in members.items()
+            if name not in by_token and name not in by_call
+        )
+
+    def _check_name(self, name: object) -> None:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{self._what}: a name is {type(name).__name__}, expected str")
+        if name in self._reserved:
+            raise ConfigurationError(f"{self._what}: {name!r} {self._reserved[name]}")
+
+    @property
+    def vary_by_call(self) -> bool:
+        """Whether calls may differ in them."""
+        return self._whole is not None or bool(self._by_call)
+
+    @property
+    def constant(self) -> bool:
+        """Whether they are the same in all tokens."""
+        return not (self.vary_by_call or self._by_token)
+
+    def key(self, context: CallContext) -> tuple[str, str]:
+        """What all tokens for such a call have in common."""
+        members = self._at(context)
+        return members._fixed, members._text_by_call(context)
+
+    def text(self, context: CallContext) -> str:
+        """All members as JSON, each with a comma before it.
+
+        Raises:
+            TokenRejectedError: a function failed for this call.
+            TokenFormatError: it gave what is no JSON value, or a reserved name.
+        """
+        members = self._at(context)
+        text = members._fixed
+        for name, label, make in members._by_token:
+            text += label + members._called(make, context, name)
+        return text + members._text_by_call(context) if members._by_call else text
+
+    def _text_by_call(self, context: CallContext) -> str:
+        return "".join([label + self._called(make, context, name) for name, label, make in self._by_call])
+
+    def _at(self, context: CallContext) -> Members:
+        if self._whole is None:
+            return self
+        given = _value_of(self._whole, context, self._what)
+        problem = f"{self._what}: the function gave another function"
+        if not callable(given):
+            try:
+                return Members(given, self._what, self._reserved, self._defaults)  # type: ignore[arg-type]
+            except ConfigurationError as error:
+                problem = str(error)
+        raise TokenFormatError(problem)
+
+    def _called(self, make: Callable[[CallContext], object], context: CallContext, name: str) -> str:
+        value = _value_of(make, context, f"{self._what}[{name!r}]")
+        try:
+            return to_json(value)
+        except (TypeError, ValueError, RecursionError):
+            problem = self._not_json(value, name)
+        raise TokenFormatError(problem)
+
+    def _json(self, value: object, name: str) -> str:
+        try:
+            return to_json(value)
+        except (TypeError, ValueError, RecursionError):
+            problem = self._not_json(value, name)
+        raise ConfigurationError(problem)
+
+    def _not_json(self, value: object, name: str) -> str:
+        return f"{self._what}[{name!r}]: {type(value).__name__} that cannot be written as JSON"
+
+
+def _value_of(make: Callable[[CallContext], object], context: CallContext, where: str) -> object:
+    try:
+        return make(context)
+    except GrpcBearerError:
+        raise
+    except Exception as error:
+        failure = type(error).__name__
+    raise TokenRejectedError(f"{where}: the function failed with {failure} for service {context.service!r}")

@@ -1,0 +1,247 @@
+"""One HTTP exchange over `requests`, bounded in bytes and in time. Imported with the first request: it is slow.
+
+An adapter is used without a `Session`: a session would read a redirect's whole body before giving it back, take netrc
+and `REQUESTS_CA_BUNDLE` into account, and keep cookies.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ProtocolError
+
+from grpc_bearer._clock import SYSTEM_CLOCK
+from grpc_bearer.sources._answer import Answer, http_date
+
+_KEPT_HEADERS = ("content-type", "date", "retry-after")
+_CHUNK = 16 * 1024
+
+# Each exchange has a thread to itself, so the connection finds its exchange here.
+_running = threading.local()
+
+
+class _WatchedConnection(HTTPConnection):
+    """A connection that tells its exchange which socket to shut down at the deadline."""
+
+    def _new_conn(self) -> socket.socket:
+        # urllib3 has no public hook between connecting and the TLS handshake, which may be where the server hangs.
+        sock = super()._new_conn()
+        _running.exchange.watch(sock)
+        return sock
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:  # kept alive from an earlier exchange
+            _running.exchange.watch(self.sock)
+        super().request(*args, **kwargs)
+
+
+class _WatchedTLSConnection(_WatchedConnection, HTTPSConnection):
+    pass
+
+
+class _WatchedPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedConnection
+
+
+class _WatchedTLSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedTLSConnection
+
+
+class WatchedAdapter(HTTPAdapter):
+    """`requests`' adapter on connections that can be cut."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        _watch_pools(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: Any, **proxy_kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if not proxy.lower().startswith("socks"):  # those connect in their own way, and are left behind at the deadline
+            _watch_pools(manager)
+        return manager
+
+
+def _watch_pools(manager: Any) -> None:
+    manager.pool_classes_by_scheme = {"http": _WatchedPool, "https": _WatchedTLSPool}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send, and how.
+
+    `seconds` is for each socket operation; `proxied` says whether the environment's proxies apply.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
+    seconds: float
+    max_bytes: int
+    verify: str | bool
+    cert: tuple[str, str] | None
+    proxied: bool
+
+
+class Exchange:
+    """One request and its answer. `run` on a thread of its own; `cut` from another one at the deadline.
+
+    `answer` or `reason` is set once `done` is, and neither after a cut that came first.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.done = threading.Event()
+        self.answer: Answer | None = None
+        self.reason: str | None = None
+        self._request = request
+        self._lock = threading.Lock()  # guards the two below
+        self._cut = False
+        self._twin: socket.socket | None = None
+
+    def run(self, adapter: WatchedAdapter) -> None:
+        _running.exchange = self
+        answer, reason = None, None
+        try:
+            answer = self._exchange(adapter)
+        # Whatever it is, it is told by its reason: the exception holds the request, and with it the credential.
+        except Exception as error:
+            reason = _reason(error)
+        with self._lock:
+            if not self._cut:
+                self.answer, self.reason = answer, reason
+            self._forget()
+        self.done.set()
+
+    def watch(self, sock: socket.socket) -> None:
+        """Remember the socket, by a descriptor of our own: TLS and `Connection: close` take theirs away."""
+        with self._lock:
+            self._forget()
+            # Family and type play no part in a shutdown, and not every TLS wrapper knows them.
+            self._twin = socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+            if self._cut:
+                _shut(self._twin)
+
+    def cut(self) -> None:
+        """End the exchange wherever it is, without waiting; nothing happens if it has ended."""
+        with self._lock:
+            self._cut = True
+            if self._twin is not None:
+                _shut(self._twin)
+
+    def _forget(self) -> None:
+        twin, self._twin = self._twin, None
+        if twin is not None:
+            twin.close()
+
+    def _exchange(self, adapter: WatchedAdapter) -> Answer:
+        request = self._request
+        prepared = requests.Request(
+            request.method, request.url, headers=dict(request.headers), data=request.body
+        ).prepare()
+        began = SYSTEM_CLOCK.monotonic()
+        response = adapter.send(
+            prepared,
+            stream=True,
+            timeout=request.seconds,
+            verify=request.verify,
+            cert=request.cert,
+            proxies=get_environ_proxies(request.url) if request.proxied else {},
+        )
+        try:
+            content, overlong = _bounded(_decoded(response), request.max_bytes)
+        finally:
+            # Closed if unread bytes are left, given back to the pool if none are.
+            response.close()
+        return Answer(
+            status=response.status_code,
+            headers={name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers},
+            body=content,
+            overlong=overlong,
+            elapsed=SYSTEM_CLOCK.monotonic() - began,
+            date=http_date(response.headers.get("date")),
+        )
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):  # the other side was quicker
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _decoded(response: requests.Response) -> Iterator[bytes]:
+    """The body in pieces of bounded size: a small compressed answer may stand for gigabytes."""
+    chunks = response.raw.stream(_CHUNK, decode_content=False)
+    if response.headers.get("content-encoding", "identity").lower() not in ("gzip", "x-gzip", "deflate"):
+        yield from chunks
+        return
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out itself whether gzip or zlib
+    for chunk in chunks:
+        while chunk:
+            yield inflate.decompress(chunk, _CHUNK)
+            chunk = inflate.unconsumed_tail
+
+
+def _bounded(chunks: Iterator[bytes], limit: int) -> tuple[bytes, bool]:
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > limit:
+            return bytes(content[:limit]), True
+    return bytes(content), False
+
+
+# -- reasons ----------------------------------------------------------------------------------------------------------
+
+
+def _reason(error: BaseException) -> str:
+    """A few words that hold nothing of the request."""
+    causes = list(_causes(error))
+    for kind, words in _REASONS:
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            advice = "; name the authority that issued it with ca=" if cause.verify_code in _UNKNOWN_ISSUER else ""
+            return f"certificate verify failed ({cause.verify_message.rstrip('.')}){advice}"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed ({cause.reason or type(cause).__name__})"
+    return f"failed ({type(error).__name__})"
+
+
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (requests.exceptions.ProxyError, "the proxy could not be used"),
+    (socket.gaierror, "the host name was not found"),
+    (ConnectionRefusedError, "connection refused"),
+    (ConnectionResetError, "connection reset"),
+    (ssl.SSLEOFError, "connection closed in the middle"),
+    (zlib.error, "the answer is compressed, and broken"),
+    (TimeoutError, "timed out"),
+    (requests.exceptions.Timeout, "timed out"),
+    (ProtocolError, "the answer was cut short, or is no HTTP"),
+)
+# OpenSSL's X509_V_ERR_…: self-signed, self-signed in the chain, no local issuer, no issuer of the first certificate.
+_UNKNOWN_ISSUER = (18, 19, 20, 21)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception with all that it was raised from: urllib3 and requests put it in `args`, `reason` and the chain."""
+    pending, seen = [error], set[int]()
+    while pending:
+        cause = pending.pop(0)
+        if id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        inner = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
+        pending += [item for item in inner if isinstance(item, BaseException)]

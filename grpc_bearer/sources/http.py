@@ -1,0 +1,242 @@
+"""`HTTPTokenSource`: one HTTPS request with a credential; the answer is a raw token, or JSON with a named field."""
+
+from __future__ import annotations
+
+import json as _json
+import random
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from os import PathLike
+from urllib.parse import urlencode
+
+from grpc_bearer._token import CallContext, Secret, Token
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError
+from grpc_bearer.sources._answer import (
+    decoded_text,
+    field_of,
+    json_document,
+    jwt_expiry,
+    lifetime_of,
+    made_token,
+    raw_token,
+    status_error,
+)
+from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._foreign import called
+from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, checked_headers, checked_seconds, revealed
+
+# What a body may be, and what a callable that makes one may return: a mapping or a list is sent as JSON.
+Body = str | bytes | Mapping[str, object] | list[object]
+
+_JSON = "application/json"
+_FORM = "application/x-www-form-urlencoded"
+# The system's generator has no state that two processes could share after a fork, so a fleet does not refresh in step.
+_RANDOM = random.SystemRandom()
+
+
+class HTTPTokenSource(Source):
+    """A token from an HTTPS endpoint that takes a credential.
+
+    Redirects are never followed, netrc is never read, `HTTPS_PROXY` is honoured, and the whole exchange (connecting,
+    TLS, headers, body) ends within `timeout`. The token expires at its own `exp` if it is a JWT, else after the
+    lifetime that the answer states, else after `lifetime`, else never.
+
+    Args:
+        url: an `https://` address. Keep secrets out of it: urllib3 logs the path and query at DEBUG.
+        method: the HTTP method.
+        headers: sent as they are; kept as secrets.
+        body: the request's body: `str`, `bytes`, or a callable that returns one of those (or a mapping, sent as JSON)
+            and is called for each request, for credentials that rotate.
+        json: sent as a JSON body.
+        form: sent as a form body.
+        field: where the token is in a JSON answer, such as `"access_token"` or `"data.token"` (dots walk into objects);
+            `None`: the whole answer is the token, as text.
+        expires_in_field: where a JSON answer states the token's lifetime in seconds.
+        lifetime: the token's lifetime in seconds if nothing else tells it.
+        refresh_after: fetch ahead at an age between these two numbers of seconds, drawn evenly for each token.
+        timeout: seconds for the whole exchange. (A name look-up cannot be interrupted; it is left behind then.)
+        max_bytes: a longer answer is refused.
+        ca: a file or folder of certificate authorities, instead of `REQUESTS_CA_BUNDLE` or certifi's.
+        cert: certificate and key files of this client, for mutual TLS.
+        allow_http_loopback: take `http://` too, to this machine only (a sidecar, a test).
+        auth: user and password for HTTP Basic.
+
+    Raises:
+        ConfigurationError: an argument is wrong; it is named, its value is not shown.
+
+    >>> source = HTTPTokenSource("https://auth.example.com/token", json={"secret": "s3cret"}, refresh_after=(900, 1200))
+    >>> source
+    HTTPTokenSource(host='auth.example.com')
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | Callable[[], Body] | None = None,
+        json: object = None,
+        form: Mapping[str, str] | None = None,
+        field: str | None = None,
+        expires_in_field: str | None = "expires_in",
+        lifetime: float | None = None,
+        refresh_after: tuple[float, float] | None = None,
+        timeout: float = TIMEOUT,
+        max_bytes: int = MAX_BYTES,
+        ca: str | PathLike[str] | None = None,
+        cert: tuple[str | PathLike[str], str | PathLike[str]] | None = None,
+        allow_http_loopback: bool = False,
+        auth: tuple[str, str] | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(
+            url, timeout=timeout, max_bytes=max_bytes, ca=ca, cert=cert, allow_http_loopback=allow_http_loopback
+        )
+        self._method = _checked_method(method)
+        self._body, content_type = _checked_body(body, json, form)
+        self._headers = {**content_type, **checked_headers(headers), **_checked_basic(auth)}
+        self._field = _checked_path("field", field)
+        self._expires_in_field = _checked_path("expires_in_field", expires_in_field)
+        self._lifetime = None if lifetime is None else checked_seconds("lifetime", lifetime)
+        self._refresh_after = _checked_range(refresh_after)
+
+    def __repr__(self) -> str:
+        return f"HTTPTokenSource(host={self._endpoint.host!r})"
+
+    def fetch(self, context: CallContext) -> Token:
+        """Ask the endpoint for a token.
+
+        Raises:
+            TokenUnavailableError: no answer in time, no connection, or status 408, 429 or 5xx.
+            TokenRejectedError: any other 4xx, or a redirect.
+            TokenFormatError: the answer is no token, or an expired one.
+        """
+        # Read before the request: a stated lifetime then counts from too early, never from too late.
+        now = context.clock.time()
+        where = self._endpoint.host
+        answer = self._endpoint.send(self._method, self._headers, self._encoded_body())
+        refused = status_error(answer, where, now)
+        if refused is not None:
+            raise refused
+        text = decoded_text(answer, where)
+        value, stated = self._read(text, where)
+        expires_at = jwt_expiry(value)
+        if expires_at is None and (lifetime := stated or self._lifetime) is not None:
+            expires_at = now + lifetime
+        return made_token(where, value, now=now, expires_at=expires_at, refresh_at=self._refresh_at(now, expires_at))
+
+    def close(self) -> None:
+        """Close the kept-alive connections."""
+        self._endpoint.close()
+
+    def _encoded_body(self) -> bytes | None:
+        if isinstance(self._body, Secret):
+            return _to_bytes(self._body.reveal())
+        return None if self._body is None else _encoded(called("body", self._body))
+
+    def _read(self, text: str, where: str) -> tuple[str, float | None]:
+        """The token, and its lifetime as the answer states it."""
+        if self._field is None:
+            return raw_token(text, where), None
+        document = json_document(text, where)
+        return field_of(document, self._field, where), lifetime_of(document, self._expires_in_field, where)
+
+    def _refresh_at(self, now: float, expires_at: float | None) -> float | None:
+        if self._refresh_after is None:
+            return None
+        refresh_at = now + _RANDOM.uniform(*self._refresh_after)
+        return refresh_at if expires_at is None else min(refresh_at, expires_at)
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _checked_method(method: object) -> str:
+    if not isinstance(method, str) or not method.isascii() or not method.isalpha():
+        raise ConfigurationError("method: expected an HTTP method such as 'POST'")
+    return method.upper()
+
+
+def _checked_path(name: str, value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ConfigurationError(f"{name}: expected the name of a field, or None")
+    return value
+
+
+def _checked_range(ages: object) -> tuple[float, float] | None:
+    if ages is None:
+        return None
+    if not isinstance(ages, (tuple, list)) or len(ages) != 2:
+        raise ConfigurationError("refresh_after: expected a pair of ages in seconds, such as (900, 1200)")
+    low, high = (checked_seconds("refresh_after", age) for age in ages)
+    if low > high:
+        raise ConfigurationError("refresh_after: the first age is above the second")
+    return low, high
+
+
+def _checked_basic(auth: object) -> dict[str, Secret]:
+    if auth is None:
+        return {}
+    if not isinstance(auth, (tuple, list)) or len(auth) != 2 or not all(isinstance(part, str) for part in auth):
+        raise ConfigurationError("auth: expected a pair of str: (user, password)")
+    if ":" in auth[0]:
+        raise ConfigurationError("auth: HTTP Basic has no way to carry a user name with ':' in it")
+    pair = b64encode(f"{auth[0]}:{auth[1]}".encode("utf-8", "replace")).decode()
+    return {"authorization": Secret(f"Basic {pair}", "auth")}
+
+
+def _checked_body(
+    body: object, json: object, form: Mapping[str, str] | None
+) -> tuple[Secret | Callable[[], object] | None, dict[str, Secret]]:
+    """The body, ready or to be made, and the header that tells its type."""
+    if [body, json, form].count(None) < 2:
+        raise ConfigurationError("body, json, form: give one of them only")
+    if json is not None:
+        return Secret(_to_text(_json_bytes("json", json, ConfigurationError)), "json"), _content_type(_JSON)
+    if form is not None:
+        if not isinstance(form, Mapping):
+            raise ConfigurationError(f"form: expected a mapping, got {type(form).__name__}")
+        pairs = {name: revealed(value) for name, value in form.items()}
+        return Secret(urlencode(pairs, errors="replace"), "form"), _content_type(_FORM)
+    if callable(body):
+        return body, {}
+    if body is None:
+        return None, {}
+    if not isinstance(body, (str, bytes)):
+        raise ConfigurationError(f"body: expected str, bytes or a function, got {type(body).__name__}")
+    return Secret(_to_text(_encoded(body)), "body"), {}
+
+
+def _content_type(kind: str) -> dict[str, Secret]:
+    return {"content-type": Secret(kind, "content-type")}
+
+
+def _encoded(body: object) -> bytes:
+    if isinstance(body, bytes):
+        return body
+    if isinstance(body, str):
+        return body.encode("utf-8", "replace")  # a lone surrogate would raise, and show the body
+    return _json_bytes("body", body, TokenFormatError)
+
+
+def _json_bytes(name: str, document: object, kind: type[GrpcBearerError]) -> bytes:
+    try:
+        return _json.dumps(document, default=_revealed).encode()
+    except (TypeError, ValueError, RecursionError):
+        pass  # raised below: the exception here may show a value
+    raise kind(f"{name}: holds something that JSON cannot")
+
+
+def _revealed(value: object) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise TypeError
+
+
+# A Secret holds text. Bytes that are no UTF-8 go through unchanged.
+def _to_text(body: bytes) -> str:
+    return body.decode("utf-8", "surrogateescape")
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

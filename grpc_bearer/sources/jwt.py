@@ -1,0 +1,141 @@
+"""`JWTSource`: a JSON Web Token signed here, reused until near its expiry or made afresh for each attempt."""
+
+from __future__ import annotations
+
+import math
+from base64 import urlsafe_b64encode
+from collections.abc import Hashable
+
+from grpc_bearer._signing import load_signer
+from grpc_bearer._token import CallContext, Token
+from grpc_bearer.errors import ConfigurationError
+from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._members import GivenMembers, Members, PerToken, nonce, to_json
+
+__all__ = ["JWTSource", "PerToken", "nonce"]
+
+_TIMES = dict.fromkeys(("iat", "exp", "nbf"), "is set for each token; use lifetime=, backdate= and not_before=")
+_SIGNED_AS = {
+    "alg": "follows from the key; use algorithm=",
+    "b64": "is not for JWTs (RFC 7797 section 7)",
+}
+
+
+class JWTSource(Source):
+    """A JWT (RFC 7519) signed here, as compact JWS (RFC 7515).
+
+    `iat` and `exp` are set for each token, in whole seconds. The `kid` header is the key's own if it has one (a JWK, a
+    google-auth signer) and `headers` does not say otherwise. What does not vary is checked and written once.
+
+    A claim or header may be a function of the call (`CallContext`: service URL, service, method). Calls for which these
+    functions give the same share a token, so they must depend on nothing else; what is to differ for each token is
+    `nonce`, or another `PerToken`. They run on the calling thread and should be quick.
+
+    Args:
+        key: PEM, JWK, a file with either, a key object of `cryptography`, a google-auth `Signer`, or a callable
+            `bytes -> signature` for a key that lives elsewhere (KMS, HSM).
+        claims: a mapping, or a function of the call that returns one. `iat`, `exp` and `nbf` are not for it to say.
+        headers: likewise; `alg` is not for it to say, and `typ` is `JWT` unless it does.
+        audience: the `aud` claim: a `str`, a list, or a function of the call.
+        algorithm: RS256/384/512, PS256/384/512, ES256/384/512 or EdDSA; `None`: chosen by the key.
+        lifetime: from `iat` to `exp`, in seconds, at least 1; a fraction is cut off.
+        max_lifetime: the longest that the service permits, in seconds.
+        backdate: whole seconds to take off `iat` and `exp`, for services whose clock is behind.
+        not_before: whether `nbf` is set too, equal to `iat`.
+        single_use: one token for each attempt, never reused. If nothing in it varies, a random `jti` claim is added,
+            for RSA and EdDSA sign the same text alike.
+        passphrase: of an encrypted PEM.
+
+    Raises:
+        ConfigurationError: an argument is wrong; the text names it.
+        SigningError: the key does not fit the algorithm, is too weak, public, damaged, or the passphrase is wrong.
+
+    >>> from cryptography.hazmat.primitives.asymmetric import ed25519
+    >>> key = ed25519.Ed25519PrivateKey.generate()
+    >>> source = JWTSource(key, claims={"iss": "me"}, audience=lambda call: call.service_url, lifetime=600)
+    >>> source
+    JWTSource(EdDSA, lifetime=600)
+    >>> source.fetch(CallContext("https://api.example.com/fleet.v1.Fleet"))  # doctest: +ELLIPSIS
+    Token(<hidden>, expires_at=...)
+    """
+
+    def __init__(
+        self,
+        key: object,
+        *,
+        claims: GivenMembers | None = None,
+        headers: GivenMembers | None = None,
+        audience: object = None,
+        algorithm: str | None = None,
+        lifetime: float = 3600.0,
+        max_lifetime: float | None = None,
+        backdate: float = 0.0,
+        not_before: bool = False,
+        single_use: bool = False,
+        passphrase: str | bytes | None = None,
+    ) -> None:
+        self._lifetime = _checked_lifetime(lifetime, max_lifetime)
+        self._backdate = _checked_backdate(backdate, self._lifetime)
+        self._not_before = not_before
+        self._signer = load_signer(key, algorithm, passphrase=passphrase)
+        self.local = self._signer.local
+        self.single_use = single_use
+        kid = {} if self._signer.key_id is None else {"kid": self._signer.key_id}
+        self._headers = Members(headers, "headers", _SIGNED_AS, {"typ": "JWT", **kid})
+        aud = {} if audience is None else {"aud": audience}
+        self._claims = Members(claims, "claims", _TIMES, aud)
+        if single_use and self._headers.constant and self._claims.constant:
+            self._claims = Members(claims, "claims", _TIMES, {**aud, "jti": nonce})
+        self._header_start = f'{{"alg":{to_json(self._signer.algorithm)}'
+        self._header = self._encoded_header(CallContext()) if self._headers.constant else None
+
+    def key(self, context: CallContext) -> Hashable:
+        """What the functions of the call give; calls with equal answers share a token."""
+        if self.single_use or not (self._headers.vary_by_call or self._claims.vary_by_call):
+            return ()
+        return self._headers.key(context), self._claims.key(context)
+
+    def fetch(self, context: CallContext) -> Token:
+        """Sign a new token.
+
+        Raises:
+            TokenUnavailableError: a key that lives elsewhere could not be reached.
+            TokenRejectedError: a function of the call failed for this call.
+            TokenFormatError: it gave what is no JSON value.
+            SigningError: a callable returned what is no signature.
+        """
+        issued = int(context.clock.time()) - self._backdate
+        expires = issued + self._lifetime
+        times = f'"iat":{issued},"exp":{expires}' + (f',"nbf":{issued}' if self._not_before else "")
+        header = self._header or self._encoded_header(context)
+        signed = header + b"." + _encoded(f"{{{times}{self._claims.text(context)}}}".encode("ascii"))
+        signature = _encoded(self._signer.sign(signed))
+        return Token((signed + b"." + signature).decode("ascii"), float(expires), single_use=self.single_use)
+
+    def _encoded_header(self, context: CallContext) -> bytes:
+        return _encoded(f"{self._header_start}{self._headers.text(context)}}}".encode("ascii"))
+
+    def __repr__(self) -> str:
+        return f"JWTSource({self._signer.algorithm}, lifetime={self._lifetime}{', single_use=True' * self.single_use})"
+
+
+def _encoded(data: bytes) -> bytes:
+    return urlsafe_b64encode(data).rstrip(b"=")
+
+
+def _checked_lifetime(lifetime: float, longest: float | None) -> int:
+    if not _is_number(lifetime) or lifetime < 1:
+        raise ConfigurationError("lifetime: expected a number of seconds, at least 1")
+    if longest is not None and lifetime > longest:
+        raise ConfigurationError(f"lifetime: {lifetime:g} seconds, but the service permits at most {longest:g}")
+    return int(lifetime)
+
+
+def _checked_backdate(backdate: float, lifetime: int) -> int:
+    if not _is_number(backdate) or not 0 <= backdate < lifetime:
+        raise ConfigurationError("backdate: expected a number of seconds from 0 to less than the lifetime")
+    return int(backdate)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

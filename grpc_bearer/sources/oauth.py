@@ -1,0 +1,274 @@
+"""`ClientCredentialsSource`: OAuth 2.0 client credentials (RFC 6749 section 4.4)."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from os import PathLike
+from typing import Literal
+from urllib.parse import quote_plus, urlencode
+
+from grpc_bearer._token import CallContext, Secret, Token
+from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
+from grpc_bearer.sources._answer import (
+    check_bearer,
+    decoded_text,
+    field_of,
+    json_document,
+    jwt_expiry,
+    lifetime_of,
+    made_token,
+    oauth_refusal,
+)
+from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._files import checked_path, read_text
+from grpc_bearer.sources._foreign import called
+from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, File, checked_seconds, revealed
+
+AuthMethod = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
+ClientSecret = str | PathLike[str] | Callable[[], str]
+
+_ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"  # RFC 7523 section 2.2
+# An assertion is used at once, so it need not outlive a slow exchange and a clock that is a little behind.
+_ASSERTION_LIFETIME = 120.0
+
+_OURS = frozenset(
+    {"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type", "scope", "audience"}
+)
+
+
+class ClientCredentialsSource(Source):
+    """A token for this program itself, from an OAuth 2.0 authorization server.
+
+    Args:
+        token_url: the token endpoint, `https://`.
+        client_id: as registered.
+        client_secret: the secret itself, a path (the file is read for each request), or a function that returns it.
+        scope: a `str` as the server wants it, or several in a list.
+        audience: sent as the `audience` parameter (Auth0 and others; not of RFC 6749).
+        auth_method: how the client proves itself: `client_secret_basic`, with id and secret form-encoded as RFC 6749
+            section 2.3.1 demands; `client_secret_post`; or `private_key_jwt` (RFC 7523), a new assertion each time.
+        key: for `private_key_jwt`: any form that `JWTSource` takes.
+        algorithm: of the assertion; `None`: chosen by the key.
+        passphrase: of an encrypted PEM.
+        key_id: the assertion's `kid`.
+        assertion_audience: the assertion's `aud`; `None`: `token_url`.
+        extra: more form parameters, such as `resource`.
+        lifetime: the token's lifetime in seconds if the answer does not tell it.
+        ca, cert, timeout, max_bytes, allow_http_loopback: as for `HTTPTokenSource`.
+
+    Raises:
+        ConfigurationError: an argument is wrong; it is named, its value is not shown.
+        SigningError: the key cannot be used.
+
+    >>> ClientCredentialsSource("https://auth.example.com/token", "me", "s3cret", scope=["read", "write"])
+    ClientCredentialsSource(host='auth.example.com', auth_method='client_secret_basic')
+    """
+
+    def __init__(
+        self,
+        token_url: str,
+        client_id: str,
+        client_secret: ClientSecret | None = None,
+        *,
+        scope: str | Iterable[str] | None = None,
+        audience: str | None = None,
+        auth_method: AuthMethod = "client_secret_basic",
+        key: object = None,
+        algorithm: str | None = None,
+        passphrase: str | bytes | None = None,
+        key_id: str | None = None,
+        assertion_audience: str | None = None,
+        extra: Mapping[str, str] | None = None,
+        lifetime: float | None = None,
+        ca: File | None = None,
+        cert: tuple[File, File] | None = None,
+        timeout: float = TIMEOUT,
+        max_bytes: int = MAX_BYTES,
+        allow_http_loopback: bool = False,
+    ) -> None:
+        self._endpoint = Endpoint(
+            token_url,
+            field="token_url",
+            timeout=timeout,
+            max_bytes=max_bytes,
+            ca=ca,
+            cert=cert,
+            allow_http_loopback=allow_http_loopback,
+        )
+        self._client_id = _checked_id(client_id)
+        self._auth_method = _checked_method(auth_method, client_secret, key)
+        self._secret = _checked_secret(client_secret)
+        self._assertion = (
+            None
+            if auth_method != "private_key_jwt"
+            else _assertion_source(client_id, assertion_audience or token_url, key, algorithm, passphrase, key_id)
+        )
+        self._form = _checked_form(scope, audience, extra)
+        self._lifetime = None if lifetime is None else checked_seconds("lifetime", lifetime)
+
+    def __repr__(self) -> str:
+        return f"ClientCredentialsSource(host={self._endpoint.host!r}, auth_method={self._auth_method!r})"
+
+    def fetch(self, context: CallContext) -> Token:
+        """Ask the authorization server for a token.
+
+        Raises:
+            TokenUnavailableError: no answer in time, no connection, status 408, 429 or 5xx, `temporarily_unavailable`.
+            TokenRejectedError: the server said no; its error code is named if it is a registered one.
+            TokenFormatError: the answer is no token of type Bearer.
+            SigningError: the key cannot be used.
+        """
+        now = context.clock.time()
+        where = self._endpoint.host
+        headers, form = self._authenticated(context)
+        answer = self._endpoint.send("POST", headers, urlencode(form, errors="replace").encode())
+        refused = oauth_refusal(answer, where, now)
+        if refused is not None:
+            raise refused
+        document = json_document(decoded_text(answer, where), where)
+        check_bearer(document, where)
+        value = field_of(document, "access_token", where)
+        # The stated lifetime before the token's own `exp`: an access token is opaque to its client (RFC 6749 section
+        # 1.4), and a span is right whatever our clock says.
+        lifetime = lifetime_of(document, "expires_in", where)
+        expires_at = jwt_expiry(value) if lifetime is None else now + lifetime
+        if expires_at is None and self._lifetime is not None:
+            expires_at = now + self._lifetime
+        return made_token(where, value, now=now, expires_at=expires_at)
+
+    def close(self) -> None:
+        """Close the kept-alive connections."""
+        self._endpoint.close()
+
+    def _authenticated(self, context: CallContext) -> tuple[dict[str, Secret], dict[str, str]]:
+        """Headers and form of one request."""
+        headers = {
+            "accept": Secret("application/json", "accept"),
+            "content-type": Secret("application/x-www-form-urlencoded", "content-type"),
+        }
+        form = {"grant_type": "client_credentials", **{name: revealed(value) for name, value in self._form.items()}}
+        if self._assertion is not None:
+            assertion = self._assertion.fetch(context).value
+            return headers, {
+                **form,
+                "client_id": self._client_id,
+                "client_assertion_type": _ASSERTION_TYPE,
+                "client_assertion": assertion,
+            }
+        secret = "" if self._secret is None else _current(self._secret)
+        if self._auth_method == "client_secret_post":
+            return headers, {**form, "client_id": self._client_id, "client_secret": secret}
+        return {**headers, "authorization": Secret(basic_credentials(self._client_id, secret), "authorization")}, form
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def basic_credentials(client_id: str, secret: str) -> str:
+    """The header's value by RFC 6749 section 2.3.1: both parts form-encoded first, which many clients forget."""
+    pair = f"{quote_plus(client_id, errors='replace')}:{quote_plus(secret, errors='replace')}"
+    return f"Basic {b64encode(pair.encode()).decode()}"
+
+
+def _current(secret: Callable[[], object]) -> str:
+    value = called("client_secret", secret)
+    if not isinstance(value, str):
+        raise TokenFormatError(f"client_secret: expected its function to return a str, got {type(value).__name__}")
+    if not value:
+        raise TokenUnavailableError("client_secret: its function returned an empty str")
+    return value
+
+
+def _file_secret(path: str) -> str:
+    return read_text(path).strip()
+
+
+def _assertion_source(
+    client_id: str,
+    audience: str,
+    key: object,
+    algorithm: str | None,
+    passphrase: str | bytes | None,
+    key_id: str | None,
+) -> Source:
+    from grpc_bearer.sources.jwt import JWTSource, nonce
+
+    return JWTSource(
+        key,
+        claims={"iss": client_id, "sub": client_id, "jti": nonce},
+        headers=None if key_id is None else {"kid": key_id},
+        audience=audience,
+        algorithm=algorithm,
+        lifetime=_ASSERTION_LIFETIME,
+        single_use=True,
+        passphrase=passphrase,
+    )
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _checked_id(client_id: object) -> str:
+    if not isinstance(client_id, str) or not client_id.strip():
+        raise ConfigurationError("client_id: expected a str that is not empty")
+    return client_id
+
+
+def _checked_method(auth_method: str, client_secret: object, key: object) -> str:
+    if auth_method not in ("client_secret_basic", "client_secret_post", "private_key_jwt"):
+        raise ConfigurationError("auth_method: expected client_secret_basic, client_secret_post or private_key_jwt")
+    by_key = auth_method == "private_key_jwt"
+    if by_key and key is None:
+        raise ConfigurationError("key: missing; private_key_jwt signs with one")
+    if by_key and client_secret is not None:
+        raise ConfigurationError("client_secret: private_key_jwt has no use for it; leave it out")
+    if not by_key and client_secret is None:
+        raise ConfigurationError(f"client_secret: missing; {auth_method} sends it")
+    if not by_key and key is not None:
+        raise ConfigurationError(f"key: {auth_method} has no use for it; use auth_method='private_key_jwt'")
+    return auth_method
+
+
+def _checked_secret(secret: object) -> Callable[[], object] | None:
+    """A function that gives the secret as it is now."""
+    if secret is None or callable(secret):
+        return secret
+    if isinstance(secret, PathLike):
+        return partial(_file_secret, checked_path("client_secret", secret))
+    if not isinstance(secret, str):
+        raise ConfigurationError(f"client_secret: expected a str, a path or a function, got {type(secret).__name__}")
+    if not secret:
+        raise ConfigurationError("client_secret: empty")
+    return Secret(secret, "client_secret").reveal
+
+
+def _checked_form(scope: object, audience: object, extra: object) -> dict[str, str | Secret]:
+    form: dict[str, str | Secret] = {}
+    if scope is not None:
+        form["scope"] = _checked_scope(scope)
+    if audience is not None:
+        if not isinstance(audience, str):
+            raise ConfigurationError(f"audience: expected a str, got {type(audience).__name__}")
+        form["audience"] = audience
+    if extra is not None and not isinstance(extra, Mapping):
+        raise ConfigurationError(f"extra: expected a mapping, got {type(extra).__name__}")
+    for name, value in (extra or {}).items():
+        if not isinstance(name, str):
+            raise ConfigurationError("extra: a name is no str")
+        if name in _OURS:
+            raise ConfigurationError(f"extra: {name} has an argument of its own")
+        if not isinstance(value, (str, Secret)):
+            raise ConfigurationError(f"extra: {name}: expected a str, got {type(value).__name__}")
+        form[name] = value if isinstance(value, Secret) else Secret(value, f"extra[{name!r}]")
+    return form
+
+
+def _checked_scope(scope: object) -> str:
+    if isinstance(scope, str):
+        return scope
+    scopes = list(scope) if isinstance(scope, Iterable) else [None]
+    if not all(isinstance(item, str) for item in scopes):
+        raise ConfigurationError("scope: expected a str, or several in a list")
+    return " ".join(map(str, scopes))

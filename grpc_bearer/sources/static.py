@@ -1,0 +1,44 @@
+"""`StaticSource`: one token, valid until revoked."""
+
+from __future__ import annotations
+
+from grpc_bearer._token import CallContext, Secret, Token, checked_token
+from grpc_bearer.errors import ConfigurationError, TokenFormatError
+from grpc_bearer.sources._base import Source
+
+
+class StaticSource(Source):
+    """A token that never changes, such as one copied from an administrator's page.
+
+    It has no expiry, even if it is a JWT with one: nothing here could get another, and the server's answer says more
+    than a guess of ours. To replace a token while the program runs, keep it in a file (`FileSource`).
+
+    Args:
+        token: the bare token, without a scheme. White space around it is trimmed.
+
+    Raises:
+        ConfigurationError: empty, or with a character that no header may carry.
+
+    >>> StaticSource("s3cret").fetch(CallContext())
+    Token(<hidden>)
+    """
+
+    local = True
+
+    def __init__(self, token: str) -> None:
+        self._token = Secret(_checked(token), "token")
+
+    def __repr__(self) -> str:
+        return f"StaticSource({self._token!r})"
+
+    def fetch(self, context: CallContext) -> Token:
+        """The token."""
+        return Token(self._token.reveal())
+
+
+def _checked(token: object) -> str:
+    try:
+        return checked_token(token, "token")
+    except TokenFormatError as error:
+        message = str(error)
+    raise ConfigurationError(message)

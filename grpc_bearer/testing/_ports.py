@@ -1,0 +1,21 @@
+"""Ports on loopback."""
+
+from __future__ import annotations
+
+import socket
+
+__all__ = ["reserve_port"]
+
+
+def reserve_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """Take a port without listening on it: dialling it is refused, and nobody else gets it while the socket is open."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio turns Nagle's algorithm off only for sockets that name it: 40 ms a frame.
+    reserved = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reserved.bind((host, port))
+    except OSError:
+        reserved.close()
+        raise
+    return reserved

@@ -1,0 +1,127 @@
+"""A server that plays whatever part a scenario writes for its next call."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from grpc_bearer.testing import CA, ProbeServer
+
+SERVICE = "contract.Stage"
+WARM = "warm"  # a method that takes no act
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+# Long for a test, short for a hang: whatever waits here is waiting for an event that a bug kept away.
+PATIENCE = 10.0
+
+# Reconnecting is quick, so that a scenario may meet a server that starts late.
+QUICK = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100))
+
+Metadata = Sequence[tuple[str, "str | bytes"]]
+
+
+@dataclass
+class Act:
+    """One call's part: headers, `before` replies, perhaps a wait, `after` replies, and how it ends.
+
+    Attributes:
+        reads: whether the requests are read to their end before anything is answered; else each is answered at once.
+        hold: wait for `release` (or for the client to go) in the middle.
+        arrived, held, cancelled: set when the call is here, waits, and ended before its part was over.
+        requests: those read, as they came.
+        context: gRPC's, for what it tells of the call.
+    """
+
+    headers: Metadata | None = None
+    before: int = 0
+    hold: bool = False
+    after: int = 1
+    reads: bool = True
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    details: str = ""
+    trailing: Metadata = ()
+    arrived: threading.Event = field(default_factory=threading.Event)
+    held: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    requests: list[bytes] = field(default_factory=list)
+    context: Any = None
+
+    def play(self, requests: Iterator[bytes], context: grpc.ServicerContext, over: threading.Event) -> Iterator[bytes]:
+        self.context = context
+        gone = threading.Event()
+        if not context.add_callback(lambda: (gone.set(), over.is_set() or self.cancelled.set())):
+            self.cancelled.set()
+            gone.set()
+        self.arrived.set()
+        if self.headers is not None:
+            context.send_initial_metadata(tuple(self.headers))
+        if self.reads:
+            self.requests.extend(requests)
+        yield from (b"before %d" % n for n in range(self.before))
+        if self.hold:
+            self.held.set()
+            self._wait(gone)
+        if not self.reads:
+            yield from self._echo(requests)
+        yield from (b"after %d" % n for n in range(self.after))
+        over.set()
+        context.set_trailing_metadata(tuple(self.trailing))
+        if self.code is not grpc.StatusCode.OK:
+            context.abort(self.code, self.details)
+        context.set_details(self.details)
+
+    def _wait(self, gone: threading.Event) -> None:
+        while not self.release.wait(0.01):
+            if gone.is_set():
+                return
+
+    def _echo(self, requests: Iterator[bytes]) -> Iterator[bytes]:
+        for request in requests:
+            self.requests.append(request)
+            yield request
+
+
+class Stage:
+    """A `ProbeServer` that also serves `contract.Stage`, whose calls play the acts put up for them, in order."""
+
+    def __init__(self, credentials: Any = "tls", ca: CA | None = None) -> None:
+        self._acts: deque[Act] = deque()
+        self.server = ProbeServer(None, ca, credentials=credentials, register=[self._register])
+
+    @property
+    def target(self) -> str:
+        return self.server.target
+
+    def put(self, act: Act) -> Act:
+        self._acts.append(act)
+        return act
+
+    def clear(self) -> None:
+        """Let everybody go home, and forget."""
+        self._acts.clear()
+        self.server.ledger.clear()
+
+    def _next(self) -> Act:
+        return self._acts.popleft() if self._acts else Act()
+
+    def _stream(self, requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield from self._next().play(requests, context, threading.Event())
+
+    def _unary(self, requests: Any, context: grpc.ServicerContext) -> bytes:
+        return b"|".join(self._next().play(requests, context, threading.Event()))
+
+    def _register(self, server: grpc.Server) -> None:
+        makers = {
+            WARM: grpc.unary_unary_rpc_method_handler(lambda request, context: request),
+            "unary_unary": grpc.unary_unary_rpc_method_handler(lambda r, c: self._unary(iter([r]), c)),
+            "unary_stream": grpc.unary_stream_rpc_method_handler(lambda r, c: self._stream(iter([r]), c)),
+            "stream_unary": grpc.stream_unary_rpc_method_handler(self._unary),
+            "stream_stream": grpc.stream_stream_rpc_method_handler(self._stream),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, makers),))

@@ -1,0 +1,346 @@
+"""What the tests of the doors share: every kind of call, every door, sync and asyncio under one roof."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+import grpc_bearer
+from grpc_bearer import CallContext, Source, Token
+from grpc_bearer.testing import CA, ProbeRequest, ProbeServer, ProbeStub
+
+#: Long enough for the slowest machine, short enough that a test which hangs is a test that fails.
+PATIENCE = 20.0
+TLS = CA()
+
+
+# ------------------------------------------------------------------------------------------------------ kinds of call
+
+
+def requests(count: int = 3) -> Iterator[ProbeRequest]:
+    return (ProbeRequest(index=index) for index in range(count))
+
+
+SYNC_KINDS: dict[str, Callable[..., object]] = {
+    "unary": lambda stub, **how: stub.Unary(ProbeRequest(index=1), **how),
+    "unary.with_call": lambda stub, **how: stub.Unary.with_call(ProbeRequest(index=1), **how),
+    "unary.future": lambda stub, **how: stub.Unary.future(ProbeRequest(index=1), **how).result(PATIENCE),
+    "server_stream": lambda stub, **how: list(stub.ServerStream(ProbeRequest(replies=3), **how)),
+    "client_stream": lambda stub, **how: stub.ClientStream(requests(), **how),
+    "client_stream.with_call": lambda stub, **how: stub.ClientStream.with_call(requests(), **how),
+    "client_stream.future": lambda stub, **how: stub.ClientStream.future(requests(), **how).result(PATIENCE),
+    "bidi_stream": lambda stub, **how: list(stub.BidiStream(requests(), **how)),
+}
+
+
+async def _all(call: Any) -> list[Any]:
+    return [message async for message in call]
+
+
+async def _write(call: Any) -> Any:
+    # grpc.aio says InvalidStateError to whoever writes to a call that has ended; why it ended, one must ask the call.
+    with contextlib.suppress(asyncio.InvalidStateError):
+        for request in requests():
+            await call.write(request)
+        await call.done_writing()
+    return await call
+
+
+async def _write_and_read(call: Any) -> list[Any]:
+    replies = []
+    for request in requests():
+        with contextlib.suppress(asyncio.InvalidStateError):
+            await call.write(request)
+        replies.append(await call.read())
+    await call.done_writing()
+    return replies
+
+
+AIO_KINDS: dict[str, Callable[..., Awaitable[object]]] = {
+    "unary": lambda stub, **how: _awaited(stub.Unary(ProbeRequest(index=1), **how)),
+    "server_stream": lambda stub, **how: _all(stub.ServerStream(ProbeRequest(replies=3), **how)),
+    "server_stream.read": lambda stub, **how: _awaited(stub.ServerStream(ProbeRequest(replies=3), **how).read()),
+    "client_stream": lambda stub, **how: _awaited(stub.ClientStream(requests(), **how)),
+    "client_stream.write": lambda stub, **how: _write(stub.ClientStream(**how)),
+    "bidi_stream": lambda stub, **how: _all(stub.BidiStream(requests(), **how)),
+    "bidi_stream.write": lambda stub, **how: _write_and_read(stub.BidiStream(**how)),
+}
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+# -------------------------------------------------------------------------------------------------------------- doors
+#
+# A door is a context manager that gives a stub to call through. `allow_plaintext` is for those that take it.
+
+Credentials = grpc.ChannelCredentials | None
+
+
+def _plain(target: str, credentials: Credentials) -> grpc.Channel:
+    return grpc.insecure_channel(target) if credentials is None else grpc.secure_channel(target, credentials)
+
+
+def _plain_aio(target: str, credentials: Credentials, **how: Any) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, **how)
+    return grpc.aio.secure_channel(target, credentials, **how)
+
+
+@contextlib.contextmanager
+def _secure_channel(target: str, credentials: Credentials, auth: Any, **how: Any) -> Iterator[Any]:
+    with grpc_bearer.secure_channel(target, credentials, auth=auth, **how) as channel:
+        yield ProbeStub(channel)
+
+
+@contextlib.contextmanager
+def _intercept_channel(target: str, credentials: Credentials, auth: Any, **how: Any) -> Iterator[Any]:
+    with grpc_bearer.intercept_channel(_plain(target, credentials), auth, **how) as channel:
+        yield ProbeStub(channel)
+
+
+@contextlib.contextmanager
+def _wrap_stub(target: str, credentials: Credentials, auth: Any, **how: Any) -> Iterator[Any]:
+    with _plain(target, credentials) as channel:
+        yield grpc_bearer.wrap_stub(ProbeStub(channel), auth, **how)
+
+
+@contextlib.contextmanager
+def _interceptor(target: str, credentials: Credentials, auth: Any, **how: Any) -> Iterator[Any]:
+    with _plain(target, credentials) as channel:
+        yield ProbeStub(grpc.intercept_channel(channel, grpc_bearer.interceptor(auth, **how)))
+
+
+@contextlib.contextmanager
+def _channel_credentials(target: str, credentials: Credentials, auth: Any) -> Iterator[Any]:
+    with grpc.secure_channel(target, grpc_bearer.channel_credentials(auth, credentials)) as channel:
+        yield ProbeStub(channel)
+
+
+class _WithCredentials:
+    """A stub whose calls all pass `credentials=call_credentials(auth)`."""
+
+    def __init__(self, stub: Any, credentials: grpc.CallCredentials) -> None:
+        self._stub, self._credentials = stub, credentials
+
+    def __getattr__(self, name: str) -> Any:
+        return _Method(getattr(self._stub, name), self._credentials)
+
+
+class _Method:
+    def __init__(self, inner: Any, credentials: grpc.CallCredentials) -> None:
+        self._inner, self._credentials = inner, credentials
+
+    def __call__(self, *args: Any, **how: Any) -> Any:
+        return self._inner(*args, credentials=self._credentials, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        return _Method(getattr(self._inner, name), self._credentials)
+
+
+@contextlib.contextmanager
+def _call_credentials(target: str, credentials: Credentials, auth: Any) -> Iterator[Any]:
+    with _plain(target, credentials) as channel:
+        yield _WithCredentials(ProbeStub(channel), grpc_bearer.call_credentials(auth))
+
+
+@contextlib.asynccontextmanager
+async def _aio_secure_channel(target: str, credentials: Credentials, auth: Any, **how: Any) -> AsyncIterator[Any]:
+    async with grpc_bearer.aio.secure_channel(target, credentials, auth=auth, **how) as channel:
+        yield ProbeStub(channel)
+
+
+@contextlib.asynccontextmanager
+async def _aio_intercept_channel(target: str, credentials: Credentials, auth: Any, **how: Any) -> AsyncIterator[Any]:
+    async with grpc_bearer.aio.intercept_channel(_plain_aio(target, credentials), auth, **how) as channel:
+        yield ProbeStub(channel)
+
+
+@contextlib.asynccontextmanager
+async def _aio_wrap_stub(target: str, credentials: Credentials, auth: Any, **how: Any) -> AsyncIterator[Any]:
+    async with _plain_aio(target, credentials) as channel:
+        yield grpc_bearer.wrap_stub(ProbeStub(channel), auth, **how)
+
+
+@contextlib.asynccontextmanager
+async def _aio_interceptors(target: str, credentials: Credentials, auth: Any, **how: Any) -> AsyncIterator[Any]:
+    interceptors = grpc_bearer.aio.interceptors(auth, **how)
+    async with _plain_aio(target, credentials, interceptors=interceptors) as channel:
+        yield ProbeStub(channel)
+
+
+@contextlib.asynccontextmanager
+async def _aio_channel_credentials(target: str, credentials: Credentials, auth: Any) -> AsyncIterator[Any]:
+    async with grpc.aio.secure_channel(target, grpc_bearer.channel_credentials(auth, credentials)) as channel:
+        yield ProbeStub(channel)
+
+
+@contextlib.asynccontextmanager
+async def _aio_call_credentials(target: str, credentials: Credentials, auth: Any) -> AsyncIterator[Any]:
+    async with _plain_aio(target, credentials) as channel:
+        yield _WithCredentials(ProbeStub(channel), grpc_bearer.call_credentials(auth))
+
+
+SYNC_DOORS: dict[str, Callable[..., contextlib.AbstractContextManager[Any]]] = {
+    "secure_channel": _secure_channel,
+    "intercept_channel": _intercept_channel,
+    "wrap_stub": _wrap_stub,
+    "interceptor": _interceptor,
+    "channel_credentials": _channel_credentials,
+    "call_credentials": _call_credentials,
+}
+
+AIO_DOORS: dict[str, Callable[..., contextlib.AbstractAsyncContextManager[Any]]] = {
+    "aio.secure_channel": _aio_secure_channel,
+    "aio.intercept_channel": _aio_intercept_channel,
+    "aio.wrap_stub": _aio_wrap_stub,
+    "aio.interceptors": _aio_interceptors,
+    "aio.channel_credentials": _aio_channel_credentials,
+    "aio.call_credentials": _aio_call_credentials,
+}
+
+#: Doors where our own code stands between the caller and gRPC, so that errors can be explained.
+EXPLAINING = [name for name in (*SYNC_DOORS, *AIO_DOORS) if not name.endswith("_credentials")]
+#: Doors for channels that someone else made, which may be anything.
+FOREIGN = [name for name in EXPLAINING if not name.endswith("secure_channel")]
+#: Doors that leave everything to core.
+CORE_ONLY = [name for name in (*SYNC_DOORS, *AIO_DOORS) if name.endswith("_credentials")]
+ALL_DOORS = EXPLAINING + CORE_ONLY
+
+
+def kinds_of(door: str) -> list[str]:
+    return list(AIO_KINDS if door.startswith("aio.") else SYNC_KINDS)
+
+
+# ------------------------------------------------------------------------------------------------- calls and outcomes
+
+
+class Ended:
+    """How one call ended, and how long it took, in seconds. `value` is the error, or what the call returned."""
+
+    def __init__(self, value: Any, seconds: float) -> None:
+        self.value = value
+        self.seconds = seconds
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        if isinstance(self.value, grpc.RpcError):
+            return self.value.code()
+        if isinstance(self.value, BaseException):
+            raise AssertionError(f"no RpcError: {self.value!r}") from self.value
+        return grpc.StatusCode.OK
+
+    @property
+    def cause(self) -> BaseException | None:
+        return self.value.__cause__ if isinstance(self.value, BaseException) else None
+
+    def __repr__(self) -> str:
+        return f"<{self.value!r} after {self.seconds:.2f} s>"
+
+
+def try_all(
+    door: str, target: str, credentials: Credentials, auth: Any, *, door_how: Any = None, **how: Any
+) -> dict[str, Ended]:
+    """A call of every kind through one door, all at once; how each ended."""
+    door_how = door_how or {}
+    if door in AIO_DOORS:
+        return asyncio.run(_try_all_aio(AIO_DOORS[door](target, credentials, auth, **door_how), how))
+    with SYNC_DOORS[door](target, credentials, auth, **door_how) as stub:
+        return try_sync(stub, **how)
+
+
+def try_sync(stub: Any, **how: Any) -> dict[str, Ended]:
+    with ThreadPoolExecutor(len(SYNC_KINDS)) as pool:
+        ends = {kind: pool.submit(_ended, call, stub, how) for kind, call in SYNC_KINDS.items()}
+        return {kind: end.result(PATIENCE) for kind, end in ends.items()}
+
+
+def _ended(call: Callable[..., object], stub: Any, how: dict[str, Any]) -> Ended:
+    begin = time.monotonic()
+    value: Any
+    try:
+        value = call(stub, **how)
+    except Exception as error:
+        value = error
+    return Ended(value, time.monotonic() - begin)
+
+
+async def try_aio(stub: Any, **how: Any) -> dict[str, Ended]:
+    ends = await asyncio.gather(*(_ended_aio(call, stub, how) for call in AIO_KINDS.values()))
+    return dict(zip(AIO_KINDS, ends, strict=True))
+
+
+async def _try_all_aio(door: contextlib.AbstractAsyncContextManager[Any], how: dict[str, Any]) -> dict[str, Ended]:
+    async with door as stub:
+        return await try_aio(stub, **how)
+
+
+async def _ended_aio(call: Callable[..., Awaitable[object]], stub: Any, how: dict[str, Any]) -> Ended:
+    begin = time.monotonic()
+    value: Any
+    try:
+        value = await asyncio.wait_for(call(stub, **how), PATIENCE)
+    except Exception as error:
+        value = error
+    return Ended(value, time.monotonic() - begin)
+
+
+def codes(ends: dict[str, Ended]) -> dict[str, grpc.StatusCode]:
+    return {kind: end.code for kind, end in ends.items()}
+
+
+def causes(ends: dict[str, Ended]) -> dict[str, type]:
+    return {kind: type(end.cause) for kind, end in ends.items()}
+
+
+def everywhere(door: str, value: Any) -> dict[str, Any]:
+    """The same expectation for every kind of call of a door."""
+    return dict.fromkeys(kinds_of(door), value)
+
+
+def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> bool:
+    """Look until it is so; false if it was not within `patience` seconds."""
+    pause = threading.Event()
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        pause.wait(0.005)
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------------ sources
+
+
+class Waiting(Source):
+    """Gives its token once it is let; counts how often it was asked."""
+
+    def __init__(self, value: str, *, single_use: bool = False) -> None:
+        self.value = value
+        self.single_use = single_use
+        self.asked = threading.Event()
+        self.go = threading.Event()
+        self.fetches = 0
+
+    def fetch(self, context: CallContext) -> Token:
+        self.fetches += 1
+        self.asked.set()
+        assert self.go.wait(PATIENCE)
+        return Token(self.value, single_use=self.single_use)
+
+
+def warmed(auth: Any, server: ProbeServer) -> Any:
+    """The auth after calls through a TLS channel: its token is at hand, and core has run its plugin."""
+    with grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=auth) as channel:
+        stub = ProbeStub(channel)
+        for _ in range(2):
+            stub.Unary(ProbeRequest(index=1), timeout=PATIENCE)
+    return auth

@@ -1,0 +1,104 @@
+"""`grpc-bearer demo`: what it prints, and that it fails when the ledger does not agree."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from grpc_bearer import BearerAuth, _cli, _demo
+from grpc_bearer.testing import Attempt, Ledger, OpaqueVerifier, Service
+
+# Four kinds of call, two rounds, through each of ten doors.
+CALLS = 4 * 2 * 10
+# Two each, one before and one after its end; BitBroker's has three roles, and OpenFX wants one for each attempt.
+TOKENS = {"bear": 2, "skykit": 2, "bitbroker": 6, "crm": 2, "openfx": CALLS}
+SERVICES = list(TOKENS)
+EXTRAS = ("filelock", "grpc_health", "grpc_reflection", "joserfc", "opentelemetry", "pytest", "redis", "rich")
+
+
+@pytest.fixture(scope="module")
+def run() -> subprocess.CompletedProcess[str]:
+    """The demo as a user starts it, and at its end the modules that it loaded."""
+    script = """
+import sys
+from grpc_bearer._cli import main
+code = main(["demo", "--json"])
+print(*sys.modules)
+sys.exit(code)
+"""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+
+
+def test_it_ends_well_and_says_what_it_did(run: subprocess.CompletedProcess[str]) -> None:
+    answer = json.loads(run.stdout.splitlines()[0])
+    counts = {each["service"]: (each["calls"], each["accepted"], each["tokens"]) for each in answer["services"]}
+
+    assert run.returncode == 0
+    assert answer["ok"] is True
+    assert counts == {service: (CALLS, CALLS, TOKENS[service]) for service in SERVICES}
+
+
+def test_every_door_is_opened_for_every_service(run: subprocess.CompletedProcess[str]) -> None:
+    answer = json.loads(run.stdout.splitlines()[0])
+
+    assert all(set(each["doors"]) >= {"secure_channel", "aio.secure_channel"} for each in answer["services"])
+    assert all(len(each["doors"]) == 10 for each in answer["services"])
+
+
+def test_it_needs_no_extra(run: subprocess.CompletedProcess[str]) -> None:
+    modules = run.stdout.splitlines()[1].split()
+
+    assert "grpc_bearer.testing" in modules
+    assert [name for name in modules if name.split(".")[0] in EXTRAS] == []
+
+
+def test_one_line_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    code = _cli.main(["demo"])
+    lines = capsys.readouterr().out.splitlines()
+
+    assert code == 0
+    assert [line.split()[0] for line in lines[:5]] == SERVICES
+
+
+def test_a_token_that_is_not_replaced_makes_it_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens: list[str] = []
+
+    def revoked_only(service: Service, auth: BearerAuth, _clock: object) -> None:
+        assert isinstance(service.verifier, OpaqueVerifier)
+        tokens.append(auth.token().value)
+        service.verifier.revoke(*tokens)
+
+    monkeypatch.setitem(_demo.ACTS, "crm", replace(_demo.ACTS["crm"], end=revoked_only))
+    code = _cli.main(["demo"])
+    out = capsys.readouterr().out
+
+    assert code == 1
+    assert "UNAUTHENTICATED: token revoked" in out
+    assert "NOT as it should be" in out
+    assert tokens[0] not in out
+
+
+@pytest.mark.parametrize(
+    ("accepted", "tokens", "reasons", "expected"),
+    [
+        (8, 2, ["token revoked"], ""),
+        (7, 2, ["token revoked"], "accepted: expected 8, the ledger has 7"),
+        (8, 1, ["token revoked"], "tokens: expected 2, the ledger has 1"),
+        (8, 2, [], "refusals: expected ['token revoked'], the ledger has []"),
+        (8, 2, ["expired"], "refusals: expected ['token revoked'], the ledger has ['expired']"),
+    ],
+)
+def test_the_ledger_decides(accepted: int, tokens: int, reasons: list[str], expected: str) -> None:
+    ledger = Ledger()
+    for number in range(accepted):
+        ledger.add(Attempt("/s/M", token=f"t{number % tokens}"))
+    for reason in reasons:
+        ledger.add(Attempt("/s/M", accepted=False, reason=reason, token="t0"))
+
+    assert _demo.disagreement(ledger, _demo.ACTS["crm"], 8) == expected

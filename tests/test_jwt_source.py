@@ -1,0 +1,308 @@
+"""JWTs signed here: what is in them, when they expire, which calls share one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jose import verified
+from joserfc.jwk import ECKey
+
+from grpc_bearer._token import CallContext
+from grpc_bearer.errors import (
+    ConfigurationError,
+    SigningError,
+    TokenFormatError,
+    TokenRejectedError,
+    TokenUnavailableError,
+)
+from grpc_bearer.sources.jwt import JWTSource, PerToken, nonce
+from grpc_bearer.testing import ManualClock, private_pem, throwaway_key
+
+KEY = throwaway_key("ES256")
+NOW = 1_700_000_000
+
+
+def call(service: str = "fleet.v1.Fleet", method: str = "List", at: float = NOW) -> CallContext:
+    return CallContext(f"https://api.example.com/{service}", method, ManualClock(at))
+
+
+def decoded(
+    source: JWTSource, context: CallContext | None = None, key: Any = KEY
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    algorithm = repr(source).partition("(")[2].partition(",")[0]
+    return verified(source.fetch(context or call()).value, key, algorithm)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"],
+)
+def test_every_algorithm_is_verified_by_joserfc(algorithm: str) -> None:
+    key = throwaway_key(algorithm)
+    source = JWTSource(key, algorithm=algorithm, claims={"iss": "me"}, headers={"kid": "k"})
+
+    header, claims = decoded(source, key=key)
+
+    assert header == {"alg": algorithm, "typ": "JWT", "kid": "k"}
+    assert claims == {"iss": "me", "iat": NOW, "exp": NOW + 3600}
+
+
+def test_times_are_whole_seconds_and_never_ahead_of_the_clock() -> None:
+    source = JWTSource(KEY, lifetime=59.9, not_before=True)
+    context = call(at=NOW + 0.999)
+
+    _, claims = decoded(source, context)
+
+    assert claims == {"iat": NOW, "nbf": NOW, "exp": NOW + 59}
+    assert '"exp":1700000059' in payload_text(source.fetch(context).value)
+
+
+def payload_text(token: str) -> str:
+    segment = token.split(".")[1]
+    return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)).decode()
+
+
+def test_the_token_knows_its_expiry() -> None:
+    token = JWTSource(KEY, lifetime=120).fetch(call())
+
+    assert (token.expires_at, token.refresh_at, token.single_use) == (NOW + 120, None, False)
+
+
+def test_backdating_moves_all_times_and_keeps_the_lifetime() -> None:
+    _, claims = decoded(JWTSource(KEY, lifetime=120, backdate=10, not_before=True))
+
+    assert claims == {"iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 110}
+
+
+def test_each_token_is_signed_at_its_own_time() -> None:
+    source, clock = JWTSource(KEY, lifetime=60), ManualClock(NOW)
+    context = CallContext(clock=clock)
+
+    first = decoded(source, context)[1]
+    clock.advance(30)
+
+    assert decoded(source, context)[1]["iat"] - first["iat"] == 30
+
+
+def test_claims_may_depend_on_the_call_and_then_calls_share_by_what_they_give() -> None:
+    source = JWTSource(
+        KEY,
+        claims={"iss": "me", "method": lambda c: c.method, "list": lambda c: [c.service]},
+        audience=lambda c: c.service_url,
+    )
+
+    _, claims = decoded(source)
+
+    assert claims["aud"] == "https://api.example.com/fleet.v1.Fleet"
+    assert (claims["iss"], claims["method"], claims["list"]) == ("me", "List", ["fleet.v1.Fleet"])
+    assert source.key(call()) == source.key(call(at=NOW + 5))
+    assert source.key(call()) != source.key(call(method="Get"))
+    assert source.key(call()) != source.key(call(service="fleet.v1.Robots"))
+    assert hash(source.key(call())) is not None
+
+
+def test_headers_may_depend_on_the_call() -> None:
+    source = JWTSource(KEY, headers={"kid": lambda c: f"key-{c.service}"})
+
+    assert decoded(source)[0]["kid"] == "key-fleet.v1.Fleet"
+    assert source.key(call()) != source.key(call(service="other"))
+
+
+def test_a_function_may_give_all_claims_and_headers() -> None:
+    source = JWTSource(
+        KEY,
+        claims=lambda c: {"sub": c.service, "jti": nonce, "m": lambda c: c.method},
+        headers=lambda c: {"kid": c.method, "typ": "at+jwt"},
+        audience="a",
+    )
+
+    header, claims = decoded(source)
+
+    assert header == {"alg": "ES256", "typ": "at+jwt", "kid": "List"}
+    assert (claims["sub"], claims["aud"], claims["m"]) == ("fleet.v1.Fleet", "a", "List")
+    assert source.key(call()) == source.key(call())
+    assert source.key(call()) != source.key(call(method="Get"))
+
+
+def test_what_is_new_in_each_token_does_not_part_calls() -> None:
+    source = JWTSource(KEY, claims={"jti": nonce}, headers={"nonce": PerToken(iter(range(9)).__next__)})
+
+    assert source.key(call()) == source.key(call(service="other")) == ()
+    assert [decoded(source)[0]["nonce"] for _ in range(3)] == [0, 1, 2]
+    assert decoded(source)[1]["jti"] != decoded(source)[1]["jti"]
+
+
+def test_nonces_are_128_bits_in_hexadecimal_and_do_not_repeat() -> None:
+    nonces = [nonce() for _ in range(1000)]
+
+    assert all(re.fullmatch("[0-9a-f]{32}", str(text)) for text in nonces)
+    assert len(set(nonces)) == 1000
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "EdDSA", "ES256"])
+def test_single_use_tokens_differ_even_within_a_second(algorithm: str) -> None:
+    # RSA and EdDSA sign the same text alike: without a random member two tokens of one second would be one.
+    source = JWTSource(throwaway_key(algorithm), claims={"iss": "me"}, single_use=True)
+
+    tokens = [source.fetch(call()) for _ in range(20)]
+
+    assert len({token.value for token in tokens}) == 20
+    assert all(token.single_use for token in tokens)
+    assert source.single_use
+    assert source.key(call()) == ()
+
+
+def test_single_use_adds_no_claim_where_something_varies_already() -> None:
+    source = JWTSource(KEY, headers={"nonce": nonce}, single_use=True)
+
+    assert set(decoded(source)[1]) == {"iat", "exp"}
+
+
+def test_the_kid_of_a_jwk_stands_in_the_header_unless_headers_say_otherwise() -> None:
+    jwk = {**ECKey.import_key(private_pem(KEY)).as_dict(private=True), "kid": "from-jwk"}
+
+    assert decoded(JWTSource(jwk))[0]["kid"] == "from-jwk"
+    assert decoded(JWTSource(jwk, headers={"kid": "mine"}))[0]["kid"] == "mine"
+
+
+def test_changing_the_mapping_afterwards_changes_nothing() -> None:
+    scopes = ["read"]
+    claims: dict[str, object] = {"iss": "me", "scopes": scopes}
+    source = JWTSource(KEY, claims=claims)
+    claims["iss"] = "you"
+    scopes.append("write")
+
+    assert decoded(source)[1]["iss"] == "me"
+    assert decoded(source)[1]["scopes"] == ["read"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+# Names that joserfc, or the JWT itself, gives a meaning.
+NAMES = st.text().filter(lambda name: name not in {"iat", "exp", "nbf", "iss", "sub", "aud", "jti"})
+
+
+@settings(max_examples=40, deadline=None)
+@given(fixed=st.dictionaries(NAMES, JSON, max_size=3), varying=st.dictionaries(NAMES, JSON, max_size=3))
+def test_any_json_comes_out_as_it_went_in(fixed: dict[str, Any], varying: dict[str, Any]) -> None:
+    claims = {**fixed, **{name: lambda c, value=value: value for name, value in varying.items()}}
+
+    token = JWTSource(throwaway_key("EdDSA"), claims=claims, lifetime=60).fetch(call()).value
+
+    assert json.loads(payload_text(token)) == {**fixed, **varying, "iat": NOW, "exp": NOW + 60}
+
+
+def fails(context: CallContext) -> object:
+    raise KeyError("secret in the text")
+
+
+class Unwritable:
+    def __repr__(self) -> str:
+        return "secret in the repr"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"claims": {"exp": 5}}, "claims: 'exp' is set for each token; use lifetime="),
+        ({"claims": {"iat": 5}}, "claims: 'iat'"),
+        ({"claims": {"nbf": lambda c: 5}}, "claims: 'nbf'"),
+        ({"claims": {5: "x"}}, "claims: a name is int, expected str"),
+        ({"claims": [("iss", "me")]}, "claims: expected a mapping, got list"),
+        ({"claims": {"x": Unwritable()}}, "claims\\['x'\\]: Unwritable that cannot be written as JSON"),
+        ({"claims": {"x": float("nan")}}, "claims\\['x'\\]: float that cannot"),
+        ({"claims": {"x": {1, 2}}}, "claims\\['x'\\]: set that cannot"),
+        ({"audience": b"bytes"}, "claims\\['aud'\\]: bytes that cannot"),
+        ({"headers": {"alg": "none"}}, "headers: 'alg' follows from the key; use algorithm="),
+        ({"headers": {"b64": False}}, "headers: 'b64' is not for JWTs"),
+        ({"headers": "kid"}, "headers: expected a mapping, got str"),
+        ({"lifetime": 0}, "lifetime: expected a number of seconds, at least 1"),
+        ({"lifetime": 0.5}, "lifetime: "),
+        ({"lifetime": float("inf")}, "lifetime: "),
+        ({"lifetime": float("nan")}, "lifetime: "),
+        ({"lifetime": True}, "lifetime: "),
+        ({"lifetime": "60"}, "lifetime: "),
+        ({"lifetime": 121, "max_lifetime": 120.0}, "lifetime: 121 seconds, but the service permits at most 120"),
+        ({"backdate": -1}, "backdate: "),
+        ({"backdate": 60, "lifetime": 60}, "backdate: "),
+        ({"algorithm": "none"}, "algorithm: 'none' is not one of"),
+    ],
+)
+def test_bad_options_are_refused_when_built(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text) as caught:
+        JWTSource(KEY, **options)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_a_key_that_does_not_fit_is_refused_when_built() -> None:
+    with pytest.raises(SigningError, match="key: ES256 needs"):
+        JWTSource(throwaway_key("RS256"), algorithm="ES256")
+
+
+@pytest.mark.parametrize(
+    ("claims", "error", "text"),
+    [
+        (
+            {"aud": fails},
+            TokenRejectedError,
+            "claims\\['aud'\\]: the function failed with KeyError for service 'fleet.v1.Fleet'",
+        ),
+        (fails, TokenRejectedError, "claims: the function failed with KeyError"),
+        ({"aud": lambda c: Unwritable()}, TokenFormatError, "claims\\['aud'\\]: Unwritable that cannot"),
+        ({"jti": PerToken(Unwritable)}, TokenFormatError, "claims\\['jti'\\]: Unwritable that cannot"),
+        (lambda c: {"exp": 5}, TokenFormatError, "claims: 'exp' is set for each token"),
+        (lambda c: "text", TokenFormatError, "claims: expected a mapping, got str"),
+        (lambda c: fails, TokenFormatError, "claims: the function gave another function"),
+    ],
+)
+def test_functions_that_fail_are_told_without_what_they_said(claims: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text) as caught:
+        JWTSource(KEY, claims=claims).fetch(call())
+    assert "secret" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+def test_a_remote_signer_is_not_local_and_its_failure_is_retryable() -> None:
+    def kms(data: bytes) -> bytes:
+        raise ConnectionError("secret")
+
+    source = JWTSource(kms, algorithm="ES256")
+
+    assert not source.local
+    assert JWTSource(KEY).local
+    with pytest.raises(TokenUnavailableError, match="key: signing failed with ConnectionError"):
+        source.fetch(call())
+
+
+def test_a_source_with_a_key_file_pickles_and_signs_alike(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_text(private_pem(KEY))
+    source = JWTSource(path, claims={"iss": "me"}, headers={"nonce": nonce}, lifetime=60, single_use=True)
+
+    twin = pickle.loads(pickle.dumps(source))
+
+    assert decoded(twin)[1] == {"iss": "me", "iat": NOW, "exp": NOW + 60}
+    assert twin.single_use
+
+
+def test_repr_shows_no_key_and_no_claims() -> None:
+    assert (
+        repr(JWTSource(KEY, claims={"iss": "me"}, single_use=True))
+        == "JWTSource(ES256, lifetime=3600, single_use=True)"
+    )
