@@ -16,6 +16,7 @@ from grpc_bearer._channel import (
 )
 from grpc_bearer._clock import Clock
 from grpc_bearer._interceptor import BearerInterceptor, interceptor
+from grpc_bearer._retry import RetryPolicy
 from grpc_bearer._stub import wrap_stub
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import (
@@ -54,6 +55,7 @@ __all__ = [
     "HTTPTokenSource",
     "InsecureChannelError",
     "JWTSource",
+    "RetryPolicy",
     "RoutedSource",
     "SigningError",
     "Source",

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 import grpc
 from grpc import aio
 
+from grpc_bearer._attempts import LocalError
 from grpc_bearer._door import WAIT, Attempt, Carrier, explain, honest_code
 from grpc_bearer._engine import Lease
 from grpc_bearer._replay import AsyncReplayBuffer, Once
-from grpc_bearer._retry import Failure
+from grpc_bearer._failure import Failure
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
 
@@ -35,9 +36,13 @@ _PLACEHOLDER = "Internal error from Core"
 _FIRST_LOOK, _PATIENCE = 0.001, 5.0
 
 
+class AioCallError(LocalError, aio.AioRpcError):
+    """The end of a call that failed on our side. `__cause__` is the typed error, where there is one."""
+
+
 def aio_error(cause: GrpcBearerError) -> aio.AioRpcError:
     """What asyncio users see where our plugin failed: an honest code, and the typed error as the cause."""
-    error = aio.AioRpcError(honest_code(cause), aio.Metadata(), aio.Metadata(), str(cause), str(cause))
+    error = AioCallError(honest_code(cause), aio.Metadata(), aio.Metadata(), str(cause), str(cause))
     error.__cause__ = cause
     return error
 
@@ -51,7 +56,7 @@ def _insecure(carrier: Carrier, error: aio.UsageError) -> GrpcBearerError | None
 
 def deadline_exceeded() -> aio.AioRpcError:
     text = "Deadline Exceeded: no token came in time"
-    return aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, aio.Metadata(), aio.Metadata(), text, text)
+    return AioCallError(grpc.StatusCode.DEADLINE_EXCEEDED, aio.Metadata(), aio.Metadata(), text, text)
 
 
 def failure_of(call: Any) -> Failure | None:
@@ -152,7 +157,7 @@ def _result(task: asyncio.Task[Any]) -> Any:
     return Ended(error)
 
 
-class AioCall(aio.Call):  # type: ignore[misc]  # grpc ships no types of its own
+class AioCall(aio.Call):
     """What all four kinds of call share.
 
     Args:
@@ -236,8 +241,12 @@ class AioCall(aio.Call):  # type: ignore[misc]  # grpc ships no types of its own
         trial.route.door.engine.request(trial.route.context, deliver)
         left = trial.left()
         if left is not None:
-            timer = self._loop.call_later(left, lambda: self._inner is None and self._end(Ended(deadline_exceeded())))
+            timer = self._loop.call_later(left, self._expire)
             self._callbacks.append(lambda _: timer.cancel())
+
+    def _expire(self) -> None:
+        if self._inner is None:
+            self._end(Ended(deadline_exceeded()))
 
     def _take(self, inner: Any, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
@@ -329,7 +338,7 @@ class AioCall(aio.Call):  # type: ignore[misc]  # grpc ships no types of its own
 
     def _usage(self, inner: Any, error: aio.UsageError) -> None:
         """grpc.aio refuses credentials only once an interceptor's task makes the call."""
-        cause = insecure(self._carrier, error)
+        cause = _insecure(self._carrier, error)
         if inner is self._inner and not self._final and cause is not None:
             self._show(None, cause)
         if not self._final:
@@ -350,16 +359,14 @@ class AioCall(aio.Call):  # type: ignore[misc]  # grpc ships no types of its own
                 return answer
             await self._decided(inner)
 
-    async def code(self) -> grpc.StatusCode:
+    async def code(self) -> Any:
         return await self._ask(lambda inner: inner.code())
 
-    async def details(self) -> str | None:
-        details: str | None = await self._ask(lambda inner: inner.details())
-        return details
+    async def details(self) -> Any:
+        return await self._ask(lambda inner: inner.details())
 
-    async def debug_error_string(self) -> str | None:
-        text: str | None = await self._ask(lambda inner: inner.debug_error_string())
-        return text
+    async def debug_error_string(self) -> Any:
+        return await self._ask(lambda inner: inner.debug_error_string())
 
     async def initial_metadata(self) -> Any:
         return await self._ask(lambda inner: inner.initial_metadata())
@@ -528,17 +535,17 @@ class _StreamRequest(AioCall):
         return bool(getattr(self._inner, "_done_writing_flag", False))
 
 
-class UnaryUnaryCall(_UnaryResponse, aio.UnaryUnaryCall):  # type: ignore[misc]
+class UnaryUnaryCall(_UnaryResponse, aio.UnaryUnaryCall):  # type: ignore[type-arg]
     """A unary call."""
 
 
-class UnaryStreamCall(_StreamResponse, aio.UnaryStreamCall):  # type: ignore[misc]
+class UnaryStreamCall(_StreamResponse, aio.UnaryStreamCall):  # type: ignore[type-arg]
     """A call with a response stream."""
 
 
-class StreamUnaryCall(_StreamRequest, _UnaryResponse, aio.StreamUnaryCall):  # type: ignore[misc]
+class StreamUnaryCall(_StreamRequest, _UnaryResponse, aio.StreamUnaryCall):  # type: ignore[type-arg]
     """A call with a request stream."""
 
 
-class StreamStreamCall(_StreamRequest, _StreamResponse, aio.StreamStreamCall):  # type: ignore[misc]
+class StreamStreamCall(_StreamRequest, _StreamResponse, aio.StreamStreamCall):  # type: ignore[type-arg]
     """A call with streams both ways."""

@@ -58,36 +58,34 @@ class _Interceptor:
             inner = refused(carrier, error)
         return call.begun(inner, carrier)
 
-    async def _intercept_one(self, continuation: Continuation, details: Any, request: Any) -> Any:
+    async def _intercept_one(self, continuation: Any, details: Any, request: Any) -> Any:
         return await self._intercept(continuation, details, snapshot(request) if self._door.retry else request)
 
-    async def _intercept_many(self, continuation: Continuation, details: Any, requests: Any) -> Any:
-        return await self._intercept(continuation, details, requests, Once(requests))
+    async def _intercept_many(self, continuation: Any, details: Any, request_iterator: Any) -> Any:
+        return await self._intercept(continuation, details, request_iterator, Once(request_iterator))
 
 
-class _UnaryUnary(_Interceptor, aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpc ships no types
+class _UnaryUnary(_Interceptor, aio.UnaryUnaryClientInterceptor):
     _call = UnaryUnaryCall
-    intercept_unary_unary = _Interceptor._intercept_one
+    intercept_unary_unary = _Interceptor._intercept_one  # type: ignore[assignment]
 
 
-class _UnaryStream(_Interceptor, aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
+class _UnaryStream(_Interceptor, aio.UnaryStreamClientInterceptor):
     _call = UnaryStreamCall
-    intercept_unary_stream = _Interceptor._intercept_one
+    intercept_unary_stream = _Interceptor._intercept_one  # type: ignore[assignment]
 
 
-class _StreamUnary(_Interceptor, aio.StreamUnaryClientInterceptor):  # type: ignore[misc]
+class _StreamUnary(_Interceptor, aio.StreamUnaryClientInterceptor):
     _call = StreamUnaryCall
-    intercept_stream_unary = _Interceptor._intercept_many
+    intercept_stream_unary = _Interceptor._intercept_many  # type: ignore[assignment]
 
 
-class _StreamStream(_Interceptor, aio.StreamStreamClientInterceptor):  # type: ignore[misc]
+class _StreamStream(_Interceptor, aio.StreamStreamClientInterceptor):
     _call = StreamStreamCall
-    intercept_stream_stream = _Interceptor._intercept_many
+    intercept_stream_stream = _Interceptor._intercept_many  # type: ignore[assignment]
 
 
-def interceptors(
-    auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
-) -> list[aio.ClientInterceptor]:
+def interceptors(auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False) -> list[Any]:
     """Four interceptors for `grpc.aio.secure_channel(interceptors=...)`, one for each kind of call.
 
     Args:

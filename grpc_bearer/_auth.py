@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 
-class BearerAuth(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc ships no types of its own
+class BearerAuth(grpc.AuthMetadataPlugin):
     """A bearer token for every call: where it comes from, and the header it travels in.
 
     One `BearerAuth` serves any number of channels, threads and event loops; they share its token and its refreshes. It
@@ -185,7 +185,7 @@ def as_source(source: object) -> Source:
     if _is_google_credential(source):
         from grpc_bearer.sources.google import GoogleAuthSource
 
-        return GoogleAuthSource(source)
+        return GoogleAuthSource(cast("Credentials", source))
     if callable(source) and not inspect.isclass(source):
         from grpc_bearer.sources.callable import CallableSource
 

@@ -20,11 +20,12 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from grpc_bearer._attempts import LocalError
 from grpc_bearer._clock import SYSTEM_CLOCK
 from grpc_bearer._door import WAIT, Carrier, honest_code
 from grpc_bearer._engine import Lease
 from grpc_bearer._replay import Once, ReplayBuffer
-from grpc_bearer._retry import Failure
+from grpc_bearer._failure import Failure
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
 
@@ -35,7 +36,7 @@ _LOGGER = logging.getLogger("grpc_bearer")
 _REPR = '<{} of RPC that terminated with:\n\tstatus = {}\n\tdetails = "{}"\n\tdebug_error_string = "{}"\n>'
 
 
-class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  # grpc ships no types of its own
+class CallError(LocalError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """The end of a call that failed on our side: what gRPC raises for one of its own, and what a finished call answers.
 
     `__cause__` is the typed error, where there is one.
@@ -65,7 +66,7 @@ class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  #
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> Any:
         return None
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
@@ -98,7 +99,7 @@ class CallError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  #
             raise grpc.FutureCancelledError()
         return traceback_of(self)
 
-    def add_done_callback(self, fn: Callable[[grpc.Future], None]) -> None:
+    def add_done_callback(self, fn: Callable[[grpc.Future], None]) -> None:  # type: ignore[type-arg]
         fn(self)
 
     def __iter__(self) -> Iterator[Any]:
@@ -123,7 +124,11 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 def failure_of(call: Any) -> Failure:
     """How a call that has ended failed."""
     return Failure(
-        call, call.code(), call.details() or "", tuple(call.initial_metadata() or ()), tuple(call.trailing_metadata() or ())
+        call,
+        call.code(),
+        call.details() or "",
+        tuple(call.initial_metadata() or ()),
+        tuple(call.trailing_metadata() or ()),
     )
 
 
@@ -161,7 +166,7 @@ def _later(make: Callable[[], Any]) -> Any:
         return CallError(grpc.StatusCode.CANCELLED, str(error), cause=error)
 
 
-class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  # as a plain call is all three
+class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A future or a response stream whose attempts are ours to make.
 
     Args:
@@ -170,7 +175,9 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  # 
         replay: the requests, if they are a stream.
     """
 
-    def __init__(self, trial: Trial, make: Callable[[float | None, Any, Any], Any], replay: Once | ReplayBuffer | None) -> None:
+    def __init__(
+        self, trial: Trial, make: Callable[[float | None, Any, Any], Any], replay: Once | ReplayBuffer | None
+    ) -> None:
         super().__init__()
         self._trial = trial
         self._make = make
@@ -216,8 +223,12 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  # 
         trial.route.door.engine.request(trial.route.context, deliver)
         left = trial.left()
         if left is not None and self._inner is None:
-            cancel = SYSTEM_CLOCK.call_later(left, lambda: self._inner is None and self._end(deadline_exceeded()))
+            cancel = SYSTEM_CLOCK.call_later(left, self._expire)
             self.add_done_callback(lambda _: cancel())
+
+    def _expire(self) -> None:
+        if self._inner is None:
+            self._end(deadline_exceeded())
 
     def _take(self, inner: Any, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
@@ -341,13 +352,13 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  # 
             if self._decided(inner):
                 return self._inner
 
-    def code(self) -> grpc.StatusCode:
+    def code(self) -> Any:
         return self._ask(lambda inner: inner.code())
 
-    def details(self) -> str | None:
+    def details(self) -> Any:
         return self._ask(lambda inner: inner.details())
 
-    def debug_error_string(self) -> str | None:
+    def debug_error_string(self) -> Any:
         return self._ask(lambda inner: inner.debug_error_string())
 
     def initial_metadata(self) -> Any:
@@ -381,7 +392,7 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  # 
         inner = self._inner
         return inner is not None and bool(inner.cancelled())
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> Any:
         return self._trial.left()
 
     def cancel(self) -> bool:
@@ -405,7 +416,7 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]  # 
             inner.add_done_callback(functools.partial(_hold, self))
         return True
 
-    def add_done_callback(self, fn: Callable[[grpc.Future], None]) -> None:
+    def add_done_callback(self, fn: Callable[[grpc.Future], None]) -> None:  # type: ignore[type-arg]
         if not self.add_callback(lambda: fn(self)):
             fn(self)
 

@@ -158,7 +158,7 @@ def _waited(trial: Trial) -> tuple[Any, Lease]:
     raise tokenless(trial, error)
 
 
-class _UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+class _UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request: Any,
@@ -195,11 +195,18 @@ class _UnaryUnary(_MultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore
         compression: grpc.Compression | None = None,
     ) -> Any:
         return self._open(
-            self._inner.future, self._kept_one(request), None, timeout, metadata, credentials, wait_for_ready, compression
+            self._inner.future,
+            self._kept_one(request),
+            None,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
         )
 
 
-class _UnaryStream(_MultiCallable, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
+class _UnaryStream(_MultiCallable, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request: Any,
@@ -214,7 +221,7 @@ class _UnaryStream(_MultiCallable, grpc.UnaryStreamMultiCallable):  # type: igno
         )
 
 
-class _StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+class _StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request_iterator: Any,
@@ -238,7 +245,14 @@ class _StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: igno
         compression: grpc.Compression | None = None,
     ) -> Any:
         return self._blocking(
-            self._inner.with_call, None, self._many(request_iterator), timeout, metadata, credentials, wait_for_ready, compression
+            self._inner.with_call,
+            None,
+            self._many(request_iterator),
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
         )
 
     def future(
@@ -251,11 +265,18 @@ class _StreamUnary(_MultiCallable, grpc.StreamUnaryMultiCallable):  # type: igno
         compression: grpc.Compression | None = None,
     ) -> Any:
         return self._open(
-            self._inner.future, None, self._many(request_iterator), timeout, metadata, credentials, wait_for_ready, compression
+            self._inner.future,
+            None,
+            self._many(request_iterator),
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
         )
 
 
-class _StreamStream(_MultiCallable, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
+class _StreamStream(_MultiCallable, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request_iterator: Any,
@@ -279,7 +300,7 @@ KINDS: dict[type, type[_MultiCallable]] = {
 }
 
 
-class Channel(grpc.Channel):  # type: ignore[misc]
+class Channel(grpc.Channel):
     """A `grpc.Channel` whose calls carry a token; in all else the channel it wraps."""
 
     def __init__(self, channel: grpc.Channel, door: Door) -> None:
@@ -287,7 +308,9 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         self._door = door
 
     def _wrapped(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
-        return wrapped_method(KINDS, getattr(self._inner, kind), self._door, method, serializer, deserializer, registered)
+        return wrapped_method(
+            KINDS, getattr(self._inner, kind), self._door, method, serializer, deserializer, registered
+        )
 
     def unary_unary(
         self,
@@ -295,7 +318,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> grpc.UnaryUnaryMultiCallable:
+    ) -> Any:
         return self._wrapped("unary_unary", method, request_serializer, response_deserializer, _registered_method)
 
     def unary_stream(
@@ -304,7 +327,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> grpc.UnaryStreamMultiCallable:
+    ) -> Any:
         return self._wrapped("unary_stream", method, request_serializer, response_deserializer, _registered_method)
 
     def stream_unary(
@@ -313,7 +336,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> grpc.StreamUnaryMultiCallable:
+    ) -> Any:
         return self._wrapped("stream_unary", method, request_serializer, response_deserializer, _registered_method)
 
     def stream_stream(
@@ -322,12 +345,10 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> grpc.StreamStreamMultiCallable:
+    ) -> Any:
         return self._wrapped("stream_stream", method, request_serializer, response_deserializer, _registered_method)
 
-    def subscribe(
-        self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool | None = False
-    ) -> None:
+    def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
         self._inner.subscribe(callback, try_to_connect)
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
@@ -341,9 +362,8 @@ class Channel(grpc.Channel):  # type: ignore[misc]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         self._inner.close()
-        return False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

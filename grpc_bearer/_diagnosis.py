@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 
-from grpc_bearer._retry import Failure, rich
+from grpc_bearer._failure import Failure, rich
 from grpc_bearer._token import Token
 from grpc_bearer.errors import TokenRejectedError
 from grpc_bearer.sources._answer import _jwt_claims as jwt_claims

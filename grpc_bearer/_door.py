@@ -76,7 +76,7 @@ class Door:
             self.proven = True
 
 
-class Attempt(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc ships no types of its own
+class Attempt(grpc.AuthMetadataPlugin):
     """Call credentials of one call: they know whether the plugin ran, and with what it answered.
 
     Args:

@@ -34,7 +34,7 @@ def changed(details: Any, **changes: Any) -> Any:
     return _Details(details, changes)
 
 
-class _Details(grpc.ClientCallDetails):  # type: ignore[misc]  # grpc ships no types of its own
+class _Details(grpc.ClientCallDetails):
     def __init__(self, details: Any, changes: dict[str, Any]) -> None:
         self._details = details
         self.__dict__.update(changes)
@@ -59,7 +59,9 @@ class BearerInterceptor(grpc.AuthMetadataPlugin, *_SYNC_KINDS):  # type: ignore[
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         self._door.auth(context, callback)
 
-    def _intercept(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any, replay: Any = None) -> Any:
+    def _intercept(
+        self, continuation: Callable[[Any, Any], Any], details: Any, request: Any, replay: Any = None
+    ) -> Any:
         route = Route(self._door, details.method)
         metadata, timeout = materialised(details.metadata), details.timeout
         wait_for_ready = getattr(details, "wait_for_ready", None)

@@ -5,16 +5,21 @@ The decision alone stands here, in pure functions; `_trial` keeps the history of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from grpc_bearer._attempts import Attempts
+from grpc_bearer._failure import Failure, rich
+from grpc_bearer._token import CallContext
 from grpc_bearer.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from grpc_bearer._auth import BearerAuth
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
 
@@ -47,33 +52,6 @@ _INCURABLE = frozenset(
         "USER_PROJECT_DENIED",
     }
 )
-_RICH_STATUS = "grpc-status-details-bin"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """How an attempt ended.
-
-    Args:
-        error: what gRPC would raise for it.
-        code: its status.
-        details: the server's text.
-        initial: initial metadata.
-        trailing: trailing metadata.
-    """
-
-    error: BaseException = field(repr=False)
-    code: grpc.StatusCode
-    details: str = ""
-    initial: tuple[Any, ...] = ()
-    trailing: tuple[Any, ...] = ()
-
-    def header(self, name: str) -> str | None:
-        """A text entry of the trailing or initial metadata (in a trailers-only answer all is trailing)."""
-        for key, value in (*self.trailing, *self.initial):
-            if key == name:
-                return value if isinstance(value, str) else value.decode("ascii", "replace")
-        return None
 
 
 @dataclass(frozen=True)
@@ -129,6 +107,25 @@ class RetryPolicy:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
                 raise ConfigurationError(f"{name}: expected a whole number, 0 or more")
 
+    def attempts(self, auth: BearerAuth, url: str = "", method: str = "", *, timeout: float | None = None) -> Attempts:
+        """Try a block of your own again, for what a single call cannot retry: several calls, or a stream read midway.
+
+        Use it with `for` or `async for`; the block runs again from its start, so it must be safe to repeat.
+
+        Args:
+            auth: whose token the calls in the block use.
+            url: the service URL, for sources whose tokens differ by call.
+            method: the bare method name, likewise.
+            timeout: seconds for all attempts together; the block is never cut short, only not begun again.
+
+        >>> import grpc_bearer
+        >>> for attempt in RetryPolicy().attempts(grpc_bearer.BearerAuth("t0")):
+        ...     with attempt:
+        ...         answer = 42
+        """
+        context = CallContext(url, method, auth._clock)
+        return Attempts(auth._engine, context, functools.partial(delay_after, self), timeout)
+
     def applies(self, method: str) -> bool:
         """Whether calls of this method, `/package.Service/Method`, may be retried."""
         return not any(fnmatchcase(method.lstrip("/"), pattern.lstrip("/")) for pattern in self.exclude)
@@ -143,6 +140,12 @@ def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
         return False
     reason, _ = rich(failure)
     return reason not in _INCURABLE
+
+
+def delay_after(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: float) -> float | None:
+    """Seconds to wait before the next attempt; `None`: there is none, since the failure is none that a token cures, or
+    the policy has had enough."""
+    return delay_before(policy, failure, attempts, elapsed) if means_stale(policy, failure) else None
 
 
 def delay_before(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: float) -> float | None:
@@ -169,24 +172,3 @@ def delay_before(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: 
     delay = max(float(wait(state)), rich(failure)[1])
     state.upcoming_sleep = delay
     return None if stop(state) else delay
-
-
-def rich(failure: Failure) -> tuple[str, float]:
-    """The reason (`google.rpc.ErrorInfo`) and the seconds to wait (`google.rpc.RetryInfo`) in the rich status, if any."""
-    blob = next((value for key, value in failure.trailing if key == _RICH_STATUS), None)
-    if blob is None:
-        return "", 0.0
-    from google.protobuf.message import DecodeError
-    from google.rpc import error_details_pb2, status_pb2
-
-    reason, delay = "", 0.0
-    try:
-        for detail in status_pb2.Status.FromString(blob).details:
-            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-                reason = error_details_pb2.ErrorInfo.FromString(detail.value).reason
-            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-                wanted = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
-                delay = max(wanted.seconds + wanted.nanos / 1e9, 0.0)
-    except DecodeError:
-        return "", 0.0
-    return reason, delay

@@ -17,9 +17,7 @@ _KINDS = {**_channel.KINDS, **aio.KINDS}
 Stub = TypeVar("Stub")
 
 
-def wrap_stub(
-    stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
-) -> Stub:
+def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False) -> Stub:
     """A copy of a generated stub, sync or asyncio, with a token on every call.
 
     Core itself decides whether the stub's channel protects the token; a call on one that does not ends with

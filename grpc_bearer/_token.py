@@ -48,7 +48,9 @@ class Token:
 
     def __repr__(self) -> str:
         parts = ["<hidden>"]
-        parts += [f"{name}={value!r}" for name in ("expires_at", "refresh_at") if (value := getattr(self, name)) is not None]
+        parts += [
+            f"{name}={value!r}" for name in ("expires_at", "refresh_at") if (value := getattr(self, name)) is not None
+        ]
         parts += ["single_use=True"] * self.single_use
         return f"Token({', '.join(parts)})"
 
@@ -75,7 +77,9 @@ def checked_token(value: object, what: str = "token") -> str:
     if not _TOKEN_VALUE.fullmatch(value):
         if value[:7].lower() == "bearer ":
             raise TokenFormatError(f"{what}: begins with 'Bearer '; give the bare token, the scheme is added to it")
-        raise TokenFormatError(f"{what}: has a space, a control character or one outside ASCII, which no header may carry")
+        raise TokenFormatError(
+            f"{what}: has a space, a control character or one outside ASCII, which no header may carry"
+        )
     if len(value) > LARGE_TOKEN:
         warnings.warn(
             f"{what}: {len(value)} bytes; many servers and proxies refuse headers over {LARGE_TOKEN} bytes",
@@ -96,7 +100,9 @@ def checked_header_name(name: object) -> str:
     if not _HEADER_NAME.fullmatch(lower):
         raise ConfigurationError(f"header: {name!r} is no gRPC metadata key (letters, digits, '-', '_' and '.' only)")
     if lower.endswith("-bin"):
-        raise ConfigurationError(f"header: {name!r} ends in '-bin', which gRPC keeps for binary values; a token is text")
+        raise ConfigurationError(
+            f"header: {name!r} ends in '-bin', which gRPC keeps for binary values; a token is text"
+        )
     if lower.startswith("grpc-"):
         raise ConfigurationError(f"header: {name!r} begins with 'grpc-', which gRPC keeps for itself")
     return lower
@@ -105,7 +111,9 @@ def checked_header_name(name: object) -> str:
 def checked_scheme(scheme: object) -> str:
     """The scheme that stands before the token, such as `Bearer`; empty for a bare token."""
     if not isinstance(scheme, str) or (scheme and not _TOKEN_VALUE.fullmatch(scheme)):
-        raise ConfigurationError("scheme: expected one word of visible ASCII such as 'Bearer', or '' for the bare token")
+        raise ConfigurationError(
+            "scheme: expected one word of visible ASCII such as 'Bearer', or '' for the bare token"
+        )
     return scheme
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._attempts import renewable
 from grpc_bearer._diagnosis import diagnose
 from grpc_bearer._door import Attempt, Carrier, Route, explain
-from grpc_bearer._engine import Engine, Lease
-from grpc_bearer._retry import Failure, delay_before, means_stale
-from grpc_bearer._token import CallContext
+from grpc_bearer._engine import Lease
+from grpc_bearer._failure import Failure
+from grpc_bearer._retry import delay_before, means_stale
 from grpc_bearer.errors import GrpcBearerError
 
 
@@ -75,7 +76,7 @@ class Trial:
             return None
         engine = self.route.door.engine
         # A stream past its bound is not made again, but its token is as stale, and the next call should not meet it.
-        if not _renewable(engine, lease, self.route.context):
+        if not renewable(engine, lease, self.route.context):
             self.why = "no other token is to be had for now"
             return None
         if not replayable:
@@ -112,11 +113,3 @@ class Trial:
     def _same(self, lease: Lease, refusal: Failure) -> GrpcBearerError:
         now = self.route.door.auth._clock.time()
         return diagnose(lease.token, refusal, now, "its source has no other")
-
-
-def _renewable(engine: Engine, lease: Lease, context: CallContext) -> bool:
-    """Give up the refused token if it is still the current one; whether another is to be had."""
-    if engine.single_use or engine.invalidate(lease.token.fingerprint):
-        return True
-    held = engine.peek(context)
-    return held is None or held.token.fingerprint != lease.token.fingerprint

@@ -95,7 +95,7 @@ class _MultiCallable:
         return getattr(self._inner, name)
 
 
-class _UnaryUnary(_MultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[misc]
+class _UnaryUnary(_MultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     _call = UnaryUnaryCall
 
     def __call__(
@@ -111,7 +111,7 @@ class _UnaryUnary(_MultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[
         return self._open(self._one(request), None, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class _UnaryStream(_MultiCallable, aio.UnaryStreamMultiCallable):  # type: ignore[misc]
+class _UnaryStream(_MultiCallable, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     _call = UnaryStreamCall
 
     def __call__(
@@ -127,7 +127,7 @@ class _UnaryStream(_MultiCallable, aio.UnaryStreamMultiCallable):  # type: ignor
         return self._open(self._one(request), None, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class _StreamUnary(_MultiCallable, aio.StreamUnaryMultiCallable):  # type: ignore[misc]
+class _StreamUnary(_MultiCallable, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     _call = StreamUnaryCall
 
     def __call__(
@@ -143,7 +143,7 @@ class _StreamUnary(_MultiCallable, aio.StreamUnaryMultiCallable):  # type: ignor
         return self._open(None, replay, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class _StreamStream(_MultiCallable, aio.StreamStreamMultiCallable):  # type: ignore[misc]
+class _StreamStream(_MultiCallable, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
     _call = StreamStreamCall
 
     def __call__(
@@ -168,7 +168,7 @@ KINDS: dict[type, type[_MultiCallable]] = {
 }
 
 
-class Channel(aio.Channel):  # type: ignore[misc]
+class Channel(aio.Channel):
     """A `grpc.aio.Channel` whose calls carry a token; in all else the channel it wraps."""
 
     def __init__(self, channel: aio.Channel, door: Door) -> None:
@@ -176,7 +176,9 @@ class Channel(aio.Channel):  # type: ignore[misc]
         self._door = door
 
     def _wrapped(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
-        return wrapped_method(KINDS, getattr(self._inner, kind), self._door, method, serializer, deserializer, registered)
+        return wrapped_method(
+            KINDS, getattr(self._inner, kind), self._door, method, serializer, deserializer, registered
+        )
 
     def unary_unary(
         self,
@@ -184,7 +186,7 @@ class Channel(aio.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> aio.UnaryUnaryMultiCallable:
+    ) -> Any:
         return self._wrapped("unary_unary", method, request_serializer, response_deserializer, _registered_method)
 
     def unary_stream(
@@ -193,7 +195,7 @@ class Channel(aio.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> aio.UnaryStreamMultiCallable:
+    ) -> Any:
         return self._wrapped("unary_stream", method, request_serializer, response_deserializer, _registered_method)
 
     def stream_unary(
@@ -202,7 +204,7 @@ class Channel(aio.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> aio.StreamUnaryMultiCallable:
+    ) -> Any:
         return self._wrapped("stream_unary", method, request_serializer, response_deserializer, _registered_method)
 
     def stream_stream(
@@ -211,7 +213,7 @@ class Channel(aio.Channel):  # type: ignore[misc]
         request_serializer: Any = None,
         response_deserializer: Any = None,
         _registered_method: bool | None = False,
-    ) -> aio.StreamStreamMultiCallable:
+    ) -> Any:
         return self._wrapped("stream_stream", method, request_serializer, response_deserializer, _registered_method)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:

@@ -42,8 +42,8 @@ RETRIES = (
                     "name": [{}],
                     "retryPolicy": {
                         "maxAttempts": 5,
-                        "initialBackoff": "0.001s",
-                        "maxBackoff": "0.002s",
+                        "initialBackoff": "0.02s",
+                        "maxBackoff": "0.02s",
                         "backoffMultiplier": 1,
                         "retryableStatusCodes": ["UNAVAILABLE"],
                     },
@@ -52,7 +52,7 @@ RETRIES = (
         }
     ),
 )
-CALLERS = 6
+CALLERS = 16
 
 
 class Openfx(JWTSource):
@@ -144,7 +144,9 @@ async def aio_calls(stub: Any, count: int, metadata: Any = refusals) -> Counter[
     return ended
 
 
-def through(proxy: GoawayProxy | ProbeServer, auth: Any, *, sync: int, aio: int, **how: Any) -> Counter[grpc.StatusCode]:
+def through(
+    proxy: GoawayProxy | ProbeServer, auth: Any, *, sync: int, aio: int, **how: Any
+) -> Counter[grpc.StatusCode]:
     """So many calls of either kind, at the same time, over several channels."""
     options = [RETRIES]
     credentials = TLS.channel_credentials()

@@ -671,4 +671,3 @@ def test_xds_credentials_are_never_proven(ledger_of: ProbeServer) -> None:
 
     assert threading.current_thread().name not in asking
     assert ledger_of.ledger.tokens == [SECRET]
-

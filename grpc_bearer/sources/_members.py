@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 from collections.abc import Callable, Mapping
@@ -31,12 +32,8 @@ class PerToken:
         return self.make()
 
 
-def _hex_128() -> str:
-    return secrets.token_hex(16)
-
-
 #: 128 random bits in 32 hexadecimal digits, anew for each token: for a `nonce` header or a `jti` claim.
-nonce = PerToken(_hex_128)
+nonce = PerToken(functools.partial(secrets.token_hex, 16))
 
 
 class Members:
@@ -106,16 +103,16 @@ class Members:
         members = self._at(context)
         text = members._fixed
         for name, label, make in members._by_token:
-            text += label + members._called(make, context, name)
+            text += label + members._called(name, make.make)
         return text + members._text_by_call(context) if members._by_call else text
 
     def _text_by_call(self, context: CallContext) -> str:
-        return "".join([label + self._called(make, context, name) for name, label, make in self._by_call])
+        return "".join([label + self._called(name, make, context) for name, label, make in self._by_call])
 
     def _at(self, context: CallContext) -> Members:
         if self._whole is None:
             return self
-        given = _value_of(self._whole, context, self._what)
+        given = self._value("", self._whole, context)
         problem = f"{self._what}: the function gave another function"
         if not callable(given):
             try:
@@ -124,13 +121,24 @@ class Members:
                 problem = str(error)
         raise TokenFormatError(problem)
 
-    def _called(self, make: Callable[[CallContext], object], context: CallContext, name: str) -> str:
-        value = _value_of(make, context, f"{self._what}[{name!r}]")
+    def _called(self, name: str, make: Callable[..., object], *context: CallContext) -> str:
+        value = self._value(name, make, *context)
         try:
             return to_json(value)
         except (TypeError, ValueError, RecursionError):
             problem = self._not_json(value, name)
         raise TokenFormatError(problem)
+
+    def _value(self, name: str, make: Callable[..., object], *context: CallContext) -> object:
+        try:
+            return make(*context)
+        except GrpcBearerError:
+            raise
+        except Exception as error:
+            failure = type(error).__name__
+        where = f"{self._what}[{name!r}]" if name else self._what
+        service = "".join(f" for service {call.service!r}" for call in context)
+        raise TokenRejectedError(f"{where}: the function failed with {failure}{service}")
 
     def _json(self, value: object, name: str) -> str:
         try:
@@ -141,13 +149,3 @@ class Members:
 
     def _not_json(self, value: object, name: str) -> str:
         return f"{self._what}[{name!r}]: {type(value).__name__} that cannot be written as JSON"
-
-
-def _value_of(make: Callable[[CallContext], object], context: CallContext, where: str) -> object:
-    try:
-        return make(context)
-    except GrpcBearerError:
-        raise
-    except Exception as error:
-        failure = type(error).__name__
-    raise TokenRejectedError(f"{where}: the function failed with {failure} for service {context.service!r}")

@@ -87,7 +87,8 @@ class JWTSource(Source):
         if single_use and self._headers.constant and self._claims.constant:
             self._claims = Members(claims, "claims", _TIMES, {**aud, "jti": nonce})
         self._header_start = f'{{"alg":{to_json(self._signer.algorithm)}'
-        self._header = self._encoded_header(CallContext()) if self._headers.constant else None
+        self._fixed_header = self._header(CallContext()) if self._headers.constant else None
+        self._fixed_claims = self._claims.text(CallContext()) if self._claims.constant else None
 
     def key(self, context: CallContext) -> Hashable:
         """What the functions of the call give; calls with equal answers share a token."""
@@ -107,20 +108,20 @@ class JWTSource(Source):
         issued = int(context.clock.time()) - self._backdate
         expires = issued + self._lifetime
         times = f'"iat":{issued},"exp":{expires}' + (f',"nbf":{issued}' if self._not_before else "")
-        header = self._header or self._encoded_header(context)
-        signed = header + b"." + _encoded(f"{{{times}{self._claims.text(context)}}}".encode("ascii"))
-        signature = _encoded(self._signer.sign(signed))
+        claims = self._claims.text(context) if self._fixed_claims is None else self._fixed_claims
+        signed = (self._fixed_header or self._header(context)) + b"." + _encoded(f"{{{times}{claims}}}")
+        signature = urlsafe_b64encode(self._signer.sign(signed)).rstrip(b"=")
         return Token((signed + b"." + signature).decode("ascii"), float(expires), single_use=self.single_use)
 
-    def _encoded_header(self, context: CallContext) -> bytes:
-        return _encoded(f"{self._header_start}{self._headers.text(context)}}}".encode("ascii"))
+    def _header(self, context: CallContext) -> bytes:
+        return _encoded(f"{self._header_start}{self._headers.text(context)}}}")
 
     def __repr__(self) -> str:
         return f"JWTSource({self._signer.algorithm}, lifetime={self._lifetime}{', single_use=True' * self.single_use})"
 
 
-def _encoded(data: bytes) -> bytes:
-    return urlsafe_b64encode(data).rstrip(b"=")
+def _encoded(text: str) -> bytes:
+    return urlsafe_b64encode(text.encode("ascii")).rstrip(b"=")
 
 
 def _checked_lifetime(lifetime: float, longest: float | None) -> int:

@@ -14,7 +14,7 @@ from grpc_bearer.testing._verifiers import Refusal, Verdict, Verifier
 
 # The stubs have it generic, gRPC itself does not.
 if TYPE_CHECKING:
-    _ServerInterceptor = grpc.ServerInterceptor[Any, Any]
+    _ServerInterceptor = grpc.ServerInterceptor[Any, Any]  # type: ignore[type-arg]
     _Handler = grpc.RpcMethodHandler[Any, Any]
 else:
     _ServerInterceptor = grpc.ServerInterceptor

@@ -130,7 +130,9 @@ def standing(call: Any) -> dict[str, Any]:
 
 def ended(call: Any) -> dict[str, Any]:
     """All that a sync call tells once it has ended; asked twice, the answers must not change."""
-    answers = {name: outcome(getattr(call, name)) for name in askable(call, (*TOLD, "result", "exception", "traceback"))}
+    answers = {
+        name: outcome(getattr(call, name)) for name in askable(call, (*TOLD, "result", "exception", "traceback"))
+    }
     again = {name: outcome(getattr(call, name)) for name in answers}
     same = {"same again": answers == again}
     late = {"cancel": outcome(call.cancel), "add_callback": outcome(lambda: call.add_callback(lambda: None))}
@@ -139,7 +141,10 @@ def ended(call: Any) -> dict[str, Any]:
 
 def astanding(call: Any) -> dict[str, Any]:
     """What an asyncio call tells without waiting, in any state."""
-    return {"types": types(call), **{name: outcome(getattr(call, name)) for name in ("time_remaining", "done", "cancelled")}}
+    return {
+        "types": types(call),
+        **{name: outcome(getattr(call, name)) for name in ("time_remaining", "done", "cancelled")},
+    }
 
 
 async def aended(call: Any) -> dict[str, Any]:

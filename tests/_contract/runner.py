@@ -61,7 +61,9 @@ def contract(
             key = (f"{scenario.__module__}.{scenario.__qualname__}", doors[door].reference, kind)
             if key not in _EXPECTED:
                 _EXPECTED[key] = doors[door].observe_plain(scenario, stages, kind)
-            assert list(differences(doors[door].observe(scenario, stages, kind), _EXPECTED[key])) == []
+            different = list(differences(doors[door].observe(scenario, stages, kind), _EXPECTED[key]))
+            if different:
+                pytest.fail("\n".join(different), pytrace=False)
 
         # Not `functools.wraps`: pytest would read the scenario's own arguments as fixtures.
         test.__name__, test.__qualname__ = scenario.__name__, scenario.__qualname__

@@ -1,0 +1,99 @@
+"""`RetryPolicy.attempts`: a block of the user's own, tried again with another token."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from grpc_bearer._engine import Engine, Lease
+from grpc_bearer._failure import Failure
+from grpc_bearer._token import CallContext
+
+#: Seconds until the next attempt, from the failure, the attempts made and the seconds gone; `None`: there is none.
+Decide = Callable[[Failure, int, float], "float | None"]
+
+
+def renewable(engine: Engine, lease: Lease, context: CallContext) -> bool:
+    """Give up a refused token, if it is still the current one; whether another is to be had."""
+    if engine.single_use or engine.invalidate(lease.token.fingerprint):
+        return True
+    held = engine.peek(context)
+    return held is None or held.token.fingerprint != lease.token.fingerprint
+
+
+class LocalError(grpc.RpcError):
+    """What marks an error as made on our side of the wire: no other token cures it."""
+
+
+class Attempts:
+    """Attempts at a block: iterate with `for` or `async for`, and put the block into `with attempt:`.
+
+    It ends after the first block that raises nothing. An error that is not to be retried passes through.
+    """
+
+    def __init__(self, engine: Engine, context: CallContext, decide: Decide, timeout: float | None) -> None:
+        self._engine = engine
+        self._context = context
+        self._decide = decide
+        self._timeout = timeout
+        self._began = time.monotonic()
+        self._made = 0
+        self._delay: float | None = 0.0
+        self._lease: Lease | None = None
+
+    def __iter__(self) -> Iterator[Attempts]:
+        while self._delay is not None:
+            time.sleep(self._delay)
+            yield self._begun()
+
+    async def __aiter__(self) -> AsyncIterator[Attempts]:
+        while self._delay is not None:
+            await asyncio.sleep(self._delay)
+            yield self._begun()
+
+    def _begun(self) -> Attempts:
+        self._made += 1
+        self._delay = None
+        self._lease = self._engine.peek(self._context)
+        return self
+
+    @property
+    def number(self) -> int:
+        """Which attempt this is; the first is 1."""
+        return self._made
+
+    def __enter__(self) -> Attempts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, grpc.RpcError) and not isinstance(error, LocalError):
+            self._delay = self._after(error)
+        return self._delay is not None
+
+    def _after(self, error: grpc.RpcError) -> float | None:
+        failure = failure_in(error)
+        if failure is None:
+            return None
+        elapsed = time.monotonic() - self._began
+        delay = self._decide(failure, self._made, elapsed)
+        if delay is None or (self._timeout is not None and elapsed + delay >= self._timeout):
+            return None
+        lease = self._lease or self._engine.peek(self._context)
+        return delay if lease is None or renewable(self._engine, lease, self._context) else None
+
+
+def failure_in(error: grpc.RpcError) -> Failure | None:
+    """How the call behind an error failed; `None` if the error does not say."""
+    call: Any = error
+    try:
+        initial, trailing = call.initial_metadata(), call.trailing_metadata()
+        return Failure(error, call.code(), call.details() or "", tuple(initial or ()), tuple(trailing or ()))
+    except AttributeError:
+        return None

@@ -1,0 +1,57 @@
+"""How an attempt failed, and what the server says of it in its rich status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+_RICH_STATUS = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an attempt ended.
+
+    Args:
+        error: what gRPC would raise for it.
+        code: its status.
+        details: the server's text.
+        initial: initial metadata.
+        trailing: trailing metadata.
+    """
+
+    error: Any = field(repr=False)
+    code: grpc.StatusCode
+    details: str = ""
+    initial: tuple[Any, ...] = ()
+    trailing: tuple[Any, ...] = ()
+
+    def header(self, name: str) -> str | None:
+        """A text entry of the trailing or initial metadata (in a trailers-only answer all is trailing)."""
+        for key, value in (*self.trailing, *self.initial):
+            if key == name:
+                return value if isinstance(value, str) else value.decode("ascii", "replace")
+        return None
+
+
+def rich(failure: Failure) -> tuple[str, float]:
+    """The reason (`google.rpc.ErrorInfo`) and the seconds to wait (`google.rpc.RetryInfo`) in the rich status, if any."""
+    blob = next((value for key, value in failure.trailing if key == _RICH_STATUS), None)
+    if blob is None:
+        return "", 0.0
+    from google.protobuf.message import DecodeError
+    from google.rpc import error_details_pb2, status_pb2
+
+    reason, delay = "", 0.0
+    try:
+        for detail in status_pb2.Status.FromString(blob).details:
+            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+                reason = error_details_pb2.ErrorInfo.FromString(detail.value).reason
+            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                wanted = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
+                delay = max(wanted.seconds + wanted.nanos / 1e9, 0.0)
+    except DecodeError:
+        return "", 0.0
+    return reason, delay
