@@ -17,8 +17,8 @@ from grpc import aio
 from grpc_bearer._attempts import LocalError
 from grpc_bearer._door import WAIT, Attempt, Carrier, explain, honest_code
 from grpc_bearer._engine import Lease
-from grpc_bearer._replay import AsyncReplayBuffer, Once
 from grpc_bearer._failure import Failure
+from grpc_bearer._replay import AsyncReplayBuffer, Once
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
 

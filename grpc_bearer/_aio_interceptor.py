@@ -26,7 +26,6 @@ from grpc_bearer._replay import Once, snapshot
 from grpc_bearer._retry import DEFAULT, RetryPolicy
 from grpc_bearer._trial import Trial
 
-
 Continuation = Callable[[Any, Any], Awaitable[Any]]
 
 

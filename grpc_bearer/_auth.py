@@ -12,6 +12,7 @@ import grpc
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._engine import Engine
+from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import CallContext, Token, checked_header_name, checked_scheme, fingerprint
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._base import Source
@@ -60,9 +61,9 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         self._scheme = checked_scheme(scheme)
         self._keep_warm = keep_warm
         self._max_keys = max_keys
-        self._clock = clock
+        self._clock = SkewedClock(clock)
         self._engine = Engine(
-            self._source, metadata_of=self._metadata_of, clock=clock, keep_warm=keep_warm, max_keys=max_keys
+            self._source, metadata_of=self._metadata_of, clock=self._clock, keep_warm=keep_warm, max_keys=max_keys
         )
 
     def _metadata_of(self, token: Token) -> tuple[tuple[str, str], ...]:
@@ -140,7 +141,7 @@ class BearerAuth(grpc.AuthMetadataPlugin):
 
     def __reduce__(self) -> tuple[Callable[..., BearerAuth], tuple[Any, ...]]:
         # Configuration only: the other process fetches a token of its own.
-        args = (self._source, self._header, self._scheme, self._keep_warm, self._max_keys, self._clock)
+        args = (self._source, self._header, self._scheme, self._keep_warm, self._max_keys, self._clock.base)
         return _rebuild, args
 
 

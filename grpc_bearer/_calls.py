@@ -24,8 +24,8 @@ from grpc_bearer._attempts import LocalError
 from grpc_bearer._clock import SYSTEM_CLOCK
 from grpc_bearer._door import WAIT, Carrier, honest_code
 from grpc_bearer._engine import Lease
-from grpc_bearer._replay import Once, ReplayBuffer
 from grpc_bearer._failure import Failure
+from grpc_bearer._replay import Once, ReplayBuffer
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
 

@@ -8,7 +8,7 @@ import re
 from grpc_bearer._failure import Failure, rich
 from grpc_bearer._token import Token
 from grpc_bearer.errors import TokenRejectedError
-from grpc_bearer.sources._answer import _jwt_claims as jwt_claims
+from grpc_bearer.sources._answer import jwt_claims
 
 # RFC 6750 §3.1: the only part of the challenge that is a fixed word; the rest is the server's free text.
 _CHALLENGE = re.compile(r'\berror="?([a-z_]+)"?')
@@ -49,8 +49,11 @@ def _times(token: Token, now: float) -> list[str]:
     if isinstance(expiry, (int, float)) and expiry <= now:
         return [f"it expired {now - expiry:.0f} s ago by this machine's clock"]
     audience = claims.get("aud")
-    meant = f", or another audience than {audience!r} expected" if audience else ""
-    return [f"by this machine's clock its times are right: revoked, or signed by a key the server does not know{meant}"]
+    meant = f", or meant for another audience than {audience!r}" if audience else ""
+    return [
+        "by this machine's clock its times are right: if that clock is wrong, this is the likely cause; else the token is "
+        f"revoked, signed by a key that the server does not know{meant}"
+    ]
 
 
 def _skew(failure: Failure, now: float) -> list[str]:

@@ -12,7 +12,6 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
-
 #: In place of a serializer: it is not ours to know, so requests are passed on as they are.
 UNKNOWN: Any = object()
 

@@ -19,9 +19,10 @@ from grpc_bearer._token import CallContext
 from grpc_bearer.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from grpc_bearer._auth import BearerAuth
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
+
+    from grpc_bearer._auth import BearerAuth
 
 #: However generous a policy's own `stop` is, no call is attempted more often than this,
 MAX_ATTEMPTS = 10

@@ -14,6 +14,7 @@ from grpc_bearer._engine import Lease
 from grpc_bearer._failure import Failure
 from grpc_bearer._retry import delay_before, means_stale
 from grpc_bearer.errors import GrpcBearerError
+from grpc_bearer.sources._answer import http_date
 
 
 class Trial:
@@ -27,7 +28,19 @@ class Trial:
         began: when the first attempt was made, likewise.
     """
 
-    __slots__ = ("attempts", "avoid", "began", "deadline", "metadata", "refusal", "route", "wait_for_ready", "why")
+    __slots__ = (
+        "attempts",
+        "avoid",
+        "began",
+        "corrected",
+        "deadline",
+        "metadata",
+        "refusal",
+        "route",
+        "sent",
+        "wait_for_ready",
+        "why",
+    )
 
     def __init__(
         self, route: Route, metadata: Any, wait_for_ready: bool | None, deadline: float | None, began: float
@@ -37,7 +50,9 @@ class Trial:
         self.wait_for_ready = wait_for_ready
         self.deadline = deadline
         self.began = began
+        self.sent = began
         self.attempts = 0
+        self.corrected = False  # the clock was put right on the way
         self.avoid: str | None = None
         self.refusal: tuple[Any, Lease, Failure] | None = None
         self.why = ""  # there is no other attempt
@@ -48,6 +63,7 @@ class Trial:
 
     def plan(self) -> tuple[Any, grpc.CallCredentials | None, Any]:
         """The next attempt, as `Route.plan` says; never with the token that was refused."""
+        self.sent = time.monotonic()
         return self.route.plan(self.metadata, None, self.wait_for_ready, self.avoid)
 
     def after(self, call: Any, carrier: Carrier, failure: Failure, *, replayable: bool = True) -> float | None:
@@ -67,6 +83,11 @@ class Trial:
         if policy is None or not means_stale(policy, failure):
             return None
         self.refusal = call, lease, failure
+        engine = self.route.door.engine
+        if self._learn_time(failure):
+            engine.invalidate()  # what was signed or judged by the wrong clock
+            self.attempts -= not self.corrected  # the attempt that it took to be sure is on us
+            self.corrected = True
         delay = delay_before(policy, failure, self.attempts, time.monotonic() - self.began)
         left = self.left()
         if delay is None:
@@ -74,7 +95,6 @@ class Trial:
         if left is not None and delay >= left:
             self.why = "no time is left for another attempt"
             return None
-        engine = self.route.door.engine
         # A stream past its bound is not made again, but its token is as stale, and the next call should not meet it.
         if not renewable(engine, lease, self.route.context):
             self.why = "no other token is to be had for now"
@@ -82,8 +102,17 @@ class Trial:
         if not replayable:
             self.why = "what was sent or received can no longer be taken back"
             return None
-        self.avoid = None if engine.single_use else lease.token.fingerprint
+        # A clock that may be off needs a second answer to be sure, and the token of the same second is the same.
+        again = engine.single_use or self.route.door.auth._clock.suspected
+        self.avoid = None if again else lease.token.fingerprint
         return delay
+
+    def _learn_time(self, failure: Failure) -> bool:
+        """Let the auth's clock take notice of the server's; whether that has put it right."""
+        date = http_date(failure.header("date"))
+        if date is None or self.route.door.plaintext or failure.header("age") is not None:
+            return False
+        return self.route.door.auth._clock.learn(date, time.monotonic() - self.sent)
 
     def cause(self, carrier: Carrier, failure: Failure) -> tuple[Any, GrpcBearerError] | None:
         """What to show instead of, or behind, the last failure: the call to show, and our typed error as its cause.

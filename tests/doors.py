@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -83,45 +83,52 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 # A door is a context manager that gives a stub to call through. `allow_plaintext` is for those that take it.
 
 Credentials = grpc.ChannelCredentials | None
+Options = Sequence[tuple[str, Any]]
 
 
-def _plain(target: str, credentials: Credentials) -> grpc.Channel:
-    return grpc.insecure_channel(target) if credentials is None else grpc.secure_channel(target, credentials)
-
-
-def _plain_aio(target: str, credentials: Credentials, **how: Any) -> grpc.aio.Channel:
+def _plain(target: str, credentials: Credentials, options: Options) -> grpc.Channel:
     if credentials is None:
-        return grpc.aio.insecure_channel(target, **how)
-    return grpc.aio.secure_channel(target, credentials, **how)
+        return grpc.insecure_channel(target, options)
+    return grpc.secure_channel(target, credentials, options)
+
+
+def _plain_aio(target: str, credentials: Credentials, options: Options, **how: Any) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options, **how)
+    return grpc.aio.secure_channel(target, credentials, options, **how)
 
 
 @contextlib.contextmanager
-def _secure_channel(target: str, credentials: Credentials, auth: Any, **how: Any) -> Iterator[Any]:
-    with grpc_bearer.secure_channel(target, credentials, auth=auth, **how) as channel:
+def _secure_channel(
+    target: str, credentials: Credentials, auth: Any, options: Options = (), **how: Any
+) -> Iterator[Any]:
+    with grpc_bearer.secure_channel(target, credentials, options, auth=auth, **how) as channel:
         yield ProbeStub(channel)
 
 
 @contextlib.contextmanager
-def _intercept_channel(target: str, credentials: Credentials, auth: Any, **how: Any) -> Iterator[Any]:
-    with grpc_bearer.intercept_channel(_plain(target, credentials), auth, **how) as channel:
+def _intercept_channel(
+    target: str, credentials: Credentials, auth: Any, options: Options = (), **how: Any
+) -> Iterator[Any]:
+    with grpc_bearer.intercept_channel(_plain(target, credentials, options), auth, **how) as channel:
         yield ProbeStub(channel)
 
 
 @contextlib.contextmanager
-def _wrap_stub(target: str, credentials: Credentials, auth: Any, **how: Any) -> Iterator[Any]:
-    with _plain(target, credentials) as channel:
+def _wrap_stub(target: str, credentials: Credentials, auth: Any, options: Options = (), **how: Any) -> Iterator[Any]:
+    with _plain(target, credentials, options) as channel:
         yield grpc_bearer.wrap_stub(ProbeStub(channel), auth, **how)
 
 
 @contextlib.contextmanager
-def _interceptor(target: str, credentials: Credentials, auth: Any, **how: Any) -> Iterator[Any]:
-    with _plain(target, credentials) as channel:
+def _interceptor(target: str, credentials: Credentials, auth: Any, options: Options = (), **how: Any) -> Iterator[Any]:
+    with _plain(target, credentials, options) as channel:
         yield ProbeStub(grpc.intercept_channel(channel, grpc_bearer.interceptor(auth, **how)))
 
 
 @contextlib.contextmanager
-def _channel_credentials(target: str, credentials: Credentials, auth: Any) -> Iterator[Any]:
-    with grpc.secure_channel(target, grpc_bearer.channel_credentials(auth, credentials)) as channel:
+def _channel_credentials(target: str, credentials: Credentials, auth: Any, options: Options = ()) -> Iterator[Any]:
+    with grpc.secure_channel(target, grpc_bearer.channel_credentials(auth, credentials), options) as channel:
         yield ProbeStub(channel)
 
 
@@ -147,45 +154,57 @@ class _Method:
 
 
 @contextlib.contextmanager
-def _call_credentials(target: str, credentials: Credentials, auth: Any) -> Iterator[Any]:
-    with _plain(target, credentials) as channel:
+def _call_credentials(target: str, credentials: Credentials, auth: Any, options: Options = ()) -> Iterator[Any]:
+    with _plain(target, credentials, options) as channel:
         yield _WithCredentials(ProbeStub(channel), grpc_bearer.call_credentials(auth))
 
 
 @contextlib.asynccontextmanager
-async def _aio_secure_channel(target: str, credentials: Credentials, auth: Any, **how: Any) -> AsyncIterator[Any]:
-    async with grpc_bearer.aio.secure_channel(target, credentials, auth=auth, **how) as channel:
+async def _aio_secure_channel(
+    target: str, credentials: Credentials, auth: Any, options: Options = (), **how: Any
+) -> AsyncIterator[Any]:
+    async with grpc_bearer.aio.secure_channel(target, credentials, options, auth=auth, **how) as channel:
         yield ProbeStub(channel)
 
 
 @contextlib.asynccontextmanager
-async def _aio_intercept_channel(target: str, credentials: Credentials, auth: Any, **how: Any) -> AsyncIterator[Any]:
-    async with grpc_bearer.aio.intercept_channel(_plain_aio(target, credentials), auth, **how) as channel:
+async def _aio_intercept_channel(
+    target: str, credentials: Credentials, auth: Any, options: Options = (), **how: Any
+) -> AsyncIterator[Any]:
+    async with grpc_bearer.aio.intercept_channel(_plain_aio(target, credentials, options), auth, **how) as channel:
         yield ProbeStub(channel)
 
 
 @contextlib.asynccontextmanager
-async def _aio_wrap_stub(target: str, credentials: Credentials, auth: Any, **how: Any) -> AsyncIterator[Any]:
-    async with _plain_aio(target, credentials) as channel:
+async def _aio_wrap_stub(
+    target: str, credentials: Credentials, auth: Any, options: Options = (), **how: Any
+) -> AsyncIterator[Any]:
+    async with _plain_aio(target, credentials, options) as channel:
         yield grpc_bearer.wrap_stub(ProbeStub(channel), auth, **how)
 
 
 @contextlib.asynccontextmanager
-async def _aio_interceptors(target: str, credentials: Credentials, auth: Any, **how: Any) -> AsyncIterator[Any]:
+async def _aio_interceptors(
+    target: str, credentials: Credentials, auth: Any, options: Options = (), **how: Any
+) -> AsyncIterator[Any]:
     interceptors = grpc_bearer.aio.interceptors(auth, **how)
-    async with _plain_aio(target, credentials, interceptors=interceptors) as channel:
+    async with _plain_aio(target, credentials, options, interceptors=interceptors) as channel:
         yield ProbeStub(channel)
 
 
 @contextlib.asynccontextmanager
-async def _aio_channel_credentials(target: str, credentials: Credentials, auth: Any) -> AsyncIterator[Any]:
-    async with grpc.aio.secure_channel(target, grpc_bearer.channel_credentials(auth, credentials)) as channel:
+async def _aio_channel_credentials(
+    target: str, credentials: Credentials, auth: Any, options: Options = ()
+) -> AsyncIterator[Any]:
+    async with grpc.aio.secure_channel(target, grpc_bearer.channel_credentials(auth, credentials), options) as channel:
         yield ProbeStub(channel)
 
 
 @contextlib.asynccontextmanager
-async def _aio_call_credentials(target: str, credentials: Credentials, auth: Any) -> AsyncIterator[Any]:
-    async with _plain_aio(target, credentials) as channel:
+async def _aio_call_credentials(
+    target: str, credentials: Credentials, auth: Any, options: Options = ()
+) -> AsyncIterator[Any]:
+    async with _plain_aio(target, credentials, options) as channel:
         yield _WithCredentials(ProbeStub(channel), grpc_bearer.call_credentials(auth))
 
 

@@ -6,10 +6,12 @@ then on a door of ours, and what was seen must be equal. Nothing here says how g
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import itertools
 import pickle
+import queue
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +21,7 @@ import grpc.experimental
 import pytest
 from _contract.observe import ended, error, outcome, plain, scrubbed, standing, types
 from _contract.runner import contract
-from _contract.stage import KINDS, PATIENCE, Act, Stage
+from _contract.stage import KINDS, PATIENCE, SERVICE, Act, Stage
 from _contract.sync_doors import DOORS, Noop, World
 
 import grpc_bearer.testing as kit
@@ -41,6 +43,11 @@ def wait(event: threading.Event) -> bool:
     return True
 
 
+def collected(event: threading.Event) -> bool:
+    """What only the garbage collector brings about, once other threads have let go too."""
+    return any(gc.collect() < 0 or event.wait(0.02) for _ in range(int(PATIENCE / 0.02)))
+
+
 def finished(call: Any) -> Any:
     """The call, once it is over for certain: its callbacks have been called."""
     over = threading.Event()
@@ -60,6 +67,31 @@ def drain(call: Any) -> Any:
     return messages, "ended"
 
 
+def nobody() -> str:
+    """A loopback address where nobody listens."""
+    return "127.0.0.1:1"
+
+
+def read(w: World, call: Any) -> Any:
+    return plain(drain(call)) if w.kind in STREAM_REPLY else outcome(call.result)
+
+
+def rough(seen: dict[str, Any]) -> dict[str, Any]:
+    """Without the text that tells what the channel was doing at that moment."""
+    return {name: value for name, value in seen.items() if name in ("types", "code", "cancelled", "done")}
+
+
+def made(w: World, make: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """What a call ended with; of a TypeError no more than that, since its text names a private class."""
+    try:
+        call = make(*arguments, **keywords)
+    except TypeError:
+        return "TypeError"
+    if not isinstance(call, grpc.Call):
+        return plain(call)
+    return read(w, call)
+
+
 class TestOneCall:
     """Calls that go through, or that the server ends."""
 
@@ -68,8 +100,8 @@ class TestOneCall:
         stub = w.stub(kit.ProbeStub)
         one = kit.ProbeRequest(index=7, replies=2)
         many = [kit.ProbeRequest(index=n) for n in range(3)]
-        reply, call = stub.Unary.with_call(one)
-        last, stream_call = stub.ClientStream.with_call(iter(many))
+        reply, _ = stub.Unary.with_call(one)
+        last, _ = stub.ClientStream.with_call(iter(many))
         return {
             "calls": [stub.Unary(one).count, reply.count, stub.Unary.future(one).result().count],
             "streams": [
@@ -79,8 +111,13 @@ class TestOneCall:
             ],
             "server": [m.index for m in stub.ServerStream(one)],
             "bidi": [m.count for m in stub.BidiStream(iter(many))],
-            "with_call": [ended(call), ended(stream_call)],
         }
+
+    @alike(kinds=UNARY_REPLY)
+    def test_the_call_of_with_call_answers_every_question(w: World) -> Any:
+        w.act(headers=[("h", "1")], trailing=[("t", "2")], details="fine")
+        reply, call = w.method(w.kind).with_call(iter([b"r"]) if w.kind == "stream_unary" else b"r", timeout=60)
+        return reply, ended(call)
 
     @alike(kinds=KINDS)
     def test_a_call_that_succeeds_answers_every_question(w: World) -> Any:
@@ -179,7 +216,7 @@ class TestOneCall:
             ):
                 if name in keywords:
                     keywords[name] = request()
-                seen.append(_made(w, make, arguments, keywords))
+                seen.append(made(w, make, arguments, keywords))
         return seen
 
     @alike(kinds=KINDS)
@@ -243,19 +280,7 @@ class TestOneCall:
         seen = (call.cancel(), ended(call))
         wait(act.cancelled)
         del call
-        gc.collect()
-        return seen, wait(closed)
-
-
-def _made(w: World, make: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """What a call ended with; of a TypeError no more than that, since its text names a private class."""
-    try:
-        call = make(*arguments, **keywords)
-    except TypeError:
-        return "TypeError"
-    if not isinstance(call, grpc.Call):
-        return plain(call)
-    return _read(w, call)
+        return seen, collected(closed)
 
 
 class TestEarlyEnd:
@@ -263,26 +288,26 @@ class TestEarlyEnd:
 
     @alike(kinds=KINDS)
     def test_cancel_before_anybody_is_there(w: World) -> Any:
-        channel = w.open(_nobody())
+        channel = w.open(nobody())
         call = w.start(w.kind, method=w.method(w.kind, channel=channel), wait_for_ready=True)
-        return standing(call), call.cancel(), call.cancel(), ended(call), _read(w, call)
+        return standing(call), call.cancel(), call.cancel(), ended(call), read(w, call)
 
     @alike(kinds=KINDS)
     def test_cancel_in_flight(w: World) -> Any:
         act = w.act(before=1, hold=True)
         call = w.start(w.kind)
         wait(act.held)
-        return call.cancel(), ended(call), wait(act.cancelled), _read(w, call)
+        return call.cancel(), ended(call), wait(act.cancelled), read(w, call)
 
     @alike(kinds=KINDS)
     def test_cancel_at_once(w: World) -> Any:
         call = w.start(w.kind)
-        return call.cancel(), call.cancel(), ended(call), _read(w, call)
+        return call.cancel(), call.cancel(), ended(call), read(w, call)
 
     @alike(kinds=KINDS)
     def test_cancel_after_the_end(w: World) -> Any:
         call = w.start(w.kind)
-        first = _read(w, call)
+        first = read(w, call)
         finished(call)
         return first, call.cancel(), ended(call)
 
@@ -293,7 +318,7 @@ class TestEarlyEnd:
         wait(act.held)
         canceller = threading.Thread(target=call.cancel)
         canceller.start()
-        seen = _read(w, call)
+        seen = read(w, call)
         canceller.join()
         return seen, ended(call)
 
@@ -306,7 +331,7 @@ class TestEarlyEnd:
         call.add_done_callback(lambda it: (over.append(it.cancel()), done.set()))
         wait(act.held)
         act.release.set()
-        seen = _read(w, call)
+        seen = read(w, call)
         wait(done)
         return seen, over, ended(call)
 
@@ -314,7 +339,7 @@ class TestEarlyEnd:
     def test_the_deadline_ends_a_call_in_flight(w: World) -> Any:
         act = w.act(before=1, hold=True)
         call = w.start(w.kind, timeout=0.25)
-        seen = _read(w, call)
+        seen = read(w, call)
         return seen, ended(finished(call)), wait(act.cancelled)
 
     @alike(kinds=UNARY_REPLY)
@@ -330,21 +355,21 @@ class TestEarlyEnd:
         seen = []
         for timeout in (0, -1):
             call = w.start(w.kind, timeout=timeout)
-            seen.append((_read(w, call), ended(finished(call))))
+            seen.append((read(w, call), ended(finished(call))))
         return seen
 
     @alike(kinds=KINDS)
     def test_wait_for_ready_with_nobody_there_ends_at_the_deadline(w: World) -> Any:
-        channel = w.open(_nobody())
+        channel = w.open(nobody())
         call = w.start(w.kind, method=w.method(w.kind, channel=channel), wait_for_ready=True, timeout=0.2)
         first = standing(call)
-        return first, _read(w, call), _rough(ended(finished(call)))
+        return first, read(w, call), rough(ended(finished(call)))
 
     @alike(kinds=KINDS)
     def test_an_unreachable_target_fails_at_once(w: World) -> Any:
-        channel = w.open(_nobody())
+        channel = w.open(nobody())
         call = w.start(w.kind, method=w.method(w.kind, channel=channel), timeout=60)
-        return _read(w, call), ended(finished(call))
+        return read(w, call), ended(finished(call))
 
     @alike(kinds=KINDS)
     def test_a_dropped_call_is_cancelled_at_the_server(w: World) -> Any:
@@ -354,19 +379,364 @@ class TestEarlyEnd:
         if w.kind in STREAM_REPLY:
             next(call)
         del call
-        gc.collect()
-        return act.cancelled.wait(1.0 if w.kind in UNARY_REPLY else PATIENCE)
+        return collected(act.cancelled)
 
 
-def _nobody() -> str:
-    """A loopback address where nobody listens."""
-    return "127.0.0.1:1"
+class TestCallbacks:
+    @alike(kinds=KINDS)
+    def test_done_callbacks_are_called_once_with_the_call_that_the_user_holds(w: World) -> Any:
+        act = w.act(hold=True)
+        call = w.start(w.kind)
+        heard: list[tuple[str, bool]] = []
+        call.add_done_callback(lambda it: heard.append(("early", it is call)))
+        call.add_done_callback(lambda it: heard.append(("second", it is call)))
+        wait(act.held)
+        before = list(heard)
+        act.release.set()
+        seen = read(w, finished(call) if w.kind in UNARY_REPLY else call)
+        finished(call)
+        call.add_done_callback(lambda it: heard.append(("late", it is call)))
+        return before, seen, sorted(heard)
+
+    @alike(kinds=KINDS)
+    def test_a_done_callback_may_read_the_end_of_the_call(w: World) -> Any:
+        w.act(after=0, code=grpc.StatusCode.ABORTED, details="no", trailing=[("t", "2")])
+        told: list[Any] = []
+        over = threading.Event()
+        call = w.start(w.kind)
+        call.add_done_callback(lambda it: (told.append((plain(it.code()), it.details(), plain(it.exception()))), over.set()))
+        seen = read(w, call)
+        wait(over)
+        return seen, told
+
+    @alike(kinds=KINDS)
+    def test_a_done_callback_that_raises_disturbs_nobody(w: World) -> Any:
+        def bad(_: Any) -> None:
+            raise KeyError("mine")
+
+        act = w.act(hold=True)
+        call = w.start(w.kind)
+        heard: list[str] = []
+        call.add_done_callback(bad)
+        call.add_done_callback(lambda _: heard.append("next"))
+        wait(act.held)
+        act.release.set()
+        seen = read(w, call)
+        finished(call)
+        return seen, heard, outcome(lambda: call.add_done_callback(bad))
+
+    @alike(kinds=KINDS)
+    def test_add_callback_before_and_after_the_end(w: World) -> Any:
+        act = w.act(hold=True)
+        call = w.start(w.kind)
+        heard: list[str] = []
+        called = threading.Event()
+        seen = [outcome(lambda: call.add_callback(lambda: (heard.append("early"), called.set())))]
+        wait(act.held)
+        act.release.set()
+        seen.append(read(w, call))
+        finished(call)
+        wait(called) if seen[0] is True else None
+        seen.append(outcome(lambda: call.add_callback(lambda: heard.append("late"))))
+        return seen, heard
 
 
-def _read(w: World, call: Any) -> Any:
-    return plain(drain(call)) if w.kind in STREAM_REPLY else outcome(call.result)
+class TestStreams:
+    @alike(kinds=STREAM_REPLY)
+    def test_reading_on_after_the_end(w: World) -> Any:
+        w.act(before=2)
+        call = w.start(w.kind)
+        first = next(call), iter(call) is call, call.next()
+        rest = list(call)
+        after = [outcome(lambda: next(call)), outcome(call.next), list(call), outcome(call.result)]
+        w.act(before=1, after=0, code=grpc.StatusCode.ABORTED, details="no")
+        failed = w.start(w.kind)
+        again = [outcome(lambda: next(failed)) for _ in range(3)]
+        return first, rest, after, again, outcome(failed.result)
+
+    @alike(kinds=STREAM_REPLY)
+    def test_a_broken_off_loop_goes_on_where_it_was(w: World) -> Any:
+        w.act(before=4)
+        call = w.start(w.kind)
+        first = list(itertools.islice(call, 2))
+        return first, list(call)
+
+    @alike()
+    def test_a_dialogue(w: World) -> Any:
+        w.act(reads=False, after=0)
+        words: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        call = w.method("stream_stream")(iter(words.get, None))
+        heard = []
+        for n in range(3):
+            words.put(b"%d" % n)
+            heard.append(next(call))
+        words.put(None)
+        return heard, list(call), ended(finished(call))
+
+    @alike(kinds=STREAM_REPLY)
+    def test_the_server_ends_a_stream_before_the_client_does(w: World) -> Any:
+        going = threading.Event()
+
+        def requests() -> Iterator[bytes]:
+            yield b"one"
+            if w.kind == "stream_stream":
+                going.wait(PATIENCE)
+
+        w.act(reads=w.kind == "unary_stream", after=0, code=grpc.StatusCode.FAILED_PRECONDITION, details="enough")
+        call = w.start(w.kind, requests())
+        going.set()
+        seen = read(w, call)
+        return seen, ended(finished(call))
+
+    @alike(kinds=("unary_stream",))
+    def test_the_single_threaded_stream(w: World) -> Any:
+        channel = w.open(options=((grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),))
+        w.act(before=2, trailing=[("t", "2")])
+        call = w.method(w.kind, channel=channel)(b"r", timeout=60)
+        heard: list[bool] = []
+        call.add_done_callback(lambda it: heard.append(it is call))
+        early = [standing(call), *(outcome(getattr(call, ask)) for ask in ("code", "details", "result", "exception"))]
+        body = drain(call)
+        w.act(before=1, after=0, code=grpc.StatusCode.ABORTED, details="no")
+        failed = w.method(w.kind, channel=channel)(b"r")
+        w.act(before=1, hold=True)
+        dropped = w.method(w.kind, channel=channel)(b"r")
+        cancelled = next(dropped), dropped.cancel(), outcome(lambda: next(dropped)), standing(dropped)
+        return early, body, heard, plain(call.code()), drain(failed), ended(failed), cancelled
 
 
-def _rough(seen: dict[str, Any]) -> dict[str, Any]:
-    """Without the text that tells what the channel was doing at that moment."""
-    return {name: value for name, value in seen.items() if name in ("types", "code", "cancelled", "done")}
+class TestChannel:
+    @alike(without=("wrap_stub",))
+    def test_a_channel_and_what_it_makes_are_of_grpcs_types(w: World) -> Any:
+        with w.channel as channel:
+            seen = [types(channel), channel is w.channel]
+            seen += [types(w.method(kind)) for kind in KINDS]
+            w.act()
+            seen += [types(w.start("unary_unary")), types(w.start("stream_stream"))]
+        return seen
+
+    @alike(kinds=KINDS)
+    def test_close_with_calls_in_flight(w: World) -> Any:
+        act = w.act(before=1, hold=True)
+        call = w.start(w.kind)
+        wait(act.held)
+        w.channel.close()
+        seen = read(w, call)
+        return seen, rough(ended(finished(call))), wait(act.cancelled)
+
+    @alike(kinds=KINDS)
+    def test_close_with_calls_that_nobody_has_answered_yet(w: World) -> Any:
+        channel = w.open(nobody())
+        call = w.start(w.kind, method=w.method(w.kind, channel=channel), wait_for_ready=True)
+        channel.close()
+        return read(w, call), rough(ended(finished(call)))
+
+    @alike(kinds=KINDS)
+    def test_a_closed_channel_refuses(w: World) -> Any:
+        method = w.method(w.kind)
+        w.channel.close()
+        w.channel.close()
+        request: Any = iter([b"r"]) if w.kind.startswith("stream") else b"r"
+        makes = [method, method.with_call, method.future] if w.kind in UNARY_REPLY else [method]
+        return [outcome(lambda make=make: make(request)) for make in makes], outcome(lambda: w.start(w.kind))
+
+    @alike()
+    def test_the_context_manager_closes_and_lets_errors_through(w: World) -> Any:
+        with pytest.raises(KeyError), w.channel as channel:
+            raise KeyError("mine")
+        return outcome(lambda: channel.unary_unary("/s/m")(b"")), outcome(w.channel.__exit__.__call__)
+
+    @alike(without=("warm", "over_users", "clear_warm"))
+    def test_subscribe_and_unsubscribe(w: World) -> Any:
+        states: list[grpc.ChannelConnectivity] = []
+        ready = threading.Event()
+
+        def see(state: grpc.ChannelConnectivity) -> None:
+            states.append(state)
+            if state is grpc.ChannelConnectivity.READY:
+                ready.set()
+
+        w.channel.subscribe(see, try_to_connect=True)
+        wait(ready)
+        w.channel.unsubscribe(see)
+        return [state.name for state in states], outcome(lambda: w.channel.unsubscribe(see))
+
+    @alike()
+    def test_channel_ready_future(w: World) -> Any:
+        future = grpc.channel_ready_future(w.channel)
+        seen = outcome(lambda: future.result(timeout=PATIENCE))
+        late = grpc.channel_ready_future(w.open(nobody()))
+        return seen, future.done(), outcome(lambda: late.result(timeout=0.05)), late.cancel()
+
+    @alike(without=("warm", "over_users", "clear_warm"))
+    def test_wait_for_ready_meets_a_server_that_starts_late(w: World) -> Any:
+        with contextlib.ExitStack() as stack:
+            late = Stage(w.stage.server.credentials, w.stage.server.ca)
+            stack.callback(late.server.stop)
+            channel = w.open(stage=late)
+            calls = [w.start(kind, method=w.method(kind, channel=channel), wait_for_ready=True, timeout=60) for kind in KINDS]
+            early = [standing(call) for call in calls]
+            late.server.start()
+            return early, [
+                plain(drain(call)) if kind in STREAM_REPLY else outcome(call.result) for kind, call in zip(KINDS, calls)
+            ]
+
+    @alike(kinds=KINDS)
+    def test_the_factories_take_what_grpcs_take(w: World) -> Any:
+        path = f"/{SERVICE}/{w.kind}"
+        make = getattr(w.channel, w.kind)
+        arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+            ((path,), {}),
+            ((path, None, None), {"_registered_method": True}),
+            ((path, None, None, True), {}),
+            ((), {"method": path, "request_serializer": bytes, "response_deserializer": bytes, "_registered_method": False}),
+            ((path,), {"unknown": 1}),
+        ]
+        seen = []
+        for given, named in arguments:
+            try:
+                method = make(*given, **named)
+            except TypeError:
+                seen.append("TypeError")
+            else:
+                seen.append(read(w, w.start(w.kind, method=method)))
+        return seen
+
+    @alike()
+    def test_channels_and_multicallables_do_not_pickle(w: World) -> Any:
+        refusals = []
+        for value in (w.channel, w.method("unary_unary"), w.start("unary_unary")):
+            with pytest.raises(TypeError) as info:
+                pickle.dumps(value)
+            refusals.append(type(info.value).__name__)
+        return refusals
+
+    @alike()
+    def test_two_channels_do_not_disturb_each_other(w: World) -> Any:
+        other = w.open()
+        act = w.act(hold=True)
+        call = w.start("unary_unary")
+        wait(act.held)
+        other.close()
+        act.release.set()
+        return outcome(call.result), outcome(lambda: w.start("unary_unary").result())
+
+
+class TestMetadata:
+    @alike(kinds=KINDS)
+    def test_metadata_of_every_form_arrives(w: World) -> Any:
+        entries = [("a", "1"), ("a", "2"), ("b-bin", b"\x00\xff")]
+        forms = [entries, tuple(entries), iter(entries), (e for e in entries), [], (), None, [("c", b"bytes")]]
+        seen = []
+        for form in forms:
+            act = w.act()
+            call = w.start(w.kind, metadata=form)
+            seen.append((read(w, call), arrived(act)))
+        return seen
+
+    @alike(kinds=KINDS)
+    def test_metadata_is_not_changed_and_can_be_used_again(w: World) -> Any:
+        metadata = [("a", "1")]
+        acts = []
+        for _ in range(3):
+            acts.append(w.act())
+            read(w, w.start(w.kind, metadata=metadata))
+        return metadata, [arrived(act) for act in acts]
+
+    @alike(kinds=KINDS)
+    def test_malformed_metadata_fails_the_same_way(w: World) -> Any:
+        forms: list[Any] = [
+            [("a",)],
+            [("a", "b", "c")],
+            ["ab"],
+            ["abc"],
+            [("a", 1)],
+            [(1, "a")],
+            [None],
+            7,
+            "ab",
+            {"a": "1"},
+            [("A", "1")],
+            [("a", "new\nline")],
+            [("a", "ünïcode")],
+            [("a-bin", "text")],
+            [("grpc-mine", "1")],
+            [(b"a", "1")],
+        ]
+        w.carries_token = False
+        seen = []
+        for form in forms:
+            try:
+                call = w.start(w.kind, metadata=form, timeout=PATIENCE)
+            except Exception as caught:
+                seen.append((repr(form), error(caught)))
+            else:
+                seen.append((repr(form), read(w, call)))
+        return seen
+
+    @alike(only=("cold", "warm", "core", "intercept_channel", "wrap_stub", "interceptor", "under_users", "over_users"), kinds=KINDS)
+    def test_call_credentials_of_the_users_own(w: World) -> Any:
+        w.carries_token = False
+        act = w.act()
+        call = w.start(w.kind, credentials=grpc.access_token_call_credentials("theirs"))
+        return read(w, call), arrived(act), own(act)
+
+    @alike(kinds=KINDS, without=("composite",))
+    def test_metadata_of_the_users_own_under_our_header(w: World) -> Any:
+        w.carries_token = False
+        act = w.act()
+        call = w.start(w.kind, metadata=(("authorization", "Bearer theirs"),))
+        return read(w, call), own(act)
+
+    @alike(kinds=KINDS)
+    def test_compression_of_a_call_and_of_a_channel(w: World) -> Any:
+        seen = []
+        for compression in (None, *grpc.Compression):
+            act = w.act()
+            seen.append((read(w, w.start(w.kind, compression=compression)), encoding(act)))
+        for compression in (grpc.Compression.Gzip, grpc.Compression.NoCompression):
+            channel = w.open(compression=compression) if w.door.plain == "plain" and not w.door.clear else w.channel
+            act = w.act()
+            seen.append((read(w, w.start(w.kind, method=w.method(w.kind, channel=channel))), encoding(act)))
+        return seen
+
+    @alike(without=("wrap_stub",), kinds=KINDS)
+    def test_a_users_interceptor_over_the_channel(w: World) -> Any:
+        noop = Noop()
+        channel = grpc.intercept_channel(w.channel, noop)
+        w.act(before=1, trailing=[("t", "2")])
+        w.act(after=0, code=grpc.StatusCode.ABORTED, details="no")
+        calls = [w.start(w.kind, method=w.method(w.kind, channel=channel)) for _ in range(1)]
+        good = read(w, calls[0]), ended(finished(calls[0]))
+        bad = w.start(w.kind, method=w.method(w.kind, channel=channel))
+        return good, read(w, bad), ended(finished(bad)), noop.seen
+
+    @alike(without=("wrap_stub",), kinds=KINDS)
+    def test_a_users_interceptor_that_adds_metadata(w: World) -> Any:
+        class Adds(Noop):
+            def _intercept(self, continuation: Any, details: Any, request: Any) -> Any:
+                return continuation(details._replace(metadata=[*(details.metadata or ()), ("added", "1")]), request)
+
+            intercept_unary_unary = intercept_unary_stream = _intercept
+            intercept_stream_unary = intercept_stream_stream = _intercept
+
+        channel = grpc.intercept_channel(w.channel, Adds())
+        act = w.act()
+        seen = read(w, w.start(w.kind, method=w.method(w.kind, channel=channel), metadata=(("a", "1"),)))
+        return seen, arrived(act)
+
+
+def arrived(act: Act) -> Any:
+    """The user's metadata at the server."""
+    mine = ("a", "b-bin", "c", "added")
+    return sorted((key, value) for key, value in act.context.invocation_metadata() if key in mine)
+
+
+def own(act: Act) -> Any:
+    """What arrived under our header."""
+    return [value for key, value in act.context.invocation_metadata() if key == "authorization"]
+
+
+def encoding(act: Act) -> Any:
+    """How the client said its messages are compressed; gRPC itself tells no more."""
+    return [value for key, value in act.context.invocation_metadata() if key == "grpc-internal-encoding-request"]

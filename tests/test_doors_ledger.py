@@ -11,13 +11,13 @@ import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_KINDS, PATIENCE, SYNC_KINDS, TLS
+from doors import ALL_DOORS, PATIENCE, SYNC_KINDS, TLS, codes, everywhere, try_all
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, JWTSource, Token
@@ -42,8 +42,8 @@ RETRIES = (
                     "name": [{}],
                     "retryPolicy": {
                         "maxAttempts": 5,
-                        "initialBackoff": "0.02s",
-                        "maxBackoff": "0.02s",
+                        "initialBackoff": "0.005s",
+                        "maxBackoff": "0.005s",
                         "backoffMultiplier": 1,
                         "retryableStatusCodes": ["UNAVAILABLE"],
                     },
@@ -105,8 +105,8 @@ def server() -> Iterator[ProbeServer]:
 
 
 def refusals(index: int) -> list[tuple[str, str]]:
-    """Every third call is refused once, every twelfth twice or three times."""
-    return [("x-refuse", str((3 if index % 24 == 0 else 2) if index % 12 == 0 else int(index % 3 == 0)))]
+    """Every fifth call is refused once, every fifteenth twice, and every forty-fifth three times."""
+    return [("x-refuse", str(sum(index % step == 0 for step in (5, 15, 45))))]
 
 
 def sync_calls(stub: Any, count: int, metadata: Any = refusals) -> Counter[grpc.StatusCode]:
@@ -144,37 +144,145 @@ async def aio_calls(stub: Any, count: int, metadata: Any = refusals) -> Counter[
     return ended
 
 
-def through(
-    proxy: GoawayProxy | ProbeServer, auth: Any, *, sync: int, aio: int, **how: Any
-) -> Counter[grpc.StatusCode]:
-    """So many calls of either kind, at the same time, over several channels."""
-    options = [RETRIES]
-    credentials = TLS.channel_credentials()
+def calls(servers: Sequence[tuple[ProbeServer | GoawayProxy, int]], auth: Any, **how: Any) -> Counter[grpc.StatusCode]:
+    """So many calls to each of these, half of them sync and half asyncio, all at the same time; how many ended how."""
+    credentials, options = TLS.channel_credentials(), [RETRIES]
+
+    def sync(target: str, count: int) -> Counter[grpc.StatusCode]:
+        with grpc_bearer.secure_channel(target, credentials, options, auth=auth, **how) as channel:
+            return sync_calls(ProbeStub(channel), count)
 
     async def asynchronous() -> Counter[grpc.StatusCode]:
-        async with grpc_bearer.aio.secure_channel(proxy.target, credentials, options, auth=auth, **how) as channel:
-            return await aio_calls(ProbeStub(channel), aio)
+        async def to(target: str, count: int) -> Counter[grpc.StatusCode]:
+            async with grpc_bearer.aio.secure_channel(target, credentials, options, auth=auth, **how) as channel:
+                return await aio_calls(ProbeStub(channel), count)
 
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(asyncio.run, asynchronous())
-        with grpc_bearer.secure_channel(proxy.target, credentials, options, auth=auth, **how) as channel:
-            ended = sync_calls(ProbeStub(channel), sync)
-        return ended + other.result()
+        ends = await asyncio.gather(*(to(server.target, count - count // 2) for server, count in servers))
+        return sum(ends, Counter())
+
+    with ThreadPoolExecutor(len(servers) + 1) as pool:
+        ends = [pool.submit(asyncio.run, asynchronous())]
+        ends += [pool.submit(sync, server.target, count // 2) for server, count in servers]
+        return sum((end.result() for end in ends), Counter())
 
 
-def test_trap_10_no_nonce_is_repeated_under_a_retry_policy(server: ProbeServer) -> None:
-    ended = through(server, BearerAuth(Openfx()), sync=4_000, aio=3_000)
+def goaways(server: ProbeServer) -> GoawayProxy:
+    """Connections through it end after so many streams, whoever has some in flight just then."""
+    return GoawayProxy(server, itertools.cycle((20, 40, 10)))
 
-    assert ended == {grpc.StatusCode.OK: 7_000}
-    assert len(server.ledger) > 7_000 * 1.3
+
+OK, UNAVAILABLE, UNAUTHENTICATED = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
+
+
+def test_trap_10_ten_thousand_calls_under_retries_and_goaways_repeat_no_nonce(server: ProbeServer) -> None:
+    with goaways(server) as proxy:
+        ended = calls([(server, 6_000), (proxy, 4_000)], BearerAuth(Openfx()))
+
+    attempts, nonces = len(server.ledger), server.ledger.nonces
+    assert ended == {OK: 10_000}
+    assert len(server.ledger.accepted) == 10_000
+    assert attempts > 12_000
+    assert len(proxy.refused) > 200  # these attempts are in the ledger too
     assert server.ledger.repeated_nonces() == []
-    assert len(set(server.ledger.nonces)) == len(server.ledger)
+    assert len(nonces) == attempts  # no attempt went without
+    assert {len(nonce) for nonce in nonces} == {32}  # trap 42: 128 bits
 
 
-def test_goaways(server: ProbeServer) -> None:
-    with GoawayProxy(server, itertools.cycle((20, 40, 10))) as proxy:
-        ended = through(proxy, BearerAuth(Openfx()), sync=1_500, aio=1_500)
-        print(ended, proxy.connections, len(proxy.refused), len(server.ledger))
+def test_trap_27_control_the_token_as_metadata_is_repeated_by_retries(server: ProbeServer) -> None:
+    auth = BearerAuth(Openfx())
+    with grpc.secure_channel(server.target, TLS.channel_credentials(), [RETRIES]) as channel:
+        ended = sync_calls(ProbeStub(channel), 300, lambda index: [*refusals(index), *auth.headers().items()])
 
-    assert ended == {grpc.StatusCode.OK: 3_000}
+    assert len(server.ledger.repeated_nonces()) == 60  # each call that was refused once, or more often
+    assert ended == {OK: 240, UNAUTHENTICATED: 60}
+
+
+def test_trap_27_control_the_token_as_metadata_is_repeated_after_a_goaway(server: ProbeServer) -> None:
+    auth = BearerAuth(Openfx())
+    with goaways(server) as proxy, proxy.channel([RETRIES]) as channel:
+        ended = sync_calls(ProbeStub(channel), 300, lambda index: list(auth.headers().items()))
+
+    assert len(server.ledger.repeated_nonces()) > 5
+    assert ended[OK] < 300 or len(server.ledger) > 300
+
+
+@pytest.mark.parametrize("door", ALL_DOORS)
+def test_trap_27_every_door_gives_each_attempt_of_core_a_token_of_its_own(door: str, server: ProbeServer) -> None:
+    """All four kinds: each call meets a GOAWAY first, then a server that refuses it once."""
+    auth = BearerAuth(Openfx())
+    with GoawayProxy(server, [0]) as proxy:
+        ends = try_all(
+            door,
+            proxy.target,
+            proxy.channel_credentials(),
+            auth,
+            door_how={"options": [RETRIES]},
+            timeout=PATIENCE,
+            metadata=(("x-refuse", "1"),),
+        )
+
+    assert codes(ends) == everywhere(door, OK)
+    assert len(proxy.refused) >= 1
+    assert len(server.ledger) == 2 * len(ends) + len(proxy.refused)
     assert server.ledger.repeated_nonces() == []
+
+
+def test_trap_27_single_use_tokens_as_metadata_are_sent_once_for_core_may_not_retry(server: ProbeServer) -> None:
+    """`attach="metadata"` gives up the user's retryPolicy: what is refused comes back, and nothing is sent twice."""
+    with goaways(server) as proxy:
+        ended = calls([(server, 600), (proxy, 600)], BearerAuth(Openfx()), attach="metadata")
+
+    assert sum(ended.values()) == 1_200
+    assert set(ended) == {OK, UNAVAILABLE}
+    assert ended[UNAVAILABLE] >= 240 + len(proxy.refused) // 2
+    assert len(server.ledger) == 1_200  # an attempt a call
+    assert server.ledger.repeated_nonces() == []
+
+
+def test_single_use_tokens_as_metadata_are_made_by_the_caller_itself(server: ProbeServer) -> None:
+    source = Openfx()
+    me = threading.get_ident()
+    how = {"auth": source, "attach": "metadata"}
+    with grpc_bearer.secure_channel(server.target, TLS.channel_credentials(), **how) as channel:
+        stub = ProbeStub(channel)
+        stub.Unary(ProbeRequest(), timeout=PATIENCE)
+        cold = source.made_by[me]
+        for _ in range(5):
+            stub.Unary(ProbeRequest(), timeout=PATIENCE)
+        warm = source.made_by[me]
+        stub.Unary(ProbeRequest(), timeout=PATIENCE, wait_for_ready=True)
+
+    assert (cold, warm) == (0, 5)  # core proves the channel first
+    assert source.made_by[me] == 5  # who waits for a connection would send a token that has aged
+    assert len(server.ledger.accepted) == 7
+
+
+def test_single_use_tokens_stay_with_core_unless_asked_for(server: ProbeServer) -> None:
+    source = Openfx()
+    with grpc_bearer.secure_channel(server.target, TLS.channel_credentials(), auth=source) as channel:
+        for _ in range(5):
+            ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
+
+    assert source.made_by[threading.get_ident()] == 0
+    assert len(server.ledger.accepted) == 5
+
+
+def test_trap_12_a_reusable_token_is_the_same_on_all_attempts(server: ProbeServer) -> None:
+    """The other half: nothing is signed anew just because core tries again."""
+    auth = BearerAuth(Openfx())
+    token = auth.token()
+    reusable = BearerAuth(lambda: Token(token.value, expires_at=token.expires_at))
+    server.gate.verifier = None
+    with goaways(server) as proxy:
+        ended = calls([(proxy, 200)], reusable)
+
+    assert ended == {OK: 200}
+    assert len(proxy.refused) > 5
+    assert server.ledger.contains(token.value)
+    assert {value for attempt in server.ledger for key, value in attempt.metadata if key == "authorization"} == {
+        f"Bearer {token.value}"
+    }

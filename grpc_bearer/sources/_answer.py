@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
+from grpc_bearer._clock import Clock
+from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import Token
 from grpc_bearer.errors import TokenError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 
@@ -217,19 +219,38 @@ def check_bearer(document: object, where: str) -> None:
 # -- Tokens -----------------------------------------------------------------------------------------------------------
 
 
+def learn_time(clock: Clock, answer: Answer, value: str | None = None) -> bool:
+    """Let the auth's clock take notice of what time it is where the answer came from, over TLS.
+
+    Args:
+        clock: of the call context.
+        answer: any answer, a refusal too.
+        value: the token in it, whose `iat` says something about the time if it is a JWT.
+
+    Returns:
+        Whether the clock was corrected.
+    """
+    if not isinstance(clock, SkewedClock) or "age" in answer.headers:
+        return False
+    issued = number_of((jwt_claims(value) or {}).get("iat")) if value is not None else None
+    if answer.date is not None:
+        return clock.learn(answer.date, answer.elapsed, issued)
+    return issued is not None and clock.learn_issued(issued, answer.elapsed)
+
+
 def is_jwt(text: str) -> bool:
     """Whether the text has the form of a JWT."""
-    return _jwt_claims(text) is not None
+    return jwt_claims(text) is not None
 
 
 def jwt_expiry(value: str) -> float | None:
     """The `exp` of a JWT, in seconds since the Unix epoch, not verified; `None` if there is none, or no JWT."""
-    exp = (_jwt_claims(value) or {}).get("exp")
+    exp = (jwt_claims(value) or {}).get("exp")
     seconds = None if isinstance(exp, str) else number_of(exp)  # RFC 7519 section 2: a number, nothing else
     return seconds if seconds is None or seconds < _YEAR_9999 else None
 
 
-def _jwt_claims(text: str) -> dict[str, object] | None:
+def jwt_claims(text: str) -> dict[str, object] | None:
     segments = text.strip().split(".")
     if len(segments) != 3 or not all(map(_SEGMENT.fullmatch, segments)):
         return None

@@ -80,6 +80,11 @@ class Endpoint:
         self._pool: tuple[int, WatchedAdapter] | None = None
         self._last_used = 0.0
 
+    @property
+    def secure(self) -> bool:
+        """Whether what it says comes over TLS."""
+        return self.url.lower().startswith("https:")
+
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_pool": None}
 

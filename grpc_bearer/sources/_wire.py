@@ -25,7 +25,7 @@ from urllib3.exceptions import ProtocolError
 from grpc_bearer._clock import SYSTEM_CLOCK
 from grpc_bearer.sources._answer import Answer, http_date
 
-_KEPT_HEADERS = ("content-type", "date", "retry-after")
+_KEPT_HEADERS = ("age", "content-type", "date", "retry-after")
 _CHUNK = 16 * 1024
 
 # Each exchange has a thread to itself, so the connection finds its exchange here.

@@ -16,6 +16,7 @@ from grpc_bearer.sources._answer import (
     field_of,
     json_document,
     jwt_expiry,
+    learn_time,
     lifetime_of,
     made_token,
     raw_token,
@@ -120,6 +121,8 @@ class HTTPTokenSource(Source):
             raise refused
         text = decoded_text(answer, where)
         value, stated = self._read(text, where)
+        if self._endpoint.secure and learn_time(context.clock, answer, value):
+            now = context.clock.time() - answer.elapsed
         expires_at = jwt_expiry(value)
         if expires_at is None and (lifetime := stated or self._lifetime) is not None:
             expires_at = now + lifetime

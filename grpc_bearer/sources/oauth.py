@@ -9,14 +9,17 @@ from os import PathLike
 from typing import Literal
 from urllib.parse import quote_plus, urlencode
 
+from grpc_bearer._skew import suspects
 from grpc_bearer._token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._answer import (
+    Answer,
     check_bearer,
     decoded_text,
     field_of,
     json_document,
     jwt_expiry,
+    learn_time,
     lifetime_of,
     made_token,
     oauth_refusal,
@@ -120,10 +123,8 @@ class ClientCredentialsSource(Source):
             TokenFormatError: the answer is no token of type Bearer.
             SigningError: the key cannot be used.
         """
-        now = context.clock.time()
         where = self._endpoint.host
-        headers, form = self._authenticated(context)
-        answer = self._endpoint.send("POST", headers, urlencode(form, errors="replace").encode())
+        answer, now = self._answer(context)
         refused = oauth_refusal(answer, where, now)
         if refused is not None:
             raise refused
@@ -137,6 +138,18 @@ class ClientCredentialsSource(Source):
         if expires_at is None and self._lifetime is not None:
             expires_at = now + self._lifetime
         return made_token(where, value, now=now, expires_at=expires_at)
+
+    def _answer(self, context: CallContext) -> tuple[Answer, float]:
+        """The server's answer, and the time of the request. A refused assertion is made anew, twice at most, if the
+        server says that the clock it was signed by is off: once to be sure, and once to be right."""
+        for last in (False, False, True):
+            now = context.clock.time()
+            headers, form = self._authenticated(context)
+            answer = self._endpoint.send("POST", headers, urlencode(form, errors="replace").encode())
+            corrected = self._endpoint.secure and learn_time(context.clock, answer)
+            if last or answer.status == 200 or self._assertion is None or not (corrected or suspects(context.clock)):
+                break
+        return answer, context.clock.time() - answer.elapsed if corrected else now
 
     def close(self) -> None:
         """Close the kept-alive connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -27,9 +28,12 @@ _LOOK = 0.05
 
 
 class Gate(_ServerInterceptor):
-    """One for a server; holds no state of its own. `verifier=None` lets everybody in."""
+    """One for a server; holds no state of its own. `verifier=None` lets everybody in; `dated` tells those refused the time."""
 
-    def __init__(self, verifier: Verifier | None, ledger: Ledger, script: Script, clock: Clock) -> None:
+    def __init__(
+        self, verifier: Verifier | None, ledger: Ledger, script: Script, clock: Clock, dated: bool = False
+    ) -> None:
+        self.dated = dated
         self.verifier = verifier
         self.ledger = ledger
         self.script = script
@@ -61,7 +65,7 @@ class Gate(_ServerInterceptor):
         )
         self.ledger.add(attempt)
         if verdict.refusal is not None:
-            _turn_away(context, verdict.refusal)
+            _turn_away(context, verdict.refusal, formatdate(self.clock.time(), usegmt=True) if self.dated else None)
         visit = Visit(attempt, context, fault)
         visit.begin()
         return visit
@@ -115,10 +119,12 @@ class Visit:
                 self.context.abort(grpc.StatusCode.CANCELLED, "the client has gone")
 
 
-def _turn_away(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
+def _turn_away(context: grpc.ServicerContext, refusal: Refusal, date: str | None) -> NoReturn:
+    trailing = [] if date is None else [("date", date)]
     if refusal.code is grpc.StatusCode.UNAUTHENTICATED:
         challenge = f'Bearer error="invalid_token", error_description="{refusal.reason}"'
-        context.set_trailing_metadata((("www-authenticate", challenge),))
+        trailing.append(("www-authenticate", challenge))
+    context.set_trailing_metadata(trailing)
     context.abort(refusal.code, refusal.reason)
 
 

@@ -102,6 +102,7 @@ class ProbeServer:
         clock: read for the ledger's times.
         workers: threads, and so how many calls are served at once.
         require_client: mutual TLS: only clients with a certificate of `ca`.
+        dated: refusals carry the server's time (`date`), as those of many proxies do.
         options: channel arguments of the gRPC server, after our own.
         register: called with the `grpc.Server` before it starts, to add more services.
 
@@ -122,6 +123,7 @@ class ProbeServer:
         clock: Clock = SYSTEM_CLOCK,
         workers: int = 64,
         require_client: bool = False,
+        dated: bool = False,
         options: Sequence[tuple[str, Any]] = (),
         register: Sequence[Callable[[grpc.Server], None]] = (),
     ) -> None:
@@ -132,7 +134,7 @@ class ProbeServer:
         self.ca = ca or CA()
         self.ledger = Ledger()
         self.faults = Script()
-        self.gate = Gate(verifier, self.ledger, self.faults, clock)
+        self.gate = Gate(verifier, self.ledger, self.faults, clock, dated)
         self._workers, self._require_client = workers, require_client
         self._options, self._register = (*_OPTIONS, *options), tuple(register)
         self._lock = threading.Lock()

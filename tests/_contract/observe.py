@@ -135,8 +135,7 @@ def ended(call: Any) -> dict[str, Any]:
     }
     again = {name: outcome(getattr(call, name)) for name in answers}
     same = {"same again": answers == again}
-    late = {"cancel": outcome(call.cancel), "add_callback": outcome(lambda: call.add_callback(lambda: None))}
-    return {**standing(call), **answers, **same, **late, "repr": scrubbed(repr(call)), "str": scrubbed(str(call))}
+    return {**standing(call), **answers, **same, "cancel": outcome(call.cancel), "repr": scrubbed(repr(call)), "str": scrubbed(str(call))}
 
 
 def astanding(call: Any) -> dict[str, Any]:

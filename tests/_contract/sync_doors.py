@@ -12,7 +12,7 @@ import grpc
 
 import grpc_bearer
 from _contract.stage import KINDS, PATIENCE, QUICK, SERVICE, WARM, Act, Stage
-from grpc_bearer import BearerAuth, Token
+from grpc_bearer import BearerAuth, CallContext, Source, Token
 
 TOKEN = "t0"
 
@@ -40,8 +40,17 @@ def reusable() -> BearerAuth:
     return BearerAuth(lambda: TOKEN)
 
 
+class OneTime(Source):
+    """A token for each attempt, so that core carries every one of them."""
+
+    single_use = True
+
+    def fetch(self, context: CallContext) -> Token:
+        return Token(TOKEN, single_use=True)
+
+
 def single_use() -> BearerAuth:
-    return BearerAuth(lambda: Token(TOKEN, single_use=True))
+    return BearerAuth(OneTime())
 
 
 @dataclass(frozen=True)
