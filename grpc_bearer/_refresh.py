@@ -280,22 +280,26 @@ def overdue(state: State, error: GrpcBearerError) -> State:
 
 
 def invalidated(state: State, fingerprint: str | None, now: float) -> State:
-    """A server refused the token with this fingerprint (`None`: whatever there is, token or remembered failure).
+    """A server refused the token with this fingerprint.
 
     Nothing happens if that token is not the current one, if it was refused before and came back and the backoff for
-    that is not over, or if the budget of forced refreshes is spent.
+    that is not over, or if the budget of forced refreshes is spent. `None`: something outside has changed (the clock was
+    put right), so whatever there is, token or remembered failure, is forgotten without further question.
     """
     held, backoff, refusal = state.held, state.backoff, state.refusal
-    current = held is not None and fingerprint in (None, held.fingerprint)
-    if state.closed or not (current or (fingerprint is None and backoff.strikes)):
+    if fingerprint is None:
+        if state.closed or (held is None and not backoff.strikes):
+            return state
+        refusal = Refusal(held.fingerprint, state.sequence) if held is not None else refusal
+        return replace(state, held=None, backoff=Backoff(), refusal=refusal)
+    if state.closed or held is None or held.fingerprint != fingerprint:
         return state
-    came_back = held is not None and refusal is not None and refusal.fingerprint == held.fingerprint
+    came_back = refusal is not None and refusal.fingerprint == held.fingerprint
     budget = _spent(state.budget, now)
     if budget is None or (came_back and now < backoff.until):
         return state
     cleared = replace(backoff, until=-math.inf, error=None) if came_back else Backoff()
-    refusal = Refusal(held.fingerprint, state.sequence) if held is not None else refusal
-    return replace(state, held=None, backoff=cleared, refusal=refusal, budget=budget)
+    return replace(state, held=None, backoff=cleared, refusal=Refusal(held.fingerprint, state.sequence), budget=budget)
 
 
 def _spent(budget: Budget, now: float) -> Budget | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import ssl
@@ -17,7 +18,6 @@ from urllib.parse import parse_qs
 import pytest
 
 from grpc_bearer.errors import GrpcBearerError
-from grpc_bearer.testing._ca import CA
 
 
 @dataclass
@@ -75,7 +75,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = answer  # noqa: N815
+        do_GET = do_POST = do_PUT = answer
 
         def log_message(self, *args: object) -> None:
             pass
@@ -156,6 +156,18 @@ def read_request(connection: socket.socket) -> bytes:
     return data
 
 
+def in_a_child(check: Callable[[], bool]) -> bool:
+    """Whether the check holds in a forked child, which ends whatever happens."""
+    child = os.fork()
+    if child == 0:
+        passed = False
+        try:
+            passed = check()
+        finally:
+            os._exit(0 if passed else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def unsigned_jwt(**claims: object) -> str:
     """A JWT in form, with a signature that nobody checks."""
     parts = [{"alg": "RS256", "typ": "JWT"}, claims]
@@ -182,16 +194,3 @@ def failure(call: Callable[[], object], kind: type[GrpcBearerError], match: str)
     with pytest.raises(kind, match=match) as caught:
         call()
     return caught.value
-
-
-__all__ = [
-    "CA",
-    "Received",
-    "Reply",
-    "Server",
-    "assert_hidden",
-    "failure",
-    "https_server",
-    "raw_server",
-    "unsigned_jwt",
-]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from _https import assert_hidden, failure, unsigned_jwt
+from _https import assert_hidden, failure, in_a_child, unsigned_jwt
 
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import (
@@ -225,19 +225,8 @@ def test_a_loop_whose_thread_is_blocked_is_told_apart_from_a_slow_coroutine() ->
 def test_a_forked_child_makes_a_loop_of_its_own() -> None:
     source = CallableSource(coroutine_token)
     source.fetch(CONTEXT)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writer, source.fetch(CONTEXT).value.encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
 
-    assert answer == b"s3cret"
+    assert in_a_child(lambda: source.fetch(CONTEXT).value == "s3cret")
     assert source.fetch(CONTEXT).value == "s3cret"
 
 

@@ -28,6 +28,7 @@ from grpc_bearer.testing import ManualClock, private_pem, throwaway_key
 
 KEY = throwaway_key("ES256")
 NOW = 1_700_000_000
+ISSUED = NOW - 5  # what is signed is back-dated a little
 
 
 def call(service: str = "fleet.v1.Fleet", method: str = "List", at: float = NOW) -> CallContext:
@@ -52,7 +53,7 @@ def test_every_algorithm_is_verified_by_joserfc(algorithm: str) -> None:
     header, claims = decoded(source, key=key)
 
     assert header == {"alg": algorithm, "typ": "JWT", "kid": "k"}
-    assert claims == {"iss": "me", "iat": NOW, "exp": NOW + 3600}
+    assert claims == {"iss": "me", "iat": ISSUED, "exp": ISSUED + 3600}
 
 
 def test_times_are_whole_seconds_and_never_ahead_of_the_clock() -> None:
@@ -61,8 +62,8 @@ def test_times_are_whole_seconds_and_never_ahead_of_the_clock() -> None:
 
     _, claims = decoded(source, context)
 
-    assert claims == {"iat": NOW, "nbf": NOW, "exp": NOW + 59}
-    assert '"exp":1700000059' in payload_text(source.fetch(context).value)
+    assert claims == {"iat": ISSUED, "nbf": ISSUED, "exp": ISSUED + 59}
+    assert '"exp":1700000054' in payload_text(source.fetch(context).value)
 
 
 def payload_text(token: str) -> str:
@@ -73,7 +74,7 @@ def payload_text(token: str) -> str:
 def test_the_token_knows_its_expiry() -> None:
     token = JWTSource(KEY, lifetime=120).fetch(call())
 
-    assert (token.expires_at, token.refresh_at, token.single_use) == (NOW + 120, None, False)
+    assert (token.expires_at, token.refresh_at, token.single_use) == (ISSUED + 120, None, False)
 
 
 def test_backdating_moves_all_times_and_keeps_the_lifetime() -> None:
@@ -204,7 +205,7 @@ def test_any_json_comes_out_as_it_went_in(fixed: dict[str, Any], varying: dict[s
 
     token = JWTSource(throwaway_key("EdDSA"), claims=claims, lifetime=60).fetch(call()).value
 
-    assert json.loads(payload_text(token)) == {**fixed, **varying, "iat": NOW, "exp": NOW + 60}
+    assert json.loads(payload_text(token)) == {**fixed, **varying, "iat": ISSUED, "exp": ISSUED + 60}
 
 
 def fails(context: CallContext) -> object:
@@ -297,7 +298,7 @@ def test_a_source_with_a_key_file_pickles_and_signs_alike(tmp_path: Path) -> Non
 
     twin = pickle.loads(pickle.dumps(source))
 
-    assert decoded(twin)[1] == {"iss": "me", "iat": NOW, "exp": NOW + 60}
+    assert decoded(twin)[1] == {"iss": "me", "iat": ISSUED, "exp": ISSUED + 60}
     assert twin.single_use
 
 

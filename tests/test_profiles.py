@@ -32,6 +32,7 @@ from grpc_bearer.sources.static import StaticSource
 from grpc_bearer.testing import CA, ManualClock, Status, TokenServer, private_pem, public_pem, throwaway_key
 
 NOW = 1_700_000_000
+ISSUED = NOW - 5  # what is signed is back-dated a little
 BEAR = {"api_key": "deca1611-key", "scope": "YOUR_SCOPE", "secret": "2cd66c59-s3cret"}
 EC_KEY, RSA_KEY = throwaway_key("ES256"), throwaway_key("RS256")
 EC_PEM, RSA_PEM = private_pem(EC_KEY), private_pem(RSA_KEY)
@@ -261,7 +262,7 @@ def test_skykit_signs_iss_iat_and_exp_and_nothing_else(
     header, claims = verified(token, RSA_KEY, "RS256")
     assert scheme == "Bearer"
     assert header == {"alg": "RS256", "typ": "JWT"}
-    assert claims == {"iss": "me@example.com", "iat": NOW, "exp": NOW + 3600}
+    assert claims == {"iss": "me@example.com", "iat": ISSUED, "exp": ISSUED + 3600}
 
 
 def test_skykit_signs_once_and_reuses_until_near_expiry(clock: ManualClock) -> None:
@@ -274,7 +275,7 @@ def test_skykit_signs_once_and_reuses_until_near_expiry(clock: ManualClock) -> N
     third = auth.token()
 
     assert first == second
-    assert verified(third.value, RSA_KEY, "RS256")[1]["iat"] == NOW + 3600
+    assert verified(third.value, RSA_KEY, "RS256")[1]["iat"] == ISSUED + 3600
 
 
 @pytest.mark.parametrize(
@@ -465,9 +466,9 @@ def test_openfx_signs_exactly_what_its_document_asks_for(
         "aud": ["developer-api"],
         "iss": "openfx",
         "sub": OPENFX["name"],
-        "iat": NOW,
-        "nbf": NOW,
-        "exp": NOW + 120,
+        "iat": ISSUED,
+        "nbf": ISSUED,
+        "exp": ISSUED + 120,
     }
 
 
@@ -486,7 +487,7 @@ def test_openfx_options_reach_the_claims(clock: ManualClock) -> None:
 
     claims = verified(auth.token().value, EC_KEY, "ES256")[1]
 
-    assert (claims["aud"], claims["iss"], claims["exp"]) == (["sandbox"], "fx", NOW + 30)
+    assert (claims["aud"], claims["iss"], claims["exp"]) == (["sandbox"], "fx", NOW - 3 + 30)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import math
 import os
 import re
 import ssl
-import threading
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
@@ -20,6 +20,7 @@ from grpc_bearer._clock import SYSTEM_CLOCK
 from grpc_bearer._token import Secret
 from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
 from grpc_bearer.sources._answer import Answer
+from grpc_bearer.sources._threads import start
 
 if TYPE_CHECKING:
     from grpc_bearer.sources._wire import Exchange, WatchedAdapter
@@ -91,8 +92,8 @@ class Endpoint:
     def send(self, method: str, headers: Mapping[str, Secret], body: bytes | None) -> Answer:
         """One request, its answer read, all within `timeout`, whatever the server does.
 
-        It runs on a daemon thread of its own: socket timeouts bound each read but not their sum, nor name look-ups, nor
-        the addresses tried one after another. At the deadline the socket is shut down under that thread, which ends it.
+        It runs on another thread: socket timeouts bound each read but not their sum, nor name look-ups, nor the
+        addresses tried one after another. At the deadline the socket is shut down under that thread, which frees it.
 
         Raises:
             TokenUnavailableError: no answer; the host and the reason are named. Never chained to `requests`' exception,
@@ -122,10 +123,9 @@ class Endpoint:
         return exchange.answer
 
     def _run(self, exchange: Exchange) -> None:
-        adapter = self._adapter()
-        threading.Thread(target=exchange.run, args=(adapter,), name="grpc-bearer-http", daemon=True).start()
+        done = start(partial(exchange.run, self._adapter()))
         try:
-            exchange.done.wait(self.timeout)
+            done.wait(self.timeout)
         finally:
             exchange.cut()
         # The system's own clock: connections age in real time, whatever clock the tests move.

@@ -28,7 +28,7 @@ from grpc_bearer.sources._answer import Answer, http_date
 _KEPT_HEADERS = ("age", "content-type", "date", "retry-after")
 _CHUNK = 16 * 1024
 
-# Each exchange has a thread to itself, so the connection finds its exchange here.
+# An exchange has its thread to itself while it runs, so the connection finds it here.
 _running = threading.local()
 
 
@@ -96,13 +96,12 @@ class Request:
 
 
 class Exchange:
-    """One request and its answer. `run` on a thread of its own; `cut` from another one at the deadline.
+    """One request and its answer: `run` on one thread, `cut` at the deadline from the one that waits.
 
-    `answer` or `reason` is set once `done` is, and neither after a cut that came first.
+    One of `answer` and `reason` is set in the end, and neither after a cut that came first.
     """
 
     def __init__(self, request: Request) -> None:
-        self.done = threading.Event()
         self.answer: Answer | None = None
         self.reason: str | None = None
         self._request = request
@@ -118,11 +117,12 @@ class Exchange:
         # Whatever it is, it is told by its reason: the exception holds the request, and with it the credential.
         except Exception as error:
             reason = _reason(error)
+        finally:
+            del _running.exchange  # the thread stays, and must not keep the credential
         with self._lock:
             if not self._cut:
                 self.answer, self.reason = answer, reason
             self._forget()
-        self.done.set()
 
     def watch(self, sock: socket.socket) -> None:
         """Remember the socket, by a descriptor of our own: TLS and `Connection: close` take theirs away."""

@@ -40,7 +40,8 @@ class JWTSource(Source):
         algorithm: RS256/384/512, PS256/384/512, ES256/384/512 or EdDSA; `None`: chosen by the key.
         lifetime: from `iat` to `exp`, in seconds, at least 1; a fraction is cut off.
         max_lifetime: the longest that the service permits, in seconds.
-        backdate: whole seconds to take off `iat` and `exp`, for services whose clock is behind.
+        backdate: whole seconds to take off `iat` and `exp`, since verifiers refuse what was issued even slightly ahead of
+            their clock; `None`: 5, or a tenth of a lifetime under 50.
         not_before: whether `nbf` is set too, equal to `iat`.
         single_use: one token for each attempt, never reused. If nothing in it varies, a random `jti` claim is added,
             for RSA and EdDSA sign the same text alike.
@@ -69,7 +70,7 @@ class JWTSource(Source):
         algorithm: str | None = None,
         lifetime: float = 3600.0,
         max_lifetime: float | None = None,
-        backdate: float = 0.0,
+        backdate: float | None = None,
         not_before: bool = False,
         single_use: bool = False,
         passphrase: str | bytes | None = None,
@@ -120,6 +121,9 @@ class JWTSource(Source):
         return f"JWTSource({self._signer.algorithm}, lifetime={self._lifetime}{', single_use=True' * self.single_use})"
 
 
+_BACKDATE = 5
+
+
 def _encoded(text: str) -> bytes:
     return urlsafe_b64encode(text.encode("ascii")).rstrip(b"=")
 
@@ -132,7 +136,9 @@ def _checked_lifetime(lifetime: float, longest: float | None) -> int:
     return int(lifetime)
 
 
-def _checked_backdate(backdate: float, lifetime: int) -> int:
+def _checked_backdate(backdate: float | None, lifetime: int) -> int:
+    if backdate is None:
+        return min(_BACKDATE, lifetime // 10)
     if not _is_number(backdate) or not 0 <= backdate < lifetime:
         raise ConfigurationError("backdate: expected a number of seconds from 0 to less than the lifetime")
     return int(backdate)

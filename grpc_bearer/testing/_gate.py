@@ -124,7 +124,7 @@ def _turn_away(context: grpc.ServicerContext, refusal: Refusal, date: str | None
     if refusal.code is grpc.StatusCode.UNAUTHENTICATED:
         challenge = f'Bearer error="invalid_token", error_description="{refusal.reason}"'
         trailing.append(("www-authenticate", challenge))
-    context.set_trailing_metadata(trailing)
+    context.set_trailing_metadata(tuple(trailing))
     context.abort(refusal.code, refusal.reason)
 
 

@@ -1,0 +1,45 @@
+"""Threads that may be left behind: for what cannot be interrupted, such as a name look-up.
+
+Not the engine's workers, whose number is bounded: a few hanging look-ups would stop every other fetch.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+Job = Callable[[], object]
+
+# The inboxes of threads that wait for a job. Appending and popping are atomic, so no lock is needed (nor held in a fork).
+_idle: list[SimpleQueue[tuple[Job, threading.Event]]] = []
+
+
+def start(job: Job) -> threading.Event:
+    """Run `job`, which must not raise, on a daemon thread at once. The event is set when it is done.
+
+    The thread is kept for the next job, so there are as many as ever ran together. It never ends: a thread that used TLS
+    takes OpenSSL's lock on its way out, and a process that forks right after its fetch would copy that lock, locked.
+    """
+    done = threading.Event()
+    try:
+        inbox = _idle.pop()
+    except IndexError:
+        inbox = SimpleQueue()
+        threading.Thread(target=_serve, args=(inbox,), name="grpc-bearer-http", daemon=True).start()
+    inbox.put((job, done))
+    return done
+
+
+def _serve(inbox: SimpleQueue[tuple[Job, threading.Event]]) -> None:
+    while True:
+        job, done = inbox.get()
+        job()
+        del job  # it holds a credential
+        _idle.append(inbox)  # before the event: whoever waits for it may start the next job here
+        done.set()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)
