@@ -102,9 +102,10 @@ class Ended:
         callback(self)
 
     async def initial_metadata(self) -> Any:
-        return aio.Metadata()
+        return self.error.initial_metadata()
 
-    trailing_metadata = initial_metadata
+    async def trailing_metadata(self) -> Any:
+        return self.error.trailing_metadata()
 
     async def code(self) -> grpc.StatusCode:
         return self.error.code()

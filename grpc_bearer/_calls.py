@@ -203,6 +203,8 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
 
     def _advance(self) -> None:
         """Make the next attempt."""
+        if self._final:
+            return
         metadata, credentials, carrier = self._trial.plan()
         if carrier is WAIT:
             self._await_token()
@@ -214,6 +216,8 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         trial = self._trial
 
         def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            if self._final:
+                return
             if lease is not None and lease.token.fingerprint != trial.avoid:
                 metadata = (*(trial.metadata or ()), *lease.metadata)
                 self._take(_later(lambda: self._make(trial.left(), metadata, None)), lease)

@@ -161,7 +161,8 @@ def delay_before(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: 
     if attempts >= MAX_ATTEMPTS or elapsed >= MAX_TIME:
         return None
     if policy.stop is None and policy.wait is None:
-        return None if attempts >= 2 else rich(failure)[1]
+        delay = rich(failure)[1]
+        return None if attempts >= 2 or elapsed + delay >= MAX_TIME else delay
     from tenacity import Future, RetryCallState, Retrying, stop_after_attempt, wait_none
 
     stop, wait = policy.stop or stop_after_attempt(2), policy.wait or wait_none()
@@ -172,4 +173,4 @@ def delay_before(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: 
     state.outcome_timestamp = state.start_time + elapsed
     delay = max(float(wait(state)), rich(failure)[1])
     state.upcoming_sleep = delay
-    return None if stop(state) else delay
+    return None if stop(state) or not elapsed + delay < MAX_TIME else delay

@@ -25,7 +25,7 @@ from grpc_bearer.errors import (
     TokenUnavailableError,
 )
 from grpc_bearer.sources import CallableSource
-from grpc_bearer.testing._clock import ManualClock
+from grpc_bearer.testing import ManualClock
 
 NOW = 1_700_000_000.0
 CONTEXT = CallContext("https://api.example.com/fleet.v1.Fleet", "List", ManualClock(NOW))

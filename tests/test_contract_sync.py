@@ -404,7 +404,7 @@ class TestCallbacks:
         told: list[Any] = []
         over = threading.Event()
         call = w.start(w.kind)
-        call.add_done_callback(lambda it: (told.append((plain(it.code()), it.details(), plain(it.exception()))), over.set()))
+        call.add_done_callback(lambda it: (told.append([it.code(), it.details(), plain(it.trailing_metadata())]), over.set()))
         seen = read(w, call)
         wait(over)
         return seen, told

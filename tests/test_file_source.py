@@ -13,7 +13,7 @@ from _https import assert_hidden, failure, unsigned_jwt
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources import FileSource
-from grpc_bearer.testing._clock import ManualClock
+from grpc_bearer.testing import ManualClock
 
 NOW = 1_700_000_000.0
 CONTEXT = CallContext(clock=ManualClock(NOW))

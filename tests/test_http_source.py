@@ -23,7 +23,6 @@ from typing import Any
 
 import pytest
 from _https import (
-    CA,
     Reply,
     Server,
     assert_hidden,
@@ -38,7 +37,7 @@ from _https import (
 from grpc_bearer._token import CallContext, Secret
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources import HTTPTokenSource
-from grpc_bearer.testing._clock import ManualClock
+from grpc_bearer.testing import CA, ManualClock
 
 NOW = 1_700_000_000.0
 CONTEXT = CallContext(clock=ManualClock(NOW))
@@ -542,7 +541,11 @@ def test_an_unknown_authority_is_told_and_ca_is_named(server: Server) -> None:
 def test_a_certificate_for_another_host_is_refused(ca: Path) -> None:
     with https_server("s3cret", context=AUTHORITY.server_context("other.example")) as server:
         source = HTTPTokenSource(server.url, ca=ca)
-        failure(lambda: source.fetch(CONTEXT), TokenUnavailableError, "certificate verify failed.*ostname mismatch")
+        failure(
+            lambda: source.fetch(CONTEXT),
+            TokenUnavailableError,
+            "certificate verify failed.*(ostname mismatch|another host)",
+        )
 
 
 def test_the_environments_authorities_count_but_never_beat_ca(

@@ -12,15 +12,15 @@ from queue import SimpleQueue
 
 Job = Callable[[], object]
 
-# The inboxes of threads that wait for a job. Appending and popping are atomic, so no lock is needed (nor held in a fork).
+# The inboxes of threads that wait for a job. Appending and popping are atomic: no lock to hold, nor to copy in a fork.
 _idle: list[SimpleQueue[tuple[Job, threading.Event]]] = []
 
 
 def start(job: Job) -> threading.Event:
     """Run `job`, which must not raise, on a daemon thread at once. The event is set when it is done.
 
-    The thread is kept for the next job, so there are as many as ever ran together. It never ends: a thread that used TLS
-    takes OpenSSL's lock on its way out, and a process that forks right after its fetch would copy that lock, locked.
+    The thread is kept for the next job, so there are as many as ever ran together. It never ends: a thread that used
+    TLS takes a lock of OpenSSL on its way out, and a process that forks right after its fetch would copy it, locked.
     """
     done = threading.Event()
     try:

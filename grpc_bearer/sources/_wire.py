@@ -21,6 +21,7 @@ from requests.utils import get_environ_proxies
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ProtocolError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from grpc_bearer._clock import SYSTEM_CLOCK
 from grpc_bearer.sources._answer import Answer, http_date
@@ -159,6 +160,7 @@ class Exchange:
             cert=request.cert,
             proxies=get_environ_proxies(request.url) if request.proxied else {},
         )
+        response.raw.enforce_content_length = True  # urllib3 1.26 would take half an answer for a whole one
         try:
             content, overlong = _bounded(_decoded(response), request.max_bytes)
         finally:
@@ -223,6 +225,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (requests.exceptions.ProxyError, "the proxy could not be used"),
     (socket.gaierror, "the host name was not found"),
     (ConnectionRefusedError, "connection refused"),
+    (CertificateError, "certificate verify failed (it is for another host)"),  # raised by urllib3 1.26
     (ConnectionResetError, "connection reset"),
     (ssl.SSLEOFError, "connection closed in the middle"),
     (zlib.error, "the answer is compressed, and broken"),
