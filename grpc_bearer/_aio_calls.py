@@ -178,6 +178,7 @@ class AioCall(aio.Call):
         self._seen = False  # a message of the answer has reached the user
         self._cancelled = False
         self._task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
+        self._pause: asyncio.TimerHandle | None = None  # between two attempts
         self._callbacks: list[Callable[[Any], None]] = []
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -280,7 +281,7 @@ class AioCall(aio.Call):
             return
         self._inner = None
         if delay > 0:
-            self._loop.call_later(delay, self._advance)
+            self._pause = self._loop.call_later(delay, self._advance)
         else:
             self._advance()
 
@@ -293,6 +294,10 @@ class AioCall(aio.Call):
 
     def _end(self, shown: Any) -> None:
         self._inner, self._final = shown, True
+        if self._task is not None:
+            self._task.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
         callbacks, self._callbacks = self._callbacks, []
         if self._replay is not None:
             self._replay.stop()

@@ -189,6 +189,8 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._seen = False  # a message of the answer has reached the user
         self._reading = 0  # how many are inside next(): they will know whether a message came
         self._cancelled = False
+        self._blocks = False  # making an attempt may take as long as the attempt: an interceptor's continuation
+        self._stop_pause: Callable[[], None] = lambda: None
         self._callbacks: list[Callable[[], None]] = []
 
     # --------------------------------------------------------------------------------------------- attempts
@@ -237,6 +239,7 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def _take(self, inner: Any, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
         with self._changed:
+            self._blocks = bool(inner.done())
             late = self._final
             if not late:
                 self._inner, self._carrier = inner, carrier
@@ -273,10 +276,17 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             self._run_callbacks()
             return True
         if delay > 0:
-            SYSTEM_CLOCK.call_later(delay, self._advance)
+            self._stop_pause = SYSTEM_CLOCK.call_later(delay, self._resume)
         else:
             self._advance()
         return False
+
+    def _resume(self) -> None:
+        """Make the next attempt after a pause, on the timer's thread, which others wait for too."""
+        if self._blocks:
+            threading.Thread(target=self._advance, name="grpc-bearer-retry", daemon=True).start()
+        else:
+            self._advance()
 
     def _judge(self, inner: Any) -> float | None:
         """Seconds until another attempt; `None`: this one counts. Under the lock."""
@@ -302,6 +312,7 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     def _run_callbacks(self) -> None:
         with self._changed:
             callbacks, self._callbacks = self._callbacks, []
+        self._stop_pause()
         if self._replay is not None:
             self._replay.stop()
         for callback in callbacks:

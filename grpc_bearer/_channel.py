@@ -12,7 +12,17 @@ import grpc
 
 from grpc_bearer._auth import as_auth
 from grpc_bearer._calls import SyncCall, concluded, deadline_exceeded, failure_of, tokenless
-from grpc_bearer._door import WAIT, Attach, Door, Route, check_attach, materialised, with_attach_options, wrapped_method
+from grpc_bearer._door import (
+    WAIT,
+    Attach,
+    Attempt,
+    Door,
+    Route,
+    check_attach,
+    materialised,
+    with_attach_options,
+    wrapped_method,
+)
 from grpc_bearer._engine import Lease
 from grpc_bearer._replay import UNKNOWN, Once, ReplayBuffer, serialise, snapshot
 from grpc_bearer._retry import DEFAULT, RetryPolicy
@@ -67,6 +77,8 @@ class _MultiCallable:
         metadata = materialised(metadata)
         began = time.monotonic()
         sent, credentials, carrier = self._route.plan(metadata, credentials, wait_for_ready)
+        if carrier is WAIT or isinstance(carrier, Attempt):
+            self._route.refuse_wait()
         if carrier is not WAIT:
             try:
                 first = request if replay is None else replay.reader()

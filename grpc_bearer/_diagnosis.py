@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import email.utils
 import re
+
+import grpc
 
 from grpc_bearer._failure import Failure, rich
 from grpc_bearer._token import Token
 from grpc_bearer.errors import TokenRejectedError
-from grpc_bearer.sources._answer import jwt_claims
+from grpc_bearer.sources._answer import http_date, jwt_claims, number_of
 
 # RFC 6750 §3.1: the only part of the challenge that is a fixed word; the rest is the server's free text.
 _CHALLENGE = re.compile(r'\berror="?([a-z_]+)"?')
+# google.rpc.ErrorInfo: what a reason may look like; anything else is free text too, and could repeat the token.
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 # Below this, whole-second clocks and the way between the two machines explain a difference.
 _SKEW = 5.0
 
@@ -27,12 +30,19 @@ def diagnose(token: Token, failure: Failure, now: float, why_not_again: str = ""
     """
     parts = [f"the server refused the token ({failure.code.name})"]
     challenge = _CHALLENGE.search(failure.header("www-authenticate") or "")
-    reason = rich(failure)[0]
-    parts += [f"it says {word}" for word in (challenge and challenge[1], reason) if word]
-    parts += _times(token, now) + _skew(failure, now)
+    reason = _REASON.fullmatch(rich(failure)[0])
+    parts += [f"it says {word[word.re.groups]}" for word in (challenge, reason) if word]
+    parts += _lacks(token) if failure.code is grpc.StatusCode.PERMISSION_DENIED else _times(token, now)
+    parts += _skew(failure, now)
     if why_not_again:
         parts.append(why_not_again)
     return TokenRejectedError("; ".join(parts))
+
+
+def _lacks(token: Token) -> list[str]:
+    audience = (jwt_claims(token.value) or {}).get("aud")
+    meant = f"another audience than {audience!r}" if audience else "another service"
+    return [f"it lacks a scope or a role that this call needs, or is meant for {meant}"]
 
 
 def _times(token: Token, now: float) -> list[str]:
@@ -42,11 +52,11 @@ def _times(token: Token, now: float) -> list[str]:
             return [f"it expired {now - token.expires_at:.0f} s ago"]
         return ["the token is opaque: revoked, mistyped, or meant for another service"]
     for name in ("nbf", "iat"):
-        value = claims.get(name)
-        if isinstance(value, (int, float)) and value > now:
+        value = number_of(claims.get(name))
+        if value is not None and value > now:
             return [f"its {name} is {value - now:.0f} s ahead of this machine's clock"]
-    expiry = claims.get("exp")
-    if isinstance(expiry, (int, float)) and expiry <= now:
+    expiry = number_of(claims.get("exp"))
+    if expiry is not None and expiry <= now:
         return [f"it expired {now - expiry:.0f} s ago by this machine's clock"]
     audience = claims.get("aud")
     meant = f", or meant for another audience than {audience!r}" if audience else ""
@@ -57,13 +67,8 @@ def _times(token: Token, now: float) -> list[str]:
 
 
 def _skew(failure: Failure, now: float) -> list[str]:
-    date = failure.header("date")
-    if date is None:
-        return []
-    try:
-        ahead = now - email.utils.parsedate_to_datetime(date).timestamp()
-    except ValueError:
-        return []
+    date = http_date(failure.header("date"))
+    ahead = 0.0 if date is None else now - date
     if abs(ahead) < _SKEW:
         return []
     side = "ahead of" if ahead > 0 else "behind"

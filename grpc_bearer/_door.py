@@ -84,11 +84,12 @@ class Attempt(grpc.AuthMetadataPlugin):
         avoid: the fingerprint of a token that the server has refused; it is not sent again.
     """
 
-    __slots__ = ("_avoid", "_route", "error", "lease", "ran", "same")
+    __slots__ = ("_avoid", "_route", "context", "error", "lease", "ran", "same")
 
     def __init__(self, route: Route, avoid: str | None = None) -> None:
         self._route = route
         self._avoid = avoid
+        self.context = route.context
         self.ran = False
         self.same = False
         self.lease: Lease | None = None
@@ -106,8 +107,8 @@ class Attempt(grpc.AuthMetadataPlugin):
             self.lease, self.error = lease, error
             callback(() if lease is None else lease.metadata, error)
 
-        call = CallContext(context.service_url, context.method_name, door.auth._clock)
-        door.engine.request(call, deliver, own_thread=True)
+        self.context = CallContext(context.service_url, context.method_name, door.auth._clock)
+        door.engine.request(self.context, deliver, own_thread=True)
 
 
 #: What carried the token of an attempt: metadata, call credentials, or nothing of ours.
@@ -132,9 +133,17 @@ class Route:
     @property
     def context(self) -> CallContext:
         """The call as a source sees it; the same as core tells the plugin."""
-        if self._context is None:
-            self._context = CallContext(self.door.url + self.service_path, self._method, self.door.auth._clock)
-        return self._context
+        if self._context is not None:
+            return self._context
+        context = CallContext(self.door.url + self.service_path, self._method, self.door.auth._clock)
+        if self.door.url:  # until core has told where the channel leads, this is but a guess
+            self._context = context
+        return context
+
+    def refuse_wait(self) -> None:
+        """Asked on a thread that is about to wait for a token; see `Source.refuse_wait`."""
+        if self.door.engine.peek(self.context) is None:
+            self.door.auth._source.refuse_wait()
 
     def plan(
         self,

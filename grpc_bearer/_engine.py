@@ -138,12 +138,14 @@ class Engine:
         Raises:
             TokenError: no token is to be had, or not in time.
             SigningError: the key cannot be used.
+            ConfigurationError: the source needs the very thread that would wait.
         """
         lease = self.peek(context)
         if lease is not None:
             return lease
         future = self.future(context)
         if not future.done():
+            self._source.refuse_wait()
             with _workers.waiting():
                 concurrent.futures.wait((future,), timeout)
         if not future.done():

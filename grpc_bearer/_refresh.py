@@ -283,8 +283,8 @@ def invalidated(state: State, fingerprint: str | None, now: float) -> State:
     """A server refused the token with this fingerprint.
 
     Nothing happens if that token is not the current one, if it was refused before and came back and the backoff for
-    that is not over, or if the budget of forced refreshes is spent. `None`: something outside has changed (the clock was
-    put right), so whatever there is, token or remembered failure, is forgotten without further question.
+    that is not over, or if the budget of forced refreshes is spent. `None`: something outside has changed (the clock
+    was put right), so whatever there is, token or remembered failure, is forgotten without further question.
     """
     held, backoff, refusal = state.held, state.backoff, state.refusal
     if fingerprint is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -12,9 +13,14 @@ from grpc_bearer._diagnosis import diagnose
 from grpc_bearer._door import Attempt, Carrier, Route, explain
 from grpc_bearer._engine import Lease
 from grpc_bearer._failure import Failure
-from grpc_bearer._retry import delay_before, means_stale
+from grpc_bearer._retry import RetryPolicy, delay_before, means_stale
 from grpc_bearer.errors import GrpcBearerError
 from grpc_bearer.sources._answer import http_date
+
+_LOGGER = logging.getLogger("grpc_bearer")
+
+#: What servers answer when they do not take a token, whether another would help or not.
+_REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
 class Trial:
@@ -76,13 +82,22 @@ class Trial:
             replayable: whether its requests can all be sent again, and nothing of its answer has been seen.
         """
         self.attempts += 1
-        policy = self.route.policy
         lease = carrier.lease if isinstance(carrier, Attempt) else carrier
-        if lease is None or explain(carrier, failure.code) is not None:
+        if self.route.policy is None or lease is None or explain(carrier, failure.code) is not None:
             return None
-        if policy is None or not means_stale(policy, failure):
+        try:
+            return self._after(self.route.policy, call, lease, failure, replayable)
+        except Exception as error:  # of a user's predicate or strategy: raised on a thread of gRPC's it would be lost
+            _LOGGER.error("retry_if, stop or wait raised %s, so the call is not made again", type(error).__name__)
             return None
-        self.refusal = call, lease, failure
+
+    def _after(self, policy: RetryPolicy, call: Any, lease: Lease, failure: Failure, replayable: bool) -> float | None:
+        stale = means_stale(policy, failure)
+        if stale or failure.code in _REFUSALS:
+            self.refusal = call, lease, failure
+        if not stale:
+            self.why = "no new token cures that"
+            return None
         engine = self.route.door.engine
         if self._learn_time(failure):
             engine.invalidate()  # what was signed or judged by the wrong clock
@@ -96,7 +111,8 @@ class Trial:
             self.why = "no time is left for another attempt"
             return None
         # A stream past its bound is not made again, but its token is as stale, and the next call should not meet it.
-        if not renewable(engine, lease, self.route.context):
+        context = carrier.context if isinstance(carrier, Attempt) else self.route.context
+        if not renewable(engine, lease, context):
             self.why = "no other token is to be had for now"
             return None
         if not replayable:

@@ -257,7 +257,7 @@ class TestOneCall:
             yield b"r"
             raise KeyError("mine")
 
-        act = w.act(reads=False)
+        act = w.act()
         call = w.start(w.kind, requests())
         body = drain(call) if w.kind in STREAM_REPLY else outcome(call.result)
         seen = ended(finished(call))
@@ -352,9 +352,10 @@ class TestEarlyEnd:
 
     @alike(kinds=KINDS)
     def test_a_deadline_that_has_passed(w: World) -> Any:
+        method = w.method(w.kind, channel=w.open(nobody()))  # one that is there may be quicker than the deadline
         seen = []
         for timeout in (0, -1):
-            call = w.start(w.kind, timeout=timeout)
+            call = w.start(w.kind, method=method, timeout=timeout, wait_for_ready=True)
             seen.append((read(w, call), ended(finished(call))))
         return seen
 
@@ -497,8 +498,9 @@ class TestStreams:
         call.add_done_callback(lambda it: heard.append(it is call))
         early = [standing(call), *(outcome(getattr(call, ask)) for ask in ("code", "details", "result", "exception"))]
         body = drain(call)
-        w.act(before=1, after=0, code=grpc.StatusCode.ABORTED, details="no")
+        act = w.act(before=1, after=0, code=grpc.StatusCode.ABORTED, details="no")
         failed = w.method(w.kind, channel=channel)(b"r")
+        wait(act.arrived)
         w.act(before=1, hold=True)
         dropped = w.method(w.kind, channel=channel)(b"r")
         cancelled = next(dropped), dropped.cancel(), outcome(lambda: next(dropped)), standing(dropped)
@@ -544,7 +546,7 @@ class TestChannel:
     def test_the_context_manager_closes_and_lets_errors_through(w: World) -> Any:
         with pytest.raises(KeyError), w.channel as channel:
             raise KeyError("mine")
-        return outcome(lambda: channel.unary_unary("/s/m")(b"")), outcome(w.channel.__exit__.__call__)
+        return outcome(lambda: channel.unary_unary("/s/m")(b""))
 
     @alike(without=("warm", "over_users", "clear_warm"))
     def test_subscribe_and_unsubscribe(w: World) -> Any:
@@ -559,7 +561,8 @@ class TestChannel:
         w.channel.subscribe(see, try_to_connect=True)
         wait(ready)
         w.channel.unsubscribe(see)
-        return [state.name for state in states], outcome(lambda: w.channel.unsubscribe(see))
+        # Some of those between may pass unseen.
+        return states[0].name, states[-1].name, outcome(lambda: w.channel.unsubscribe(see))
 
     @alike()
     def test_channel_ready_future(w: World) -> Any:
@@ -626,12 +629,25 @@ class TestMetadata:
     @alike(kinds=KINDS)
     def test_metadata_of_every_form_arrives(w: World) -> Any:
         entries = [("a", "1"), ("a", "2"), ("b-bin", b"\x00\xff")]
-        forms = [entries, tuple(entries), iter(entries), (e for e in entries), [], (), None, [("c", b"bytes")]]
+        forms = [entries, tuple(entries), [], (), None, [("c", b"bytes")]]
         seen = []
         for form in forms:
             act = w.act()
             call = w.start(w.kind, metadata=form)
             seen.append((read(w, call), arrived(act)))
+        return seen
+
+    @alike(kinds=KINDS)
+    def test_metadata_that_can_be_read_but_once_arrives_like_a_tuple(w: World) -> Any:
+        entries = (("a", "1"), ("b-bin", b"\x00\xff"))
+        # Plain channels take a generator for some kinds of call and not for others; ours, and only ours, for all.
+        forms: list[Any] = [entries, entries]
+        if w.auth is not None and w.door is not DOORS["composite"]:
+            forms = [iter(entries), (entry for entry in entries)]
+        seen = []
+        for form in forms:
+            act = w.act()
+            seen.append((read(w, w.start(w.kind, metadata=form)), arrived(act)))
         return seen
 
     @alike(kinds=KINDS)

@@ -24,11 +24,11 @@ BEAR = {"api_key": "key-1", "scope": "all", "secret": "s3cret"}
 THREADS, FUTURES, TASKS = 300, 350, 350
 ALL = THREADS + FUTURES + TASKS
 #: Ours (worker, timer) and gRPC's (pollers, one that watches the calls of each sync channel, event engine).
-HANDFUL = 24
+HANDFUL = 16
 
 
 class Asking(HTTPTokenSource):
-    """Also counts the calls that ask for its token through core: each on a thread of core's, with a context of its own."""
+    """Also counts the calls that ask through core: on a thread of core's, with a context of their own."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)

@@ -103,7 +103,7 @@ class PureState(RuleBasedStateMachine):
             error = TokenFormatError("expired")
             self.state = _refresh.failed(self.state, flight, error, now=self.now, delay=1.0)
             return None
-        self.state, verdict = _refresh.fetched(self.state, held, now=self.now, delay=1.0)
+        self.state, verdict = _refresh.fetched(self.state, held, now=self.now, delay=120.0)
         return verdict
 
     @precondition(lambda self: self.running)
@@ -131,6 +131,25 @@ class PureState(RuleBasedStateMachine):
         assert flight is not None
         error = TokenRejectedError("no") if lasting else TokenUnavailableError("down")
         self.state = _refresh.failed(self.state, flight, error, now=self.now, delay=delay, lasting=lasting)
+
+    @precondition(lambda self: self.running)
+    @rule(near=NEAR)
+    def the_endpoint_is_down_until_the_token_expires(self, near: float) -> None:
+        self.the_fetch_fails(False, 3600.0)
+        self.clock.advance(step_to(self.state, "expires_at", near, self.now))
+        self.callers_come(2)
+
+    @precondition(lambda self: self.state.held is not None)
+    @rule(point=POINTS, life=LIFETIMES, refuse=st.booleans())
+    def the_same_token_comes_once_more(self, point: str, life: float | None, refuse: bool) -> None:
+        held = self.state.held
+        assert held is not None
+        self.time_comes_to_a_point(point, 0.0)
+        self.callers_come(1)
+        if refuse:
+            self.a_server_refuses_the_token(1)
+        if self.running:
+            self.the_fetch_brings_a_token(life, held.token.value, None)
 
     @precondition(lambda self: self.lost)
     @rule(fails=st.booleans(), value=st.sampled_from([None, "same"]))
@@ -179,6 +198,7 @@ class PureState(RuleBasedStateMachine):
         self.state = _refresh.forked(self.state)
         self.lost += [self.running] if self.running else []
         self.running = None
+        self.callers_come(1)
 
     @invariant()
     def one_flight_at_most_and_it_is_the_world_s(self) -> None:

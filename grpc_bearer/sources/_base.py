@@ -11,8 +11,9 @@ from grpc_bearer._token import CallContext, Token
 class Source(ABC):
     """Where tokens come from.
 
-    A source knows nothing of caching, threads, loops or channels: the engine calls `fetch` on a thread of its own, never
-    twice at once for one key, and keeps what it returns. Write `fetch`; override `key` only if tokens differ by call.
+    A source knows nothing of caching, threads, loops or channels: the engine calls `fetch` on a thread of its own,
+    never twice at once for one key, and keeps what it returns. Write `fetch`; override `key` only if tokens differ by
+    call.
 
     >>> class Clockwork(Source):
     ...     def fetch(self, context: CallContext) -> Token:
@@ -40,5 +41,14 @@ class Source(ABC):
         """Which calls may share a token: those with equal keys. The default is one token for all."""
         return ()
 
+    def refuse_wait(self) -> None:
+        """Asked on a thread that is about to wait for a `fetch` elsewhere; most sources have nothing against it.
+
+        Raises:
+            ConfigurationError: the fetch needs this very thread, and the wait would never end.
+        """
+        return
+
     def close(self) -> None:
         """Give up what the source holds (sessions, loops). Idempotent."""
+        return

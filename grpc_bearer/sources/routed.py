@@ -92,6 +92,10 @@ class RoutedSource(Source):
         patterns = ", ".join(pattern for pattern, _, _ in self._routes)
         raise TokenRejectedError(f"no route for {service}/{method}: none of {patterns} matches")
 
+    def refuse_wait(self) -> None:
+        for source in self._sources:
+            source.refuse_wait()
+
     def close(self) -> None:
         for source in self._sources:
             source.close()

@@ -49,11 +49,14 @@ PUBLIC_TYPES = (
 _RUN = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?")
 
 
+# Core says it either way, as threads happen to run.
+_RACE = re.compile(r"Stream removed \((.*?)\)")
+
 TOLD = ("code", "details", "debug_error_string", "initial_metadata", "trailing_metadata")
 
 
 def scrubbed(text: str | None) -> str | None:
-    return text if text is None else _RUN.sub("#", text)
+    return text if text is None else _RUN.sub("#", _RACE.sub(r"\1", text))
 
 
 def types(value: object) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
-from grpc_bearer.testing import CA, ProbeServer
+from grpc_bearer.testing import CA, Attempt, ProbeServer
 
 SERVICE = "contract.Stage"
 WARM = "warm"  # a method that takes no act
@@ -88,33 +88,40 @@ class Act:
 
 
 class Stage:
-    """A `ProbeServer` that also serves `contract.Stage`, whose calls play the acts put up for them, in order."""
+    """A `ProbeServer` that also serves `contract.Stage`, whose calls play the acts put up for them, in order.
+
+    Each world has acts of its own, known by its user agent: a call that was cancelled may arrive when the next one plays.
+    """
 
     def __init__(self, credentials: Any = "tls", ca: CA | None = None) -> None:
-        self._acts: deque[Act] = deque()
+        self._acts: defaultdict[str, deque[Act]] = defaultdict(deque)
         self.server = ProbeServer(None, ca, credentials=credentials, register=[self._register])
 
     @property
     def target(self) -> str:
         return self.server.target
 
-    def put(self, act: Act) -> Act:
-        self._acts.append(act)
+    def put(self, world: str, act: Act) -> Act:
+        self._acts[world].append(act)
         return act
 
-    def clear(self) -> None:
-        """Let everybody go home, and forget."""
-        self._acts.clear()
-        self.server.ledger.clear()
+    def clear(self, world: str) -> None:
+        """Forget the acts that nobody has played."""
+        self._acts.pop(world, None)
 
-    def _next(self) -> Act:
-        return self._acts.popleft() if self._acts else Act()
+    def attempts(self, world: str) -> list[Attempt]:
+        """What the server's ledger has of one world."""
+        return [attempt for attempt in self.server.ledger if world == _world(attempt.metadata)]
+
+    def _next(self, context: grpc.ServicerContext) -> Act:
+        acts = self._acts[_world(context.invocation_metadata())]
+        return acts.popleft() if acts else Act()
 
     def _stream(self, requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-        yield from self._next().play(requests, context, threading.Event())
+        yield from self._next(context).play(requests, context, threading.Event())
 
     def _unary(self, requests: Any, context: grpc.ServicerContext) -> bytes:
-        return b"|".join(self._next().play(requests, context, threading.Event()))
+        return b"|".join(self._next(context).play(requests, context, threading.Event()))
 
     def _register(self, server: grpc.Server) -> None:
         makers = {
@@ -125,3 +132,8 @@ class Stage:
             "stream_stream": grpc.stream_stream_rpc_method_handler(self._stream),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, makers),))
+
+
+def _world(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The first word of the user agent."""
+    return str(dict(metadata).get("user-agent", "")).partition(" ")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from _contract.stage import KINDS, PATIENCE, QUICK, SERVICE, WARM, Act, Stage
 from grpc_bearer import BearerAuth, CallContext, Source, Token
 
 TOKEN = "t0"
+_NUMBERS = itertools.count()
 
 
 class Noop(
@@ -35,9 +37,13 @@ class Noop(
     intercept_unary_unary = intercept_unary_stream = intercept_stream_unary = intercept_stream_stream = _intercept
 
 
+def token() -> str:
+    return TOKEN
+
+
 def reusable() -> BearerAuth:
     """A token that is fetched on another thread, and then kept."""
-    return BearerAuth(lambda: TOKEN)
+    return BearerAuth(token)
 
 
 class OneTime(Source):
@@ -111,11 +117,11 @@ class World:
     ) -> None:
         self.stage, self.door, self.kind, self.auth = stage, door, kind, auth
         self.carries_token = True
+        self.name = f"world-{next(_NUMBERS)}"
         self._wrap, self._wrap_method = wrap, wrap_method
         self._open: list[grpc.Channel] = []
         self._acts: list[Act] = []
         self._channel: grpc.Channel | None = None
-        stage.clear()
 
     @property
     def channel(self) -> grpc.Channel:
@@ -125,13 +131,12 @@ class World:
 
     def open(self, target: str | None = None, stage: Stage | None = None, **arguments: Any) -> grpc.Channel:
         """A channel to the stage, or to where nobody may be."""
-        arguments["options"] = (*arguments.get("options", ()), *QUICK)
+        arguments["options"] = (*arguments.get("options", ()), *QUICK, ("grpc.primary_user_agent", self.name))
         credentials = (stage or self.stage).server.channel_credentials()
         channel = self._wrap(target or (stage or self.stage).target, credentials, self.auth, arguments)
         self._open.append(channel)
         if self.door.warm and target is None:
             channel.unary_unary(f"/{SERVICE}/{WARM}")(b"", timeout=PATIENCE)
-            (stage or self.stage).server.ledger.clear()
         elif self.door.warm and self.auth is not None:
             self.auth.token()
             with contextlib.suppress(AttributeError):
@@ -149,7 +154,7 @@ class World:
         return grpc_bearer.wrap_stub(stub, self.auth) if self._wrap_method and self.auth else stub
 
     def act(self, **part: Any) -> Act:
-        act = self.stage.put(Act(**part))
+        act = self.stage.put(self.name, Act(**part))
         self._acts.append(act)
         return act
 
@@ -161,7 +166,7 @@ class World:
 
     def check_tokens(self) -> None:
         """Each attempt carried our header once."""
-        for attempt in self.stage.server.ledger:
+        for attempt in self.stage.attempts(self.name):
             sent = [value for key, value in attempt.metadata if key == "authorization"]
             assert sent == [f"Bearer {TOKEN}"], attempt.method
 
@@ -170,7 +175,7 @@ class World:
             act.release.set()
         for channel in self._open:
             channel.close()
-        self.stage.clear()
+        self.stage.clear(self.name)
 
 
 def _plain(target: str, credentials: Any, auth: Any, arguments: dict[str, Any]) -> grpc.Channel:

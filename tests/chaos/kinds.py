@@ -1,0 +1,153 @@
+"""Every kind of call, sync and asyncio, each with the replies that must come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from grpc import aio
+
+from grpc_bearer.testing import ProbeReply, ProbeRequest
+
+#: Requests of one call are numbered on from its own number times this.
+SPAN = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call to be made: `count` requests, or `count` replies to one request."""
+
+    number: int
+    kind: str
+    count: int
+    padding: int
+
+    @classmethod
+    def draw(cls, number: int, kind: str, rng: random.Random, long: bool = False) -> Job:
+        count = 1050 if long else rng.choice((0, 1, 2, 5, 30)) if "client" in kind or "bidi" in kind else 4
+        return cls(number, kind, count, 10 if long else rng.choice((0, 10, 3000)))
+
+    @property
+    def streams(self) -> bool:
+        """Whether the requests are a stream."""
+        return self.kind.startswith(("client", "bidi"))
+
+    @property
+    def indexes(self) -> list[int]:
+        """Of the requests, as the server must see them."""
+        return [self.number * SPAN + position for position in range(self.count if self.streams else 1)]
+
+    def payload(self, index: int) -> bytes:
+        return b"%d " % index + b"." * self.padding
+
+    def request(self) -> ProbeRequest:
+        return ProbeRequest(index=self.indexes[0], payload=self.payload(self.indexes[0]), replies=self.count)
+
+    def requests(self) -> Iterator[ProbeRequest]:
+        """One message, used again and again: what is sent must be what it was when it was given."""
+        message = ProbeRequest()
+        for index in self.indexes:
+            message.index, message.payload = index, self.payload(index)
+            yield message
+            message.index = -1
+
+    async def arequests(self) -> AsyncIterator[ProbeRequest]:
+        for request in self.requests():
+            yield request
+
+    def wrong(self, replies: list[ProbeReply]) -> str:
+        """What is wrong with the replies; empty: nothing."""
+        expected = self.count if self.kind.startswith(("server", "bidi")) else 1
+        if [reply.index for reply in replies] != list(range(expected)):
+            return f"{len(replies)} replies, expected {expected}"
+        if not replies:
+            return ""
+        digest = hashlib.sha256(b"".join(self.payload(index) for index in self.indexes)).digest()
+        if list(replies[-1].indexes) != self.indexes or replies[-1].digest != digest:
+            return f"the server answered for {len(replies[-1].indexes)} requests, or others than were sent"
+        return ""
+
+
+# ---------------------------------------------------------------------------------------------------------------- sync
+
+
+def _future(stub: Any, job: Job, **how: Any) -> list[Any]:
+    request = job.request()
+    call = stub.Unary.future(request, **how)
+    request.index, request.payload = -1, b"changed after the call was made"
+    return [call.result()]
+
+
+SYNC: dict[str, Callable[..., list[Any]]] = {
+    "unary": lambda stub, job, **how: [stub.Unary(job.request(), **how)],
+    "unary.with_call": lambda stub, job, **how: [stub.Unary.with_call(job.request(), **how)[0]],
+    "unary.future": _future,
+    "server stream": lambda stub, job, **how: list(stub.ServerStream(job.request(), **how)),
+    "client stream": lambda stub, job, **how: [stub.ClientStream(job.requests(), **how)],
+    "client stream.with_call": lambda stub, job, **how: [stub.ClientStream.with_call(job.requests(), **how)[0]],
+    "client stream.future": lambda stub, job, **how: [stub.ClientStream.future(job.requests(), **how).result()],
+    "bidi stream": lambda stub, job, **how: list(stub.BidiStream(job.requests(), **how)),
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- asyncio
+
+
+async def _unary(stub: Any, job: Job, **how: Any) -> list[Any]:
+    return [await stub.Unary(job.request(), **how)]
+
+
+async def _iterated(call: Any) -> list[Any]:
+    return [reply async for reply in call]
+
+
+async def _read(call: Any) -> list[Any]:
+    replies = []
+    while (reply := await call.read()) is not aio.EOF:
+        replies.append(reply)
+    return replies
+
+
+async def _client(stub: Any, job: Job, **how: Any) -> list[Any]:
+    return [await stub.ClientStream(job.arequests(), **how)]
+
+
+async def _client_write(stub: Any, job: Job, **how: Any) -> list[Any]:
+    call = stub.ClientStream(**how)
+    # grpc.aio says InvalidStateError to whoever writes to a call that has ended; why it ended, one must ask the call.
+    with contextlib.suppress(asyncio.InvalidStateError):
+        for request in job.requests():
+            await call.write(request)
+        await call.done_writing()
+    return [await call]
+
+
+async def _bidi_write(stub: Any, job: Job, **how: Any) -> list[Any]:
+    call = stub.BidiStream(**how)
+    replies = []
+    for request in job.requests():
+        with contextlib.suppress(asyncio.InvalidStateError):
+            await call.write(request)
+        reply = await call.read()
+        if reply is aio.EOF:
+            return replies
+        replies.append(reply)
+    with contextlib.suppress(asyncio.InvalidStateError):
+        await call.done_writing()
+    return replies + await _read(call)
+
+
+AIO: dict[str, Callable[..., Awaitable[list[Any]]]] = {
+    "unary": _unary,
+    "server stream": lambda stub, job, **how: _iterated(stub.ServerStream(job.request(), **how)),
+    "server stream.read": lambda stub, job, **how: _read(stub.ServerStream(job.request(), **how)),
+    "client stream": _client,
+    "client stream.write": _client_write,
+    "bidi stream": lambda stub, job, **how: _iterated(stub.BidiStream(job.arequests(), **how)),
+    "bidi stream.write": _bidi_write,
+}
