@@ -405,6 +405,8 @@ class AioCall(aio.Call):
         if self._final:
             return False
         self._cancelled = True
+        if isinstance(self._replay, AsyncReplayBuffer):
+            self._replay.cancel()
         if self._inner is None:
             self._end(Ended(aio.AioRpcError(grpc.StatusCode.CANCELLED, aio.Metadata(), aio.Metadata(), _CANCELLED)))
             return True

@@ -210,7 +210,7 @@ class AsyncReplayBuffer:
         self._requests = None if requests is None else _async_iterator(requests)
         self._serializer = serializer
         self._kept = Kept(messages, size)
-        self._asking = False
+        self._asking: tuple[_AsyncReader, asyncio.Task[Any] | None] | None = None
         self._end: BaseException | None = None
         self._reader: _AsyncReader | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -233,6 +233,12 @@ class AsyncReplayBuffer:
         """The call has ended: whoever still wants to read comes to the end."""
         self._reader = None
         self.wake()
+
+    def cancel(self) -> None:
+        """The user has cancelled the call. gRPC tells their iterable, unless an earlier attempt still asks it."""
+        reader, task = self._asking or (None, None)
+        if task is not None and reader is not self._reader:
+            task.cancel()
 
     def reader(self) -> AsyncIterator[Item]:
         """The requests from the first on, for one attempt; an earlier reader comes to its end."""
@@ -279,20 +285,20 @@ class AsyncReplayBuffer:
                 return item
             if self._end is not None:
                 raise self._end
-            if self._requests is None or self._asking:
+            if self._requests is None or self._asking is not None:
                 await self.change()
             else:
-                await self._ask(self._requests)
+                await self._ask(self._requests, reader)
         raise StopAsyncIteration
 
-    async def _ask(self, requests: AsyncIterator[Any]) -> None:
-        self._asking = True
+    async def _ask(self, requests: AsyncIterator[Any], reader: _AsyncReader) -> None:
+        self._asking = reader, asyncio.current_task()
         try:
             self._kept.add(serialise(self._serializer, await requests.__anext__()))
         except BaseException as error:
             self._end = error
         finally:
-            self._asking = False
+            self._asking = None
             self.wake()
 
 

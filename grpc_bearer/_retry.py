@@ -6,6 +6,7 @@ The decision alone stands here, in pure functions; `_trial` keeps the history of
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -134,13 +135,24 @@ class RetryPolicy:
 
 DEFAULT = RetryPolicy()
 
+_LOGGER = logging.getLogger("grpc_bearer")
+
 
 def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
     """Whether this failure may be one that another token cures."""
-    if failure.code not in policy.codes and not (policy.retry_if is not None and policy.retry_if(failure.error)):
+    if failure.code not in policy.codes and not _says_yes(policy.retry_if, failure.error):
         return False
     reason, _ = rich(failure)
     return reason not in _INCURABLE
+
+
+def _says_yes(predicate: Callable[[Any], bool] | None, error: Any) -> bool:
+    """A user's predicate; what it raises would be lost on gRPC's threads, and must not stand for the call's own error."""
+    try:
+        return predicate is not None and bool(predicate(error))
+    except Exception as raised:
+        _LOGGER.error("the policy's retry_if raised %s, so the call is not made again", type(raised).__name__)
+        return False
 
 
 def delay_after(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: float) -> float | None:
@@ -171,6 +183,10 @@ def delay_before(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: 
     state.outcome = Future(attempts)
     state.outcome.set_exception(failure.error)
     state.outcome_timestamp = state.start_time + elapsed
-    delay = max(float(wait(state)), rich(failure)[1])
-    state.upcoming_sleep = delay
-    return None if stop(state) or not elapsed + delay < MAX_TIME else delay
+    try:
+        delay = state.upcoming_sleep = max(float(wait(state)), rich(failure)[1])
+        stopped = stop(state)
+    except Exception as error:
+        _LOGGER.error("the policy's stop or wait raised %s, so the call is not made again", type(error).__name__)
+        return None
+    return None if stopped or not elapsed + delay < MAX_TIME else delay

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -16,8 +15,6 @@ from grpc_bearer._failure import Failure
 from grpc_bearer._retry import RetryPolicy, delay_before, means_stale
 from grpc_bearer.errors import GrpcBearerError
 from grpc_bearer.sources._answer import http_date
-
-_LOGGER = logging.getLogger("grpc_bearer")
 
 #: What servers answer when they do not take a token, whether another would help or not.
 _REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -86,15 +83,17 @@ class Trial:
         if self.route.policy is None or lease is None or explain(carrier, failure.code) is not None:
             return None
         try:
-            return self._after(self.route.policy, call, lease, failure, replayable)
+            stale = means_stale(self.route.policy, failure)
+            if stale or failure.code in _REFUSALS:
+                self.refusal = call, lease, failure
+            return self._after(self.route.policy, carrier, lease, failure, stale, replayable)
         except Exception as error:  # of a user's predicate or strategy: raised on a thread of gRPC's it would be lost
             _LOGGER.error("retry_if, stop or wait raised %s, so the call is not made again", type(error).__name__)
             return None
 
-    def _after(self, policy: RetryPolicy, call: Any, lease: Lease, failure: Failure, replayable: bool) -> float | None:
-        stale = means_stale(policy, failure)
-        if stale or failure.code in _REFUSALS:
-            self.refusal = call, lease, failure
+    def _after(
+        self, policy: RetryPolicy, carrier: Carrier, lease: Lease, failure: Failure, stale: bool, replayable: bool
+    ) -> float | None:
         if not stale:
             self.why = "no new token cures that"
             return None
@@ -111,7 +110,6 @@ class Trial:
             self.why = "no time is left for another attempt"
             return None
         # A stream past its bound is not made again, but its token is as stale, and the next call should not meet it.
-        context = carrier.context if isinstance(carrier, Attempt) else self.route.context
         if not renewable(engine, lease, context):
             self.why = "no other token is to be had for now"
             return None
