@@ -82,21 +82,18 @@ class Trial:
         lease = carrier.lease if isinstance(carrier, Attempt) else carrier
         if self.route.policy is None or lease is None or explain(carrier, failure.code) is not None:
             return None
-        try:
-            stale = means_stale(self.route.policy, failure)
-            if stale or failure.code in _REFUSALS:
-                self.refusal = call, lease, failure
-            return self._after(self.route.policy, carrier, lease, failure, stale, replayable)
-        except Exception as error:  # of a user's predicate or strategy: raised on a thread of gRPC's it would be lost
-            _LOGGER.error("retry_if, stop or wait raised %s, so the call is not made again", type(error).__name__)
-            return None
-
-    def _after(
-        self, policy: RetryPolicy, carrier: Carrier, lease: Lease, failure: Failure, stale: bool, replayable: bool
-    ) -> float | None:
+        stale = means_stale(self.route.policy, failure)
+        if stale or failure.code in _REFUSALS:
+            self.refusal = call, lease, failure
         if not stale:
             self.why = "no new token cures that"
             return None
+        context = carrier.context if isinstance(carrier, Attempt) else self.route.context
+        return self._after(self.route.policy, lease, context, failure, replayable)
+
+    def _after(
+        self, policy: RetryPolicy, lease: Lease, context: CallContext, failure: Failure, replayable: bool
+    ) -> float | None:
         engine = self.route.door.engine
         if self._learn_time(failure):
             engine.invalidate()  # what was signed or judged by the wrong clock
