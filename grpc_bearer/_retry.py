@@ -61,7 +61,8 @@ class RetryPolicy:
     """When a call that the server refused is made once more, after its token was replaced.
 
     By default UNAUTHENTICATED, once. A call is only retried if the server itself refused it, if its token was ours, if
-    another token is to be had, and if nothing of its answer has reached the caller; always under the call's one deadline.
+    another token is to be had, and if nothing of its answer has reached the caller; always under the call's one
+    deadline.
 
     Args:
         stop: a tenacity stop strategy; default: after two attempts in all. Never more than 10 attempts or, without a
@@ -147,7 +148,7 @@ def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
 
 
 def _says_yes(predicate: Callable[[Any], bool] | None, error: Any) -> bool:
-    """A user's predicate; what it raises would be lost on gRPC's threads, and must not stand for the call's own error."""
+    """A user's predicate. What it raises would be lost on gRPC's threads, and must not hide the call's own error."""
     try:
         return predicate is not None and bool(predicate(error))
     except Exception as raised:

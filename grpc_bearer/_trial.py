@@ -13,7 +13,8 @@ from grpc_bearer._door import Attempt, Carrier, Route, explain
 from grpc_bearer._engine import Lease
 from grpc_bearer._failure import Failure
 from grpc_bearer._retry import RetryPolicy, delay_before, means_stale
-from grpc_bearer.errors import GrpcBearerError
+from grpc_bearer._token import CallContext
+from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 from grpc_bearer.sources._answer import http_date
 
 #: What servers answer when they do not take a token, whether another would help or not.
@@ -145,8 +146,7 @@ class Trial:
     def tokenless(self, error: GrpcBearerError | None) -> tuple[Any, GrpcBearerError]:
         """As `cause`, where no attempt was made: there is no token (`error`), or only the one that was refused."""
         if self.refusal is None:
-            assert error is not None
-            return None, error
+            return None, error or TokenUnavailableError("no token is to be had")
         call, lease, refusal = self.refusal
         return call, error or self._same(lease, refusal)
 
