@@ -48,7 +48,7 @@ def aio_error(cause: GrpcBearerError) -> aio.AioRpcError:
 
 
 def _insecure(carrier: Carrier, error: aio.UsageError) -> GrpcBearerError | None:
-    """Our error for grpc.aio's word for call credentials on a channel that protects nothing; sync gRPC ends the call."""
+    """Our error in place of grpc.aio's for call credentials on a channel that protects nothing."""
     if isinstance(carrier, Attempt) and not carrier.ran and "credentials" in str(error):
         return explain(carrier, grpc.StatusCode.UNAUTHENTICATED)
     return None

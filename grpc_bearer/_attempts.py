@@ -26,6 +26,15 @@ def renewable(engine: Engine, lease: Lease, context: CallContext) -> bool:
     return held is None or held.token.fingerprint != lease.token.fingerprint
 
 
+def replaceable(engine: Engine, lease: Lease, context: CallContext) -> bool:
+    """As `renewable`, and begin to fetch the other one: a source that answers at once may have none."""
+    if engine.single_use or not renewable(engine, lease, context):
+        return engine.single_use
+    others: list[Lease | None] = []
+    engine.request(context, lambda other, error: others.append(other))
+    return not others or (others[0] is not None and others[0].token.fingerprint != lease.token.fingerprint)
+
+
 class LocalError(grpc.RpcError):
     """What marks an error as made on our side of the wire: no other token cures it."""
 
@@ -86,7 +95,7 @@ class Attempts:
         if delay is None or (self._timeout is not None and elapsed + delay >= self._timeout):
             return None
         lease = self._lease or self._engine.peek(self._context)
-        return delay if lease is None or renewable(self._engine, lease, self._context) else None
+        return delay if lease is None or replaceable(self._engine, lease, self._context) else None
 
 
 def failure_in(error: grpc.RpcError) -> Failure | None:

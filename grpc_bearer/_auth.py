@@ -192,8 +192,8 @@ def as_source(source: object) -> Source:
 
         return CallableSource(source)
     raise ConfigurationError(
-        f"auth: cannot make a token source of {type(source).__name__}; expected a BearerAuth, a Source, a token as str, "
-        "a path, a function that returns a token, or google-auth credentials"
+        f"auth: cannot make a token source of {type(source).__name__}; expected a BearerAuth, a Source, a token as "
+        "str, a path, a function that returns a token, or google-auth credentials"
     )
 
 

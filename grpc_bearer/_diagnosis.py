@@ -61,8 +61,8 @@ def _times(token: Token, now: float) -> list[str]:
     audience = claims.get("aud")
     meant = f", or meant for another audience than {audience!r}" if audience else ""
     return [
-        "by this machine's clock its times are right: if that clock is wrong, this is the likely cause; else the token is "
-        f"revoked, signed by a key that the server does not know{meant}"
+        "by this machine's clock its times are right: if that clock is wrong, this is the likely cause; else the token "
+        f"is revoked, or signed by a key that the server does not know{meant}"
     ]
 
 

@@ -2,23 +2,22 @@
 
 A `Door` is what is known of one wrapped channel; a `Route` is one method behind it, and plans each of its attempts.
 
-Metadata costs nothing and is used when the token is at hand, reusable and fresh, *and core has already run our plugin on
-this very channel*: channel credentials are opaque and TLS-looking ones can be plaintext, so only core can prove that a
-channel may carry tokens. In every other case the call goes out with call credentials of its own, an `Attempt`, and core
-does the waiting, under the call's own deadline and cancellation. The proof lives with the wrapped channel, never with
-the auth.
+Metadata costs nothing and is used when the token is at hand, reusable and fresh, *and core has already run our plugin
+on this very channel*: channel credentials are opaque and TLS-looking ones can be plaintext, so only core can prove that
+a channel may carry tokens. In every other case the call goes out with call credentials of its own, an `Attempt`, and
+core does the waiting, under the call's own deadline and cancellation. The proof lives with the wrapped channel, never
+with the auth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 import grpc
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._engine import Engine, Lease
-from grpc_bearer._replay import passing
 from grpc_bearer._retry import RetryPolicy
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import (
@@ -197,7 +196,7 @@ def materialised(metadata: Any) -> Any:
 
 
 def has_header(metadata: Any, header: str) -> bool:
-    """Whether the caller brings an entry of their own under our header; or nothing that gRPC takes, and shall say so."""
+    """Whether the caller brings an entry of their own under our header, or what only gRPC can refuse."""
     try:
         return any(entry[0] == header for entry in metadata)
     except (TypeError, IndexError, KeyError):
@@ -205,7 +204,7 @@ def has_header(metadata: Any, header: str) -> bool:
 
 
 def explain(carrier: Carrier, code: grpc.StatusCode | None) -> GrpcBearerError | None:
-    """Our own error behind a failed attempt, or `None` if the failure is the server's, the network's or the caller's."""
+    """Our own error behind a failed attempt; `None` if the failure is the server's, the network's or the caller's."""
     if not isinstance(carrier, Attempt):
         return None
     if carrier.error is not None and code is grpc.StatusCode.UNAVAILABLE:
@@ -234,30 +233,3 @@ def check_attach(attach: Attach) -> Attach:
 def with_attach_options(options: Sequence[tuple[str, Any]] | None, attach: Attach) -> Sequence[tuple[str, Any]] | None:
     # Core's retries, the transparent ones too, would send a single-use token again.
     return (*(options or ()), ("grpc.enable_retries", 0)) if attach == "metadata" else options
-
-
-def wrap_multicallable(kinds: Mapping[type, Callable[..., Any]], inner: Any, *rest: Any) -> Any:
-    """Our multicallable around gRPC's, of the same kind."""
-    for kind, ours in kinds.items():
-        if isinstance(inner, kind):
-            return ours(inner, *rest)
-    raise ConfigurationError(f"channel: it made a {type(inner).__name__}, which is none of gRPC's multicallables")
-
-
-def wrapped_method(
-    kinds: Mapping[type, Callable[..., Any]],
-    make: Callable[..., Any],
-    door: Door,
-    method: str,
-    serializer: Any,
-    deserializer: Any,
-    registered: bool | None,
-) -> Any:
-    """Our multicallable for a method of a channel that is ours, which may so serialise requests itself."""
-    route = Route(door, method)
-    # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
-    extra = {"_registered_method": True} if registered else {}
-    if route.policy is None:
-        return wrap_multicallable(kinds, make(method, serializer, deserializer, **extra), route)
-    inner = make(method, passing(serializer), deserializer, **extra)
-    return wrap_multicallable(kinds, inner, route, serializer)

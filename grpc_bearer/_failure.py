@@ -37,7 +37,8 @@ class Failure:
 
 
 def rich(failure: Failure) -> tuple[str, float]:
-    """The reason (`google.rpc.ErrorInfo`) and the seconds to wait (`google.rpc.RetryInfo`) in the rich status, if any."""
+    """What the rich status says, if there is one: the reason (`google.rpc.ErrorInfo`) and the seconds to wait
+    (`google.rpc.RetryInfo`)."""
     blob = next((value for key, value in failure.trailing if key == _RICH_STATUS), None)
     if blob is None:
         return "", 0.0

@@ -28,7 +28,7 @@ _SYNC_KINDS = (
 
 
 def changed(details: Any, **changes: Any) -> Any:
-    """Call details with some fields changed and every other kept, those of later gRPC versions and other libraries too."""
+    """Call details with some fields changed and all others kept, also those of later gRPC versions."""
     if hasattr(details, "_replace"):
         return details._replace(**changes)
     return _Details(details, changes)

@@ -54,6 +54,7 @@ class Once:
     """The requests of a stream that cannot be sent again."""
 
     whole = False
+    pushed = False
 
     def __init__(self, requests: Any) -> None:
         self._requests = requests
@@ -103,6 +104,8 @@ class ReplayBuffer:
     The user's iterator is asked by one attempt at a time, and never for anything twice; a later attempt waits until an
     earlier one that is still asking has its answer, which then belongs to both.
     """
+
+    pushed = False
 
     def __init__(
         self, requests: Iterable[Any], serializer: Callable[[Any], bytes] | None, messages: int, size: int

@@ -99,8 +99,8 @@ class RetryPolicy:
             object.__setattr__(self, "codes", (self.codes,))
         for name, kind in (("codes", grpc.StatusCode), ("exclude", str)):
             value = getattr(self, name)
-            items = () if isinstance(value, str) else tuple(value)
-            if isinstance(value, str) or not all(isinstance(item, kind) for item in items):
+            items = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
+            if not all(isinstance(item, kind) for item in items):
                 raise ConfigurationError(f"{name}: expected a collection of {kind.__name__}")
             object.__setattr__(self, name, items)
         for name in ("stop", "wait", "retry_if"):

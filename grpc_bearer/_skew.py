@@ -1,8 +1,8 @@
 """How far this machine's clock is off, learnt from those who have the right time.
 
 A token that is signed here, or whose `exp` is read here, is only as good as this machine's clock. Token endpoints and
-proxies say the time in each answer (`Date`). What they say is believed only if it came over TLS, fast, not from a cache,
-from two answers that agree, and within a bound: a `Date` that lies must not make us sign tokens for another day.
+proxies say the time in each answer (`Date`). What they say is believed only if it came over TLS, fast, not from a
+cache, from two answers that agree, and within a bound: a `Date` that lies must not make us sign tokens for another day.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from grpc_bearer._clock import Clock
 
-#: A clock further off than this is not corrected, in seconds: so much longer would a token live that a lying `Date` got.
+#: A clock further off than this is not corrected, in seconds: so much longer would a token live that a lie has got.
 MAX_SKEW = 900.0
 #: What is less than this is no skew: whole-second dates and the way between two machines explain it, in seconds.
 NO_SKEW = 5.0
@@ -26,7 +26,7 @@ NO_SKEW_BY_IAT = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Skew:
-    """What is known: the correction in force, in seconds to add to this machine's clock, and one still to be confirmed."""
+    """What is known: seconds to add to this machine's clock, and a correction still to be confirmed."""
 
     offset: float = 0.0
     candidate: float | None = None

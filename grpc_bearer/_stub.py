@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
-from grpc_bearer import _channel, aio
+from grpc_bearer import _aio_multicallables, _multicallables
 from grpc_bearer._auth import as_auth
-from grpc_bearer._door import Door, Route, wrap_multicallable
+from grpc_bearer._door import Door, Route
+from grpc_bearer._methods import wrapped
 from grpc_bearer._retry import DEFAULT, RetryPolicy
 from grpc_bearer._security import provable_target
 from grpc_bearer.errors import ConfigurationError
 
-_KINDS = {**_channel.KINDS, **aio.KINDS}
+_KINDS = {**_multicallables.KINDS, **_aio_multicallables.KINDS}
 
 Stub = TypeVar("Stub")
 
@@ -39,5 +40,5 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
     door = Door(as_auth(auth), target, plaintext=allow_plaintext, retry=retry)
     ours = copy.copy(stub)
     for name, method in methods.items():
-        setattr(ours, name, wrap_multicallable(_KINDS, method, Route(door, getattr(method, "_method", ""))))
+        setattr(ours, name, wrapped(_KINDS, method, Route(door, getattr(method, "_method", ""))))
     return ours

@@ -1,4 +1,4 @@
-"""The values that pass between sources, engine and doors: `Token`, `CallContext`, `Secret`; and what a header may carry."""
+"""The values that pass between sources, engine and doors, and what a header may carry."""
 
 from __future__ import annotations
 
@@ -168,5 +168,5 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise ConfigurationError(
-            f"{self._field}: given inline, and a pickle would carry it in the clear; name a file or use a callable instead"
+            f"{self._field}: given inline, and a pickle would carry it in the clear; name a file or use a callable"
         )

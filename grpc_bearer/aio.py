@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -10,213 +9,34 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._aio_calls import (
-    AioCall,
-    Replay,
-    StreamStreamCall,
-    StreamUnaryCall,
-    UnaryStreamCall,
-    UnaryUnaryCall,
-)
 from grpc_bearer._aio_interceptor import interceptors
+from grpc_bearer._aio_multicallables import KINDS
 from grpc_bearer._auth import as_auth
-from grpc_bearer._door import Attach, Door, Route, check_attach, materialised, with_attach_options, wrapped_method
-from grpc_bearer._engine import Lease
-from grpc_bearer._replay import UNKNOWN, AsyncReplayBuffer, Once, serialise, snapshot
+from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
+from grpc_bearer._methods import Methods
 from grpc_bearer._retry import DEFAULT, RetryPolicy
 from grpc_bearer._security import protecting, provable_target, refuse_plaintext
-from grpc_bearer._trial import Trial
 from grpc_bearer.errors import ConfigurationError
 
 __all__ = ["Channel", "insecure_channel", "intercept_channel", "interceptors", "secure_channel"]
 
-Options = Sequence[tuple[str, Any]]
+_Options = Sequence[tuple[str, Any]]
 
 
-class _MultiCallable:
-    """One method of a channel.
+class Channel(Methods, aio.Channel):
+    """A `grpc.aio.Channel` whose calls carry a token; in all else the channel it wraps.
 
-    Args:
-        inner: gRPC's own multicallable.
-        route: the method.
-        serializer: of requests; `inner` then takes what `_replay.serialise` gives. Not given: `inner` takes requests.
+    >>> import asyncio
+    >>> async def main():
+    ...     async with secure_channel("api.example.com:443", auth="s3cret") as channel:
+    ...         return isinstance(channel, grpc.aio.Channel)
+    >>> asyncio.run(main())
+    True
     """
 
-    _call: type[AioCall]
+    _kinds = KINDS
 
-    def __init__(self, inner: Any, route: Route, serializer: Any = UNKNOWN) -> None:
-        self._inner = inner
-        self._route = route
-        self._serializer = serializer
-
-    def _one(self, request: Any) -> Any:
-        """The request, for a call that goes on after it was handed out: what the caller does to it now is theirs."""
-        if self._serializer is not UNKNOWN:
-            return serialise(self._serializer, request)
-        return request if self._route.policy is None else snapshot(request)
-
-    def _many(self, requests: Any) -> Replay:
-        policy = self._route.policy
-        if self._serializer is UNKNOWN or policy is None:
-            return Once(requests)
-        return AsyncReplayBuffer(requests, self._serializer, policy.replay_messages, policy.replay_bytes)
-
-    def _open(
-        self,
-        request: Any,
-        replay: Replay | None,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-    ) -> Any:
-        metadata = materialised(metadata)
-        began = time.monotonic()
-        sent, credentials, carrier = self._route.plan(metadata, credentials, wait_for_ready)
-
-        def make(left: float | None, sent: Any, credentials: Any) -> Any:
-            return self._inner(
-                request if replay is None else replay.reader(),
-                timeout=left,
-                metadata=sent,
-                credentials=credentials,
-                wait_for_ready=wait_for_ready,
-                compression=compression,
-            )
-
-        untouched = carrier is None or (isinstance(carrier, Lease) and self._route.policy is None)
-        if untouched and not isinstance(replay, AsyncReplayBuffer):
-            return make(timeout, sent, credentials)
-        trial = Trial(self._route, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
-        return self._call(trial, make, replay).begin(sent, credentials, carrier)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
-class _UnaryUnary(_MultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
-    _call = UnaryUnaryCall
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._open(self._one(request), None, timeout, metadata, credentials, wait_for_ready, compression)
-
-
-class _UnaryStream(_MultiCallable, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
-    _call = UnaryStreamCall
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._open(self._one(request), None, timeout, metadata, credentials, wait_for_ready, compression)
-
-
-class _StreamUnary(_MultiCallable, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
-    _call = StreamUnaryCall
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        replay = self._many(request_iterator)
-        return self._open(None, replay, timeout, metadata, credentials, wait_for_ready, compression)
-
-
-class _StreamStream(_MultiCallable, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
-    _call = StreamStreamCall
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        replay = self._many(request_iterator)
-        return self._open(None, replay, timeout, metadata, credentials, wait_for_ready, compression)
-
-
-#: gRPC's own kinds of multicallable, and ours around them.
-KINDS: dict[type, type[_MultiCallable]] = {
-    aio.UnaryUnaryMultiCallable: _UnaryUnary,
-    aio.UnaryStreamMultiCallable: _UnaryStream,
-    aio.StreamUnaryMultiCallable: _StreamUnary,
-    aio.StreamStreamMultiCallable: _StreamStream,
-}
-
-
-class Channel(aio.Channel):
-    """A `grpc.aio.Channel` whose calls carry a token; in all else the channel it wraps."""
-
-    def __init__(self, channel: aio.Channel, door: Door) -> None:
-        self._inner = channel
-        self._door = door
-
-    def _wrapped(self, kind: str, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
-        return wrapped_method(
-            KINDS, getattr(self._inner, kind), self._door, method, serializer, deserializer, registered
-        )
-
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._wrapped("unary_unary", method, request_serializer, response_deserializer, _registered_method)
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._wrapped("unary_stream", method, request_serializer, response_deserializer, _registered_method)
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._wrapped("stream_unary", method, request_serializer, response_deserializer, _registered_method)
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._wrapped("stream_stream", method, request_serializer, response_deserializer, _registered_method)
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+    def get_state(self, try_to_connect: bool = False) -> Any:
         return self._inner.get_state(try_to_connect)
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
@@ -237,15 +57,11 @@ class Channel(aio.Channel):
         await self._inner.__aexit__(kind, error, trace)
         return None
 
-    def __getattr__(self, name: str) -> Any:
-        # Some add interceptors to an asyncio channel after it was made.
-        return getattr(self._inner, name)
-
 
 def secure_channel(
     target: str,
     credentials: grpc.ChannelCredentials | None = None,
-    options: Options | None = None,
+    options: _Options | None = None,
     compression: grpc.Compression | None = None,
     interceptors: Sequence[aio.ClientInterceptor] | None = None,
     *,
@@ -265,7 +81,7 @@ def secure_channel(
 
 def insecure_channel(
     target: str,
-    options: Options | None = None,
+    options: _Options | None = None,
     compression: grpc.Compression | None = None,
     interceptors: Sequence[aio.ClientInterceptor] | None = None,
     *,

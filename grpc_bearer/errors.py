@@ -106,4 +106,4 @@ class TokenRejectedError(TokenError):
 
 
 class TokenFormatError(TokenError):
-    """The answer or the file is no token: HTML, JSON without the field, an expired JWT, a character no header may carry."""
+    """The answer or the file is no token: HTML, JSON without the field, an expired JWT, a forbidden character."""

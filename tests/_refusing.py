@@ -49,6 +49,13 @@ class Place:
         """An auth whose tokens the server knows; its clock stands still, see `revoke`."""
         return BearerAuth(Mint(self.verifier), clock=ManualClock(), **how)
 
+    @staticmethod
+    def minted(auth: BearerAuth) -> list[str]:
+        """Every token that this auth has fetched."""
+        source: Any = auth._source
+        mint: Mint = source._fn
+        return mint.minted
+
     def revoke(self, auth: BearerAuth) -> str:
         """The server no longer knows the current token; returns it. The budget of forced refreshes is full again."""
         auth._clock.base.advance(1e6)

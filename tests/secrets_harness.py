@@ -1,17 +1,18 @@
 """Collects whatever a program shows while it runs, and searches it for secrets.
 
-`Watch` is a context manager. Tell it the secrets (`keep`, at any time, also afterwards: tokens are often known only then),
-show it what a user could print (`error`, `value`, `rpc`), and ask for `leaks()`. Logging, warnings and what goes to the
-standard streams it collects itself; of the streams at the descriptors too, where gRPC's core writes.
+`Watch` is a context manager. Tell it the secrets (`keep`, afterwards too: tokens are often known only then), show it what
+a user could print (`error`, `value`, `rpc`), and ask for `leaks()`. Logging, warnings and what goes to the standard
+streams it collects itself; of the streams at the descriptors too, where gRPC's core writes.
 
-A secret is found in any of its forms (plain, base64 at every alignment, percent-encoded, hexadecimal, as `repr` and JSON
-write it), and in part: any 24 characters in a row are enough.
+A secret is found in any of its forms (plain, base64 at every alignment, percent-encoded, hexadecimal, as `repr` and
+JSON write it), and in part: any 24 characters in a row are enough.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -80,7 +81,7 @@ class Watch:
     # -- secrets ------------------------------------------------------------------------------------------------------
 
     def keep(self, *values: str | bytes, **named: str | bytes) -> None:
-        """Secrets that nothing may show: tokens, passwords, PEM keys. Of PEM the body counts, of a JWT all but `alg`."""
+        """Secrets that nothing may show: tokens, passwords, PEM keys (of which the body counts)."""
         for name, value in [*((f"secret {len(self._secrets) + n}", v) for n, v in enumerate(values)), *named.items()]:
             text = value.decode("latin-1") if isinstance(value, bytes) else value
             for part, secret in _parts(text):
@@ -102,7 +103,7 @@ class Watch:
             self._seen[where, text] = None
 
     def error(self, error: BaseException, where: str = "error") -> None:
-        """An error with all that hangs on it: chain, notes, arguments, attributes, and the traceback as Python prints it."""
+        """An error with all that hangs on it: chain, notes, arguments, attributes, and its traceback as printed."""
         for link in _chain(error):
             self.see(f"{where}: traceback", "".join(traceback.format_exception(link)))
             shown = (str(link), repr(link), repr(link.args), repr(getattr(link, "__notes__", ())))
@@ -167,7 +168,7 @@ class Watch:
 
     def leaks(self) -> list[Leak]:
         """Every secret in everything collected; empty is good."""
-        windows, whole = _needles(self._secrets)
+        windows, whole = _needles(tuple(self._secrets.items()))
         found: dict[tuple[str, str], Leak] = {}
         for where, text in self.seen:
             for position, name in _hits(text, windows, whole):
@@ -205,10 +206,12 @@ def _forms(secret: str) -> set[str]:
     return forms
 
 
-def _needles(secrets: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Windows of the longer forms; and the forms that are too short for windows, or end behind the last one."""
-    windows, whole = {}, {}
-    for secret, name in secrets.items():
+@functools.lru_cache(4)
+def _needles(secrets: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """Windows of the longer forms; and the forms that are too short for windows."""
+    windows: dict[str, str] = {}
+    whole: dict[str, str] = {}
+    for secret, name in secrets:
         for form in _forms(secret):
             if len(form) < _WINDOW + _STRIDE:
                 whole[form] = name

@@ -27,6 +27,7 @@ from _contract.sync_doors import DOORS, Noop, World
 import grpc_bearer.testing as kit
 
 alike = functools.partial(contract, DOORS)
+WARM_DOORS = [name for name, door in DOORS.items() if door.warm]
 UNARY_REPLY = ("unary_unary", "stream_unary")
 STREAM_REPLY = ("unary_stream", "stream_stream")
 
@@ -533,7 +534,7 @@ class TestChannel:
         channel.close()
         return read(w, call), rough(ended(finished(call)))
 
-    @alike(kinds=KINDS)
+    @alike(kinds=KINDS, without=("wrap_stub",))
     def test_a_closed_channel_refuses(w: World) -> Any:
         method = w.method(w.kind)
         w.channel.close()
@@ -548,7 +549,7 @@ class TestChannel:
             raise KeyError("mine")
         return outcome(lambda: channel.unary_unary("/s/m")(b""))
 
-    @alike(without=("warm", "over_users", "clear_warm"))
+    @alike(without=WARM_DOORS)
     def test_subscribe_and_unsubscribe(w: World) -> Any:
         states: list[grpc.ChannelConnectivity] = []
         ready = threading.Event()
@@ -571,7 +572,7 @@ class TestChannel:
         late = grpc.channel_ready_future(w.open(nobody()))
         return seen, future.done(), outcome(lambda: late.result(timeout=0.05)), late.cancel()
 
-    @alike(without=("warm", "over_users", "clear_warm"))
+    @alike(without=WARM_DOORS)
     def test_wait_for_ready_meets_a_server_that_starts_late(w: World) -> Any:
         with contextlib.ExitStack() as stack:
             late = Stage(w.stage.server.credentials, w.stage.server.ca)

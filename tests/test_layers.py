@@ -16,12 +16,13 @@ PACKAGE = "grpc_bearer"
 # The house, from the ground up. A module may import from the lines above its own, never from its own line or below it.
 # Modules named without the package's name; "" is the package itself. What protoc generated counts as one module.
 LAYERS = """
-errors _workers _replay
+errors _workers _replay _failure
 _clock
+_skew
 _token _credentials
 _keys
 _signing
-sources._base sources._answer sources._foreign
+sources._base sources._answer sources._foreign sources._threads
 sources._wire sources._files sources._members sources._loop
 sources._http
 sources._google_transport
@@ -31,13 +32,14 @@ sources
 _refresh _fetching
 _entry
 _engine
-_auth
+_auth _attempts
 _retry
 _diagnosis _security _door
 _trial
 _calls _aio_calls
-_channel _interceptor
-_aio_interceptor
+_methods
+_multicallables _aio_multicallables _interceptor
+_channel _aio_interceptor
 aio
 _stub
 profiles

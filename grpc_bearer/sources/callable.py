@@ -14,6 +14,8 @@ from grpc_bearer.sources._foreign import called, name_of
 from grpc_bearer.sources._http import checked_seconds
 from grpc_bearer.sources._loop import awaited, background_loop, runs_here
 
+__all__ = ["CallableSource"]
+
 
 class CallableSource(Source):
     """The token that a function returns: `fn()`, or `await fn()` if what it returns can be awaited.

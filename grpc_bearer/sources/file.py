@@ -11,6 +11,8 @@ from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._files import checked_path, read_text
 from grpc_bearer.sources._http import checked_seconds
 
+__all__ = ["FileSource"]
+
 
 class FileSource(Source):
     """A token read from a file, and again when the file changes: mounted secrets, an agent's output.

@@ -26,8 +26,10 @@ from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._foreign import called
 from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, checked_headers, checked_seconds, revealed
 
+__all__ = ["HTTPTokenSource"]
+
 # What a body may be, and what a callable that makes one may return: a mapping or a list is sent as JSON.
-Body = str | bytes | Mapping[str, object] | list[object]
+_Body = str | bytes | Mapping[str, object] | list[object]
 
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
@@ -76,7 +78,7 @@ class HTTPTokenSource(Source):
         *,
         method: str = "POST",
         headers: Mapping[str, str] | None = None,
-        body: str | bytes | Callable[[], Body] | None = None,
+        body: str | bytes | Callable[[], _Body] | None = None,
         json: object = None,
         form: Mapping[str, str] | None = None,
         field: str | None = None,

@@ -40,8 +40,8 @@ class JWTSource(Source):
         algorithm: RS256/384/512, PS256/384/512, ES256/384/512 or EdDSA; `None`: chosen by the key.
         lifetime: from `iat` to `exp`, in seconds, at least 1; a fraction is cut off.
         max_lifetime: the longest that the service permits, in seconds.
-        backdate: whole seconds to take off `iat` and `exp`, since verifiers refuse what was issued even slightly ahead of
-            their clock; `None`: 5, or a tenth of a lifetime under 50.
+        backdate: whole seconds to take off `iat` and `exp`, since verifiers refuse what was issued even slightly
+            ahead of their clock; `None`: 5, or a tenth of a lifetime under 50.
         not_before: whether `nbf` is set too, equal to `iat`.
         single_use: one token for each attempt, never reused. If nothing in it varies, a random `jti` claim is added,
             for RSA and EdDSA sign the same text alike.

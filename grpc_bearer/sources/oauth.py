@@ -29,8 +29,10 @@ from grpc_bearer.sources._files import checked_path, read_text
 from grpc_bearer.sources._foreign import called
 from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, File, checked_seconds, revealed
 
-AuthMethod = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
-ClientSecret = str | PathLike[str] | Callable[[], str]
+__all__ = ["ClientCredentialsSource"]
+
+_AuthMethod = Literal["client_secret_basic", "client_secret_post", "private_key_jwt"]
+_ClientSecret = str | PathLike[str] | Callable[[], str]
 
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"  # RFC 7523 section 2.2
 # An assertion is used at once, so it need not outlive a slow exchange and a clock that is a little behind.
@@ -73,11 +75,11 @@ class ClientCredentialsSource(Source):
         self,
         token_url: str,
         client_id: str,
-        client_secret: ClientSecret | None = None,
+        client_secret: _ClientSecret | None = None,
         *,
         scope: str | Iterable[str] | None = None,
         audience: str | None = None,
-        auth_method: AuthMethod = "client_secret_basic",
+        auth_method: _AuthMethod = "client_secret_basic",
         key: object = None,
         algorithm: str | None = None,
         passphrase: str | bytes | None = None,
@@ -173,13 +175,13 @@ class ClientCredentialsSource(Source):
         secret = "" if self._secret is None else _current(self._secret)
         if self._auth_method == "client_secret_post":
             return headers, {**form, "client_id": self._client_id, "client_secret": secret}
-        return {**headers, "authorization": Secret(basic_credentials(self._client_id, secret), "authorization")}, form
+        return {**headers, "authorization": Secret(_basic_credentials(self._client_id, secret), "authorization")}, form
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
-def basic_credentials(client_id: str, secret: str) -> str:
+def _basic_credentials(client_id: str, secret: str) -> str:
     """The header's value by RFC 6749 section 2.3.1: both parts form-encoded first, which many clients forget."""
     pair = f"{quote_plus(client_id, errors='replace')}:{quote_plus(secret, errors='replace')}"
     return f"Basic {b64encode(pair.encode()).decode()}"

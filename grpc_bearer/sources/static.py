@@ -6,6 +6,8 @@ from grpc_bearer._token import CallContext, Secret, Token, checked_token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 from grpc_bearer.sources._base import Source
 
+__all__ = ["StaticSource"]
+
 
 class StaticSource(Source):
     """A token that never changes, such as one copied from an administrator's page.

@@ -28,7 +28,7 @@ _LOOK = 0.05
 
 
 class Gate(_ServerInterceptor):
-    """One for a server; holds no state of its own. `verifier=None` lets everybody in; `dated` tells those refused the time."""
+    """One for a server. `verifier=None` lets everybody in; `dated` tells those it refuses the time."""
 
     def __init__(
         self, verifier: Verifier | None, ledger: Ledger, script: Script, clock: Clock, dated: bool = False

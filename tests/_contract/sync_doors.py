@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -188,8 +189,8 @@ def _plain_intercepted(target: str, credentials: Any, auth: Any, arguments: dict
     return grpc.intercept_channel(_plain(target, credentials, auth, arguments), Noop())
 
 
-def _ours(target: str, credentials: Any, auth: Any, arguments: dict[str, Any]) -> grpc.Channel:
-    return grpc_bearer.secure_channel(target, credentials, auth=auth, **arguments)
+def _ours(target: str, credentials: Any, auth: Any, arguments: dict[str, Any], **ours: Any) -> grpc.Channel:
+    return grpc_bearer.secure_channel(target, credentials, auth=auth, **ours, **arguments)
 
 
 def _intercept_channel(target: str, credentials: Any, auth: Any, arguments: dict[str, Any]) -> grpc.Channel:
@@ -222,10 +223,11 @@ def _wrap_method(method: Any, auth: BearerAuth) -> Any:
 
 PLAIN: dict[str, Callable[..., Any]] = {"plain": _plain, "intercepted": _plain_intercepted}
 
-#: To come with retries: the first two again, with `retry=None` bound to `_ours`.
 DOORS = {
     "cold": Door(_ours),
     "warm": Door(_ours, warm=True),
+    "cold_once": Door(functools.partial(_ours, retry=None)),
+    "warm_once": Door(functools.partial(_ours, retry=None), warm=True),
     "core": Door(_ours, auth=single_use),
     "intercept_channel": Door(_intercept_channel),
     "wrap_stub": Door(_plain, method=_wrap_method),

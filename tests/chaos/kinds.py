@@ -26,9 +26,10 @@ class Job:
     kind: str
     count: int
     padding: int
+    reuse: bool = True
 
     @classmethod
-    def draw(cls, number: int, kind: str, rng: random.Random, long: bool = False) -> Job:
+    def draw(cls, number: int, kind: str, rng: random.Random, *, long: bool = False) -> Job:
         count = 1050 if long else rng.choice((0, 1, 2, 5, 30)) if "client" in kind or "bidi" in kind else 4
         return cls(number, kind, count, 10 if long else rng.choice((0, 10, 3000)))
 
@@ -49,12 +50,14 @@ class Job:
         return ProbeRequest(index=self.indexes[0], payload=self.payload(self.indexes[0]), replies=self.count)
 
     def requests(self) -> Iterator[ProbeRequest]:
-        """One message, used again and again: what is sent must be what it was when it was given."""
+        """One message, used again and again if so wished: what is sent must be what it was when it was given."""
         message = ProbeRequest()
         for index in self.indexes:
+            message = message if self.reuse else ProbeRequest()
             message.index, message.payload = index, self.payload(index)
             yield message
-            message.index = -1
+            if self.reuse:
+                message.index = -1
 
     async def arequests(self) -> AsyncIterator[ProbeRequest]:
         for request in self.requests():

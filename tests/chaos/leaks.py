@@ -30,6 +30,8 @@ class Capture(logging.Handler):
             self.texts.add(text)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith("hpack"):  # the proxy's: it stands on the server's side
+            return
         self.records += 1
         # What differs each time and says nothing would make each text another.
         extras = {key: value for key, value in vars(record).items() if key not in _DULL}
@@ -43,6 +45,8 @@ class Capture(logging.Handler):
         self.text("".join(lines))
         for each in _chain(error):
             self.text(f"{each!r} {each} {each.args!r} {vars(each)!r}")
+            if hasattr(each, "request"):  # of `requests`: the credential is in its body or headers
+                self.text(repr(vars(each.request)))
             for name in ("details", "debug_error_string", "trailing_metadata", "initial_metadata"):
                 with contextlib.suppress(Exception):
                     self.text(repr(getattr(each, name)()))

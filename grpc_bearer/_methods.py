@@ -1,0 +1,159 @@
+"""What our channels and multicallables share, sync and asyncio: how a method is wrapped and a call is begun."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+
+from grpc_bearer._door import Door, Route, materialised
+from grpc_bearer._engine import Lease
+from grpc_bearer._replay import UNKNOWN, Once, passing, serialise, snapshot
+from grpc_bearer._trial import Trial
+from grpc_bearer.errors import ConfigurationError
+
+
+class MultiCallable:
+    """One method of a channel.
+
+    Args:
+        inner: gRPC's own multicallable.
+        route: the method.
+        serializer: of requests; `inner` then takes what `_replay.serialise` gives. Not given: `inner` takes requests.
+    """
+
+    _call: Any  # the class of the call that users get
+    _buffer: Any  # the class that keeps a request stream
+
+    def __init__(self, inner: Any, route: Route, serializer: Any = UNKNOWN) -> None:
+        self._inner = inner
+        self._route = route
+        self._serializer = serializer
+
+    def _one(self, request: Any) -> Any:
+        """The request, for a call that lasts as long as the caller waits for it."""
+        return request if self._serializer is UNKNOWN else serialise(self._serializer, request)
+
+    def _kept_one(self, request: Any) -> Any:
+        """The request, for a call that goes on after it was handed out: what the caller does to it now is theirs."""
+        if self._serializer is not UNKNOWN:
+            return serialise(self._serializer, request)
+        return request if self._route.policy is None else snapshot(request)
+
+    def _many(self, requests: Any) -> Any:
+        policy = self._route.policy
+        if self._serializer is UNKNOWN or policy is None:
+            return Once(requests)
+        return self._buffer(requests, self._serializer, policy.replay_messages, policy.replay_bytes)
+
+    def _open(
+        self,
+        call: Callable[..., Any],
+        request: Any,
+        replay: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Begin a call that is handed out at once: a future, a stream, or anything of asyncio's."""
+        metadata = materialised(metadata)
+        began = time.monotonic()
+        sent, credentials, carrier = self._route.plan(metadata, credentials, wait_for_ready)
+
+        def make(left: float | None, sent: Any, credentials: Any) -> Any:
+            return call(
+                request if replay is None else replay.reader(),
+                timeout=left,
+                metadata=sent,
+                credentials=credentials,
+                wait_for_ready=wait_for_ready,
+                compression=compression,
+            )
+
+        untouched = carrier is None or (isinstance(carrier, Lease) and self._route.policy is None)
+        if untouched and (replay is None or not replay.pushed):
+            if replay is not None:
+                replay.release()
+            return make(timeout, sent, credentials)
+        trial = Trial(self._route, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
+        return self._call(trial, make, replay).begin(sent, credentials, carrier)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class Methods:
+    """The four factory methods of a channel, and everything that is the wrapped channel's own."""
+
+    _kinds: Mapping[type, Callable[..., Any]]
+
+    def __init__(self, channel: Any, door: Door) -> None:
+        self._inner = channel
+        self._door = door
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = self._inner.unary_unary
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = self._inner.unary_stream
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = self._inner.stream_unary
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = self._inner.stream_stream
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    def _method(
+        self, make: Callable[..., Any], method: str, serializer: Any, deserializer: Any, registered: bool | None
+    ) -> Any:
+        route = Route(self._door, method)
+        # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
+        extra = {"_registered_method": True} if registered else {}
+        if route.policy is None:
+            return wrapped(self._kinds, make(method, serializer, deserializer, **extra), route)
+        # To send a request again as it was, it has to be serialised here, once.
+        return wrapped(self._kinds, make(method, passing(serializer), deserializer, **extra), route, serializer)
+
+    def __getattr__(self, name: str) -> Any:
+        # Some reach for what gRPC does not promise, such as the interceptors of an asyncio channel.
+        return getattr(self._inner, name)
+
+
+def wrapped(kinds: Mapping[type, Callable[..., Any]], inner: Any, *rest: Any) -> Any:
+    """Our multicallable around gRPC's, of the same kind."""
+    for kind, ours in kinds.items():
+        if isinstance(inner, kind):
+            return ours(inner, *rest)
+    raise ConfigurationError(f"channel: it made a {type(inner).__name__}, which is none of gRPC's multicallables")

@@ -1,0 +1,187 @@
+"""A process that forks while calls are made: its auth is the parent's, its children's channels are their own.
+
+A process of its own (`python -m chaos.forks CONFIG`), because servers and event loops do not survive a fork. It prints
+each call's end as a line of JSON, and what could be seen in it goes to a file, to be searched for secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from chaos import kinds, load
+from chaos.kinds import Job
+from chaos.leaks import Capture
+from chaos.lines import STREAMING, Line
+from chaos.load import Ended, Results
+
+import grpc_bearer
+from grpc_bearer import BearerAuth, profiles
+from grpc_bearer.testing import ProbeStub
+
+_FIRST = 1_000_000_000
+_CALLS, _TIMEOUT, _CHILD_MAY_TAKE = 4, 10.0, 45.0
+_EVERY, _MID_FETCH_EVERY = 0.5, 15.0
+
+
+# ------------------------------------------------------------------------------------------------- in the run's process
+
+
+class Forks:
+    """The other process, started and listened to."""
+
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
+        self._seen = directory / "forks.seen"
+        path = directory / "forks.config"
+        path.write_text(json.dumps({**config, "seen": str(self._seen)}))
+        environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "1", "GRPC_VERBOSITY": "ERROR"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore::DeprecationWarning", __file__, str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    def finish(self) -> tuple[list[Ended], list[str], dict[str, int]]:
+        """Let it end: its calls, the text that could be seen, and what it counted."""
+        out, errors = self._process.communicate("stop\n", timeout=120)
+        calls, counted = [], {"children": 0}
+        for line in out.splitlines():
+            said = json.loads(line)
+            if "job" in said:
+                calls.append(Ended(**{**said, "job": Job(**said["job"])}))
+            else:
+                counted = said
+        if self._process.returncode:
+            raise RuntimeError(f"the process that forks ended with {self._process.returncode}: {errors[-2000:]}")
+        return calls, [errors, self._seen.read_text() if self._seen.exists() else ""], counted
+
+
+# ---------------------------------------------------------------------------------------------------- in a process of its own
+
+
+def main(config: dict[str, Any]) -> None:
+    capture = Capture()
+    stop = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+    auth = profiles.bear(config["credentials"], url=config["url"], ca=config["ca"])
+    counted = {"children": 0, "in the middle of a fetch": 0}
+    rng = random.Random(f"{config['seed']} forks")
+    with capture.listening():
+        mid_fetch_at = time.monotonic() + 4.0
+        while not stop.is_set():
+            caller = Caller(config, auth, capture, _FIRST + counted["children"] * 1000, rng)
+            caller.calls(_CALLS)
+            if time.monotonic() > mid_fetch_at:
+                mid_fetch_at = time.monotonic() + _MID_FETCH_EVERY
+                counted["in the middle of a fetch"] += 1
+                with contextlib.suppress(grpc_bearer.TokenError):
+                    auth.invalidate(auth.token(timeout=1))
+                threading.Thread(target=_quietly, args=(auth,), daemon=True).start()
+            counted["children"] += 1
+            _fork(config, auth, capture, counted["children"], rng)
+            stop.wait(_EVERY)
+    _say(counted)
+    _dump(config, capture)
+
+
+def _quietly(auth: BearerAuth) -> None:
+    with contextlib.suppress(grpc_bearer.TokenError):
+        auth.token()
+
+
+class Caller:
+    """Calls over a channel made here, each said on standard output."""
+
+    def __init__(self, config: dict[str, Any], auth: BearerAuth, capture: Capture, first: int, rng: random.Random) -> None:
+        self._config, self._auth, self._rng = config, auth, rng
+        self._numbers = iter(range(first, first + 1000))
+        self._results = Results(capture)
+        self._tls = grpc.ssl_channel_credentials(Path(config["ca"]).read_bytes())
+
+    def _line(self, package: Any, which: Any) -> tuple[Any, Line]:
+        channel = package.secure_channel(self._config["target"], self._tls, STREAMING, auth=self._auth)
+        return channel, Line("ours", "bear-fork", "bear", "secure_channel", ProbeStub(channel), tuple(which))
+
+    def _jobs(self, line: Line, count: int) -> Iterator[Job]:
+        for _ in range(count):
+            yield Job.draw(next(self._numbers), self._rng.choice(line.kinds), self._rng)
+
+    def calls(self, count: int) -> None:
+        channel, line = self._line(grpc_bearer, kinds.SYNC)
+        with channel:
+            for job in self._jobs(line, count):
+                began = time.time()
+                self._results.add(line, job, False, began, _TIMEOUT, load.call(line, job, _TIMEOUT))
+                _say(asdict(self._results.calls[-1]))
+
+    async def acalls(self, count: int) -> None:
+        channel, line = self._line(grpc_bearer.aio, kinds.AIO)
+        async with channel:
+            for job in self._jobs(line, count):
+                began = time.time()
+                self._results.add(line, job, True, began, _TIMEOUT, await load.acall(line, job, _TIMEOUT))
+                _say(asdict(self._results.calls[-1]))
+
+
+def _fork(config: dict[str, Any], auth: BearerAuth, capture: Capture, number: int, rng: random.Random) -> None:
+    asynchronous, seed = rng.random() < 0.3, rng.random()
+    began = time.time()
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            caller = Caller(config, auth, capture, _FIRST + number * 1000 + 500, random.Random(seed))
+            if asynchronous:
+                asyncio.run(caller.acalls(_CALLS))
+            else:
+                caller.calls(_CALLS)
+            _dump(config, capture)
+            code = 0
+        finally:
+            os._exit(code)
+    code = _waited(pid)
+    if code != 0:
+        job = Job(_FIRST + number * 1000 + 999, "child", 0, 0)
+        why = "hung" if code is None else f"ended with {code}"
+        ended = Ended(job, "ours", "bear-fork", "bear", "a child", asynchronous, began, time.time(), time.time(), "CHILD", why)
+        _say(asdict(ended))
+
+
+def _waited(pid: int) -> int | None:
+    until = time.monotonic() + _CHILD_MAY_TAKE
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return None
+
+
+def _say(value: Any) -> None:
+    os.write(1, json.dumps(value).encode() + b"\n")
+
+
+def _dump(config: dict[str, Any], capture: Capture) -> None:
+    with open(config["seen"], "a") as file:
+        file.writelines(f"{text}\n" for text in capture.texts)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,189 @@
+"""What each call's end was worth: by the server's ledger, the world's own log, and the replies. Pure, after the run."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from chaos.faults import Window
+from chaos.kinds import SPAN
+from chaos.load import GRACE, Ended
+from grpc_bearer._fetching import GROWTH, PASSING
+from grpc_bearer.testing import Attempt, Exchange
+
+#: Excuses, and how many of a subject's calls may have one, as a share of all.
+NO_TOKEN = "no token to be had until the deadline"
+BACKOFF = "failed at once: the token endpoint was failing, or rested after it"
+DOWN = "server down"
+GOAWAYS = "two GOAWAYs in a row"
+BOUND = "stream past its replay bound"
+CAPS = {NO_TOKEN: 0.02, BACKOFF: 0.06, DOWN: 0.02, GOAWAYS: 0.01, BOUND: 0.01}
+_REPLAYED = 1000  # messages, by default
+# A channel that was cut off takes a moment to connect again, in seconds.
+_RECONNECTING = 1.0
+# As many tries as an auth may make while nothing listens: at 0, 1 and 2.6 s of 3.
+_WHILE_DOWN = 3
+
+
+@dataclass
+class Verdict:
+    """On one subject: `ours`, or a control."""
+
+    calls: int = 0
+    answered: int = 0
+    avoidable: list[Ended] = field(default_factory=list)
+    excused: Counter[str] = field(default_factory=Counter)
+    mangled: list[str] = field(default_factory=list)
+    late: list[Ended] = field(default_factory=list)
+    longest: float = 0.0
+    repeated: int = 0
+
+    def over_cap(self) -> list[str]:
+        return [what for what, count in self.excused.items() if count > max(3, CAPS[what] * self.calls)]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Args:
+    attempts: the servers' ledgers, in order.
+    exchanges: with the token endpoint, and who asked (`asked`).
+    windows: when what was wrong.
+    """
+
+    attempts: Sequence[Attempt]
+    exchanges: Sequence[Exchange]
+    asked: Callable[[Exchange], str]
+    windows: Sequence[Window]
+
+
+class Judge:
+    """Hears the evidence once, then judges call by call."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._windows = evidence.windows
+        self._attempts: dict[int, list[Attempt]] = defaultdict(list)
+        for attempt in evidence.attempts:
+            self._attempts[_number(attempt)].append(attempt)
+        self._exchanges: dict[str, list[Exchange]] = defaultdict(list)
+        for exchange in evidence.exchanges:
+            self._exchanges[evidence.asked(exchange)].append(exchange)
+
+    def verdict(self, calls: Iterable[Ended]) -> Verdict:
+        verdict = Verdict()
+        for call in calls:
+            verdict.calls += 1
+            verdict.answered += call.ok
+            took = call.ended - call.began
+            verdict.longest = max(verdict.longest, took)
+            if call.ended > call.deadline + GRACE:
+                verdict.late.append(call)
+            mangled = self._mangled(call)
+            if mangled:
+                verdict.mangled.append(f"{mangled}: {call}")
+            elif not call.ok:
+                excuse = self._excuse(call)
+                if excuse is None:
+                    verdict.avoidable.append(call)
+                else:
+                    verdict.excused[excuse] += 1
+        return verdict
+
+    # ------------------------------------------------------------------------------------------------ the requests
+
+    def _mangled(self, call: Ended) -> str:
+        """Whether the server got other requests than were sent: lost, doubled or altered."""
+        accepted = [attempt for attempt in self._attempts[call.job.number] if attempt.accepted]
+        expected = call.job.indexes
+        if call.code == "OK" and call.error:
+            return call.error
+        if len(accepted) > 1:
+            return f"served {len(accepted)} times"
+        if call.ok and not (accepted and accepted[0].requests == expected):
+            return "answered, but the ledger has other requests"
+        if any(attempt.requests != expected[: len(attempt.requests)] for attempt in self._attempts[call.job.number]):
+            return "requests altered or out of order"
+        return ""
+
+    # ------------------------------------------------------------------------------------------------- the excuses
+
+    def _excuse(self, call: Ended) -> str | None:
+        attempts = self._attempts[call.job.number]
+        if any(len(attempt.requests) > _REPLAYED and not attempt.accepted for attempt in attempts):
+            return BOUND
+        if call.code in ("UNAVAILABLE", "CANCELLED") and self._down(call):
+            return DOWN
+        if call.code == "UNAVAILABLE" and sum(attempt.reason == "goaway" for attempt in attempts) > 1:
+            return GOAWAYS
+        if call.auth in self._exchanges and call.code in ("UNAVAILABLE", "UNAUTHENTICATED", "DEADLINE_EXCEEDED"):
+            if self._no_token(call):
+                return NO_TOKEN
+            if call.code != "DEADLINE_EXCEEDED" and self._resting(call):
+                return BACKOFF
+        return None
+
+    def _down(self, call: Ended) -> bool:
+        return any(
+            window.what == "restart"
+            and window.target == call.site
+            and window.meets(call.began, call.ended, after=_RECONNECTING)
+            for window in self._windows
+        )
+
+    def _no_token(self, call: Ended) -> bool:
+        """The endpoint failed from before the call until its deadline."""
+        return any(window.target == "endpoint" and window.covers(call.began, call.deadline) for window in self._windows)
+
+    def _resting(self, call: Ended) -> bool:
+        """The last that the auth heard of the endpoint was a failure, and a rest after it was in order.
+
+        The engine fails at once while it rests (design section 4), though a token could be had before the deadline.
+        The longest rest that is in order follows from the failures in a row, or is what `Retry-After` asked for.
+        """
+        if any(window.target == "endpoint" and window.meets(call.began, call.ended) for window in self._windows):
+            return True
+        failures, last, succeeded = 0, 0.0, 0.0
+        for exchange in reversed([each for each in self._exchanges[call.auth] if each.time <= call.ended]):
+            if exchange.status == 200 and exchange.token is not None:
+                succeeded = exchange.time
+                break
+            failures, last = failures + 1, last or exchange.time
+        for window in self._windows:  # nobody wrote down what could not connect
+            if window.what == "down" and window.ended and succeeded < window.ended <= call.ended:
+                failures, last = failures + _WHILE_DOWN, max(last, window.ended)
+        first, longest = PASSING
+        rest = 1.2 * min(first * GROWTH ** max(failures - 1, 0), longest)
+        return failures > 0 and call.ended <= last + rest
+
+
+def _number(attempt: Attempt) -> int:
+    said = next((value for key, value in attempt.metadata if key == "x-call"), None)
+    if said is not None:
+        return int(said)
+    return attempt.requests[0] // SPAN if attempt.requests else -1
+
+
+def repeated_nonces(attempts: Iterable[Attempt]) -> Counter[str]:
+    """How many nonces arrived more than once, by `kid`."""
+    seen = Counter(
+        (attempt.jwt_header.get("kid", ""), attempt.jwt_header["nonce"])
+        for attempt in attempts
+        if "nonce" in attempt.jwt_header
+    )
+    return Counter(kid for (kid, _), count in seen.items() if count > 1)
+
+
+def least_exchanges(began: float, ended: float, lifetime: float, revoked: Sequence[float]) -> int:
+    """The fewest tokens that serve calls from `began` to `ended`: the next only once the last is revoked or over."""
+    count, at, revocations = 0, began, sorted(revoked)
+    while at < ended:
+        count += 1
+        at = min([when for when in revocations if when > at] + [at + lifetime])
+    return count
+
+
+def exchanges_of(exchanges: Sequence[Exchange], asked: Callable[[Exchange], str]) -> Mapping[str, tuple[int, int]]:
+    """By who asked: exchanges that gave a token, and others."""
+    good = Counter(asked(each) for each in exchanges if each.token is not None)
+    every = Counter(asked(each) for each in exchanges)
+    return {name: (good[name], every[name] - good[name]) for name in every}

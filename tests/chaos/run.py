@@ -1,0 +1,202 @@
+"""`python tests/chaos/run.py --seed N --seconds S [--json]`: see the package. Exits with 0 if the table is as it should be."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # core tells of each GOAWAY
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from chaos import controls, leaks, lines, script
+from chaos.faults import Conductor, Log
+from chaos.forks import Forks
+from chaos.judge import Evidence, Judge, Verdict, exchanges_of, least_exchanges, repeated_nonces
+from chaos.leaks import Capture
+from chaos.lines import Line, Member
+from chaos.load import Ended, Results, Worker, loop_thread, threads
+from chaos.table import Report, rows, text
+from chaos.world import HOUR, OPENFX, SHORT, SteppingClock, World, all_tokens
+
+CALLERS, LOOPS, TASKS = 16, 2, 8  # 32 workers in all
+# After the last event, workers may take so long to come to their end; then something hangs, in seconds.
+_PATIENCE = 40.0
+CAST = script.Cast(
+    revocable=lines.REVOCABLE,
+    controls=controls.NAMES,
+    files=("crm-raw", "crm-link", "crm-json"),
+    keys=lines.KEYED,
+    clocks=lines.CLOCKED,
+    servers=("bear", "opaque", "skykit"),
+)
+
+
+@dataclass
+class Played:
+    """All that is left of a run."""
+
+    began: float
+    ended: float
+    calls: list[Ended]
+    log: Log
+    broken: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+def run(seed: int, seconds: float, directory: Path) -> Report:
+    """Play, then judge."""
+    capture = Capture()
+    with _trusting(directory), World(directory, seed, (*lines.BEAR, *controls.NAMES)) as world, capture.listening():
+        played = _play(world, seed, seconds, capture)
+        time.sleep(0.5)  # what was cut off reaches the ledgers
+    return _judged(world, played, Report(seed, seconds))
+
+
+@contextlib.contextmanager
+def _trusting(directory: Path) -> Iterator[None]:
+    """google-auth's transport has no other way to be told of an authority."""
+    before = os.environ.get("REQUESTS_CA_BUNDLE")
+    os.environ["REQUESTS_CA_BUNDLE"] = str(directory / "ca.pem")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["REQUESTS_CA_BUNDLE"]
+        else:
+            os.environ["REQUESTS_CA_BUNDLE"] = before
+
+
+def _play(world: World, seed: int, seconds: float, capture: Capture) -> Played:
+    clocks = {name: SteppingClock() for name in lines.CLOCKED}
+    conductor = Conductor(world, script.write(seed, seconds, CAST), clocks, seed)
+    members = lines.members(world, clocks)
+    results, stop, began = Results(capture), threading.Event(), time.time()
+    forks = Forks(world.directory, _fork_config(world, seed))
+    with lines.closing(members):
+        sync = list(lines.lines(world, members, asynchronous=False))
+        workers = _workers(world, members, sync, results, stop, seed)
+        for worker in workers:
+            worker.start()
+        conductor.start()
+        time.sleep(seconds)
+        stop.set()
+        conductor.stop()
+        until = time.monotonic() + _PATIENCE
+        for worker in workers:
+            worker.join(max(until - time.monotonic(), 0))
+        hung = [f"{worker.name} hangs" for worker in workers if worker.is_alive()]
+        if hung:
+            faulthandler.dump_traceback(all_threads=True)
+        texts = list(leaks.shown([*members, *(each.auth for each in members), *(each.stub for each in sync), *sync]))
+    calls, seen, counted = forks.finish()
+    conductor.log.done.update({f"forked: {what}": count for what, count in counted.items()})
+    conductor.log.done["GOAWAY sent"] = sum(proxy.connections for proxy in world.proxies.values())
+    broken = [*conductor.log.broken, *hung]
+    return Played(began, time.time(), [*results.calls, *calls], conductor.log, broken, [*texts, *seen, *capture.texts])
+
+
+def _workers(
+    world: World, members: Sequence[Member], sync: Sequence[Line], results: Results, stop: threading.Event, seed: int
+) -> list[threading.Thread]:
+    def worker(name: str) -> Any:
+        return lambda number, made: Worker(f"{seed} {name} {number}", made, results, stop)
+
+    callers = threads([worker("sync")(number, sync) for number in range(CALLERS)])
+    others = threads([worker(who)(0, made) for who, made in controls.lines(world).items()])
+    loops = [
+        loop_thread(
+            TASKS,
+            worker(f"loop {number}"),
+            lambda turn=number + 1: list(lines.lines(world, list(members), asynchronous=True, turn=turn)),  # type: ignore[misc]
+        )
+        for number in range(LOOPS)
+    ]
+    return [*callers, *others, *loops]
+
+
+def _fork_config(world: World, seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "target": world.servers["bear"].target,
+        "ca": str(world.ca_file),
+        "url": world.bear_url,
+        "credentials": str(world.tenants["bear-fork"].path),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- what it showed
+
+
+def _judged(world: World, played: Played, report: Report) -> Report:
+    attempts = [attempt for server in world.servers.values() for attempt in server.ledger]
+    judge = Judge(Evidence(attempts, world.tokens.exchanges, world.asked, played.log.windows))
+    by_who: dict[str, list[Ended]] = defaultdict(list)
+    for call in played.calls:
+        by_who[call.who].append(call)
+    verdicts = {who: judge.verdict(by_who[who]) for who in ("ours", *(name.split()[-1] for name in controls.NAMES))}
+    repeated = repeated_nonces(attempts)
+    verdicts["ours"].repeated, verdicts["naive"].repeated = repeated[OPENFX["ours"]], repeated[OPENFX["naive"]]
+    for owner, token in all_tokens(world):
+        world.own(owner, token)
+    leaked = leaks.found(played.texts, world.secrets)
+    report.rows = rows(verdicts, _exchanges(world, played), {who: len(texts) for who, texts in leaked.items()})
+    report.faults, report.broken = played.log.done, played.broken
+    report.over_cap = verdicts["ours"].over_cap()
+    report.details = _details(verdicts["ours"], leaked.get("ours", []))
+    return report
+
+
+def _exchanges(world: World, played: Played) -> dict[str, str]:
+    """Exchanges that gave a token, the least possible in brackets; then those that failed."""
+    made = exchanges_of(world.tokens.exchanges, world.asked)
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, (good, failed) in made.items():
+        if name == "bear-fork" or not name:
+            continue  # a process of its own has a token of its own, and there are many
+        who = name.split()[-1] if name.startswith("control") else "ours"
+        revoked = [when for what, when in played.log.revoked if what == name]
+        lifetime = SHORT if "short" in name else HOUR
+        times = [call.began for call in played.calls if call.auth == name]
+        totals[who]["least"] += least_exchanges(min(times), max(times), lifetime, revoked) if times else 0
+        totals[who]["good"] += good
+        totals[who]["failed"] += failed
+    return {who: f"{each['good']} ({each['least']}) +{each['failed']}" for who, each in totals.items()}
+
+
+def _details(ours: Verdict, leaked: Sequence[str]) -> list[str]:
+    """The first of each kind of what should not be."""
+    kinds = Counter(f"{call.auth} {call.door} {call.code} {call.error[:160]}" for call in ours.avoidable)
+    details = [f"avoidable, {count} times: {what}" for what, count in kinds.most_common(15)]
+    details += [f"  such as {call}" for call in ours.avoidable[:4]]
+    details += [f"mangled: {what}" for what in ours.mangled[:5]]
+    details += [f"past its deadline by {call.ended - call.deadline:.1f} s: {call}" for call in ours.late[:5]]
+    return details + [f"secret in: {what}" for what in leaked[:5]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="faults all around, and the server's ledger as the judge")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--json", action="store_true", help="the table as JSON")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as directory:
+        report = run(given.seed, given.seconds, Path(directory))
+    print(json.dumps(report.as_json(), indent=2) if given.json else text(report))
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,727 @@
+"""The traps of token-bearing gRPC clients, numbered as the tests are: what each is, and the tests that keep us out of it.
+
+The tests here are those of the plugin path (what a source, a plugin or an interceptor may do to a call); the index at the
+end names all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import logging
+import pickle
+import threading
+import traceback
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from doors import (
+    AIO_DOORS,
+    ALL_DOORS,
+    CORE_ONLY,
+    EXPLAINING,
+    FOREIGN,
+    PATIENCE,
+    SYNC_DOORS,
+    TLS,
+    Waiting,
+    causes,
+    codes,
+    everywhere,
+    try_all,
+)
+
+import grpc_bearer
+from grpc_bearer import (
+    BearerAuth,
+    CallableSource,
+    CallContext,
+    HTTPTokenSource,
+    SigningError,
+    Source,
+    Token,
+    TokenFormatError,
+    TokenRejectedError,
+    TokenUnavailableError,
+)
+from grpc_bearer.testing import (
+    Delay,
+    Hang,
+    ManualClock,
+    OpaqueVerifier,
+    ProbeRequest,
+    ProbeServer,
+    ProbeStub,
+    Status,
+    TokenServer,
+)
+
+SECRET = "s3cret-s3cret-s3cret"
+OK, UNAVAILABLE, UNAUTHENTICATED = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ProbeServer]:
+    with ProbeServer(None, TLS) as server:
+        yield server
+
+
+@pytest.fixture
+def ledger(server: ProbeServer) -> Any:
+    server.ledger.clear()
+    return server.ledger
+
+
+# --------------------------------------------------------------------------------------- sources that do not behave
+
+
+class Failing(Source):
+    """Does what it is told."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self._act = act
+
+    def fetch(self, context: CallContext) -> Token:
+        result: Token = self._act()
+        return result
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def act() -> Any:
+        raise error
+
+    return act
+
+
+#: What a source does, the status that explaining doors give it, and the type of the cause.
+MISDEEDS: dict[str, tuple[Callable[[], Any], grpc.StatusCode, type]] = {
+    "unavailable": (raising(TokenUnavailableError("the endpoint is down")), UNAVAILABLE, TokenUnavailableError),
+    "rejected": (raising(TokenRejectedError("the endpoint said no")), UNAUTHENTICATED, TokenRejectedError),
+    "format": (raising(TokenFormatError("no token in the answer")), UNAUTHENTICATED, TokenFormatError),
+    "signing": (raising(SigningError("the key does not sign")), UNAUTHENTICATED, SigningError),
+    "foreign exception": (raising(RuntimeError(f"refused: {SECRET}")), UNAVAILABLE, TokenUnavailableError),
+    "SystemExit": (raising(SystemExit(SECRET)), UNAVAILABLE, TokenUnavailableError),
+    "KeyboardInterrupt": (raising(KeyboardInterrupt(SECRET)), UNAVAILABLE, TokenUnavailableError),
+    "returns None": (lambda: None, UNAUTHENTICATED, TokenFormatError),
+    "returns a str": (lambda: SECRET, UNAUTHENTICATED, TokenFormatError),
+    "returns a dict": (lambda: {"authorization": SECRET}, UNAUTHENTICATED, TokenFormatError),
+    "expired": (lambda: Token(SECRET, expires_at=1.0), UNAUTHENTICATED, TokenFormatError),
+    "newline in it": (lambda: Token(f"{SECRET}\nx-evil: 1"), UNAUTHENTICATED, TokenFormatError),
+    "not ASCII": (lambda: Token(f"{SECRET}é"), UNAUTHENTICATED, TokenFormatError),
+    "empty": (lambda: Token(" "), UNAUTHENTICATED, TokenFormatError),
+}
+
+
+def everything_shown(ends: dict[str, Any], caplog: pytest.LogCaptureFixture) -> str:
+    """All that a user, or a user's log, could see of these calls."""
+    shown = []
+    for end in ends.values():
+        error = end.value
+        shown += [str(error), repr(error), str(error.details()), str(error.debug_error_string())]
+        shown += traceback.format_exception(type(error), error, error.__traceback__)
+        while error is not None:
+            shown += [str(error), repr(error), repr(error.args), repr(getattr(error, "__dict__", ""))]
+            error = error.__cause__ or error.__context__
+    shown += [f"{record.getMessage()} {record.__dict__}" for record in caplog.records]
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize("misdeed", MISDEEDS)
+@pytest.mark.parametrize("door", EXPLAINING)
+def test_trap_03_a_failing_source_gives_an_honest_code_and_a_typed_cause(
+    door: str, misdeed: str, server: ProbeServer, ledger: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    act, code, cause = MISDEEDS[misdeed]
+    family = grpc.aio.AioRpcError if door.startswith("aio.") else grpc.Call
+
+    ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(Failing(act)), timeout=PATIENCE)
+
+    assert codes(ends) == everywhere(door, code)
+    assert causes(ends) == everywhere(door, cause)
+    assert {kind: isinstance(end.value, family) for kind, end in ends.items()} == everywhere(door, True)
+    assert {kind: end.value.details() == str(end.cause) for kind, end in ends.items()} == everywhere(door, True)
+    assert len({id(end.cause) for end in ends.values()}) == len(ends)
+    assert len(ledger) == 0
+    assert SECRET not in everything_shown(ends, caplog)
+
+
+@pytest.mark.parametrize("misdeed", MISDEEDS)
+@pytest.mark.parametrize("door", CORE_ONLY)
+def test_trap_02_a_failing_source_never_leaves_a_call_hanging(
+    door: str, misdeed: str, server: ProbeServer, ledger: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Core calls every failure of a plugin UNAVAILABLE; what is ours to see to is that it is told, and told cleanly."""
+    caplog.set_level(logging.DEBUG)
+    act, _, _ = MISDEEDS[misdeed]
+
+    ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(Failing(act)), timeout=PATIENCE)
+
+    assert codes(ends) == everywhere(door, UNAVAILABLE)
+    assert [end for end in ends.values() if end.seconds > PATIENCE / 2] == []
+    assert len(ledger) == 0
+    assert SECRET not in everything_shown(ends, caplog)
+
+
+@pytest.mark.parametrize("door", ALL_DOORS)
+def test_trap_04_grpc_s_own_plugin_logger_has_nothing_to_say(
+    door: str, server: ProbeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It logs the plugin's repr and a traceback when a plugin raises: ours never does, and shows no token if it did."""
+    caplog.set_level(logging.DEBUG)
+    auths = [BearerAuth(Failing(act)) for act, _, _ in MISDEEDS.values()]
+
+    for auth in auths:
+        try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+
+    assert [record for record in caplog.records if record.name.startswith("grpc.") or record.name == "grpc"] == []
+
+
+def test_trap_04_the_repr_of_what_grpc_holds_shows_no_token() -> None:
+    auth = BearerAuth(SECRET)
+    held = [auth, grpc_bearer.interceptor(auth), *grpc_bearer.aio.interceptors(auth), auth.token(), auth._source]
+    held += [grpc_bearer.call_credentials(auth), auth._engine, auth._engine.token(CallContext())]
+
+    assert SECRET not in repr(held)
+    assert not any(SECRET in str(thing) for thing in held)
+
+
+@pytest.mark.parametrize("status", [401, 500])
+@pytest.mark.parametrize("door", ALL_DOORS)
+def test_trap_04_a_refusal_of_the_endpoint_shows_no_credential_anywhere(
+    door: str, status: int, server: ProbeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    bear = {"api_key": "key-1", "scope": "all", "secret": SECRET}
+    with TokenServer(TLS) as tokens:
+        tokens.fail_with(Status(status, body=f"bad credential {SECRET}"))
+        auth = BearerAuth(HTTPTokenSource(tokens.serve_bear(bear), json=bear, ca=TLS.write(tmp_path)))
+        ends = try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+        exchanges = len(tokens.exchanges)
+
+    expected = UNAUTHENTICATED if status == 401 and door in EXPLAINING else UNAVAILABLE
+    assert codes(ends) == everywhere(door, expected)
+    assert exchanges == 1
+    assert all(str(status) in end.value.details() for end in ends.values())
+    assert SECRET not in everything_shown(ends, caplog)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel", "channel_credentials"])
+def test_trap_02_a_source_whose_fetch_is_async_is_told_so(door: str, server: ProbeServer) -> None:
+    class Async(Source):
+        async def fetch(self, context: CallContext) -> Token:  # type: ignore[override]
+            return Token("t0")
+
+    ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(Async()), timeout=PATIENCE)
+    gc.collect()  # the coroutine says that nobody awaited it: here, and not in another test
+
+    assert codes(ends) == everywhere(door, UNAVAILABLE if door in CORE_ONLY else UNAUTHENTICATED)
+    assert all("coroutine" in end.value.details() for end in ends.values())
+
+
+@pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel", "interceptor", "aio.interceptors"])
+def test_trap_02_a_coroutine_function_is_a_source_like_any_other(door: str, server: ProbeServer, ledger: Any) -> None:
+    async def fetch() -> str:
+        await asyncio.sleep(0)
+        return SECRET
+
+    ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(fetch), timeout=PATIENCE)
+
+    assert codes(ends) == everywhere(door, OK)
+    assert ledger.contains(SECRET)
+
+
+@pytest.mark.parametrize("door", ["secure_channel", "intercept_channel"])
+def test_trap_02_a_source_that_takes_for_ever_ends_calls_without_a_deadline_too(door: str, server: ProbeServer) -> None:
+    clock, source = ManualClock(), Waiting("t0")
+    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(source, clock=clock)) as stub:
+        call = stub.Unary.future(ProbeRequest())  # no timeout
+        assert source.asked.wait(PATIENCE)
+        clock.advance(61)
+        error = call.exception(PATIENCE)
+        source.go.set()
+
+    assert error.code() is UNAVAILABLE
+    assert isinstance(error.__cause__, TokenUnavailableError)
+    assert "60 s" in str(error.__cause__)
+
+
+@pytest.mark.parametrize("door", ALL_DOORS)
+def test_trap_05_closing_while_calls_wait_ends_them_once(
+    door: str, server: ProbeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are called back when the auth is closed, and not a second time when the late token comes."""
+    caplog.set_level(logging.DEBUG)
+    source = Waiting(SECRET)
+    auth = BearerAuth(source)
+
+    def close() -> None:
+        assert source.asked.wait(PATIENCE)
+        auth.close()
+        source.go.set()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    ends = try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+    closer.join()
+
+    assert codes(ends) == everywhere(door, UNAVAILABLE if door in CORE_ONLY else UNAUTHENTICATED)
+    assert all("closed" in end.value.details() for end in ends.values())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# -------------------------------------------------------------------------------------------------------- big tokens
+
+
+@pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel", "channel_credentials"])
+def test_trap_07_a_token_over_the_server_s_limit_is_warned_of_and_refused_with_the_size(
+    door: str, server: ProbeServer
+) -> None:
+    with pytest.warns(UserWarning, match="20000 bytes; many servers and proxies refuse headers over 8192"):
+        auth = BearerAuth("x" * 20_000)
+        ends = try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+
+    assert codes(ends) == everywhere(door, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert all("metadata size" in end.value.details() for end in ends.values())
+
+
+@pytest.mark.xfail(strict=True, reason="nothing says yet that it is the token which is too large")
+@pytest.mark.filterwarnings("ignore:token:UserWarning")
+@pytest.mark.parametrize("door", EXPLAINING)
+def test_trap_07_a_token_over_the_server_s_limit_is_named_as_the_cause(door: str, server: ProbeServer) -> None:
+    auth = BearerAuth("x" * 20_000)
+
+    ends = try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+
+    assert causes(ends) == everywhere(door, TokenFormatError)
+
+
+# ---------------------------------------------------------------------------------------- what a source learns of a call
+
+
+class Noting(Source):
+    local = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+        self.fetches = 0
+
+    def key(self, context: CallContext) -> Hashable:
+        self.seen.append((context.service_url, context.method))
+        return context.service_url, context.method
+
+    def fetch(self, context: CallContext) -> Token:
+        self.fetches += 1
+        return Token("t0")
+
+
+PROBE = "grpc_bearer.testing.v1.Probe"
+
+
+@pytest.mark.parametrize("override", [False, True], ids=["as dialled", "name overridden"])
+@pytest.mark.parametrize("door", ["secure_channel", "intercept_channel", "wrap_stub", "interceptor"])
+def test_trap_09_a_source_sees_the_same_url_whichever_way_the_token_goes(
+    door: str, override: bool, server: ProbeServer
+) -> None:
+    source = Noting()
+    options = [("grpc.ssl_target_name_override", "localhost")] if override else []
+    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(source), options=options) as stub:
+        for _ in range(5):
+            stub.Unary(ProbeRequest(), timeout=PATIENCE)
+
+    host = "localhost" if override else server.target
+    assert set(source.seen) == {(f"https://{host}/{PROBE}", "Unary")}
+    assert source.fetches == 1
+
+
+def test_trap_09_the_same_over_a_unix_socket(tmp_path: Path) -> None:
+    source = Noting()
+    with (
+        ProbeServer(None, credentials="local", address=f"unix:{tmp_path}/probe.sock") as server,
+        grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=source) as channel,
+    ):
+        for _ in range(5):
+            ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
+
+    assert len(set(source.seen)) == 1
+    assert source.seen[0][0].endswith(PROBE)
+    assert source.fetches == 1
+
+
+def test_trap_09_in_asyncio_too(server: ProbeServer) -> None:
+    source = Noting()
+
+    async def main() -> None:
+        how = {"auth": source}
+        async with grpc_bearer.aio.secure_channel(server.target, server.channel_credentials(), **how) as channel:
+            for _ in range(5):
+                await ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
+
+    asyncio.run(main())
+
+    assert set(source.seen) == {(f"https://{server.target}/{PROBE}", "Unary")}
+    assert source.fetches == 1
+
+
+# -------------------------------------------------------------------------------------------------- context variables
+
+TENANT: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+def _per_tenant() -> BearerAuth:
+    return BearerAuth(CallableSource(lambda: f"token-of-{TENANT.get()}", key=lambda context: TENANT.get()))
+
+
+def _tenants(ledger: Any) -> list[tuple[int, str]]:
+    """Which tenant each call was made by, from its own metadata, and whose token it had."""
+    seen = []
+    for attempt in ledger:
+        said = dict(attempt.metadata)
+        seen.append((said["x-tenant"], said["authorization"].removeprefix("Bearer token-of-")))
+    return seen
+
+
+@pytest.mark.parametrize("door", [door for door in EXPLAINING if not door.startswith("aio.")])
+def test_trap_11_a_source_sees_the_context_variables_of_the_caller(door: str, server: ProbeServer, ledger: Any) -> None:
+    auth = _per_tenant()
+
+    def call(stub: Any, tenant: str) -> None:
+        TENANT.set(tenant)
+        how = {"timeout": PATIENCE, "metadata": (("x-tenant", tenant),)}
+        stub.Unary(ProbeRequest(), **how)
+        stub.Unary.future(ProbeRequest(), **how).result(PATIENCE)
+        list(stub.ServerStream(ProbeRequest(), **how))
+        list(stub.BidiStream(iter([ProbeRequest()]), **how))
+
+    with SYNC_DOORS[door](server.target, server.channel_credentials(), auth) as stub:
+        for _ in range(3):  # cold, then warm
+            for tenant in ("a", "b", "c"):
+                contextvars.copy_context().run(call, stub, tenant)
+
+    assert len(ledger) == 36
+    assert [pair for pair in _tenants(ledger) if pair[0] != pair[1]] == []
+    assert {tenant for tenant, _ in _tenants(ledger)} == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("door", [door for door in EXPLAINING if door.startswith("aio.")])
+def test_trap_11_a_source_sees_the_context_variables_of_the_task(door: str, server: ProbeServer, ledger: Any) -> None:
+    auth = _per_tenant()
+
+    async def call(stub: Any, tenant: str) -> None:
+        TENANT.set(tenant)
+        how = {"timeout": PATIENCE, "metadata": grpc.aio.Metadata(("x-tenant", tenant))}
+        for _ in range(3):
+            await stub.Unary(ProbeRequest(), **how)
+            stream = stub.BidiStream(**how)
+            await stream.write(ProbeRequest())
+            await stream.read()
+            await stream.done_writing()
+            assert await stream.code() is OK
+
+    async def main() -> None:
+        async with AIO_DOORS[door](server.target, server.channel_credentials(), auth) as stub:
+            await asyncio.gather(*(call(stub, tenant) for tenant in ("a", "b", "c")))
+
+    asyncio.run(main())
+
+    assert len(ledger) == 18
+    assert [pair for pair in _tenants(ledger) if pair[0] != pair[1]] == []
+
+
+@pytest.mark.parametrize("door", [door for door in FOREIGN if not door.startswith("aio.")])
+def test_trap_11_in_the_clear_too(door: str) -> None:
+    auth = _per_tenant()
+    with ProbeServer(credentials="insecure") as server:
+        how = {"allow_plaintext": True}
+        with SYNC_DOORS[door](server.target, None, auth, **how) as stub:
+
+            def call(tenant: str) -> None:
+                TENANT.set(tenant)
+                metadata = (("x-tenant", tenant),)
+                stub.Unary(ProbeRequest(), timeout=PATIENCE, metadata=metadata)
+                stub.Unary.future(ProbeRequest(), timeout=PATIENCE, metadata=metadata).result(PATIENCE)
+
+            for tenant in ("a", "b"):
+                contextvars.copy_context().run(call, tenant)
+
+        assert _tenants(server.ledger) == [("a", "a"), ("a", "a"), ("b", "b"), ("b", "b")]
+
+
+# ---------------------------------------------------------------------------------------------------------- recursion
+
+
+@pytest.mark.parametrize("single_use", [False, True], ids=["reusable", "single-use"])
+@pytest.mark.parametrize("door", [door for door in ALL_DOORS if not door.startswith("aio.")])
+def test_trap_13_a_token_call_through_the_same_channel_fails_and_does_not_recurse(
+    door: str, single_use: bool, server: ProbeServer, ledger: Any
+) -> None:
+    class Recursive(Source):
+        fetches = 0
+
+        def fetch(self, context: CallContext) -> Token:
+            Recursive.fetches += 1
+            stub.Unary(ProbeRequest(), timeout=PATIENCE)
+            return Token("t0", single_use=single_use)
+
+    Recursive.single_use = single_use
+    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(Recursive())) as stub:
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Unary(ProbeRequest(), timeout=PATIENCE)
+
+    assert caught.value.code() is UNAVAILABLE
+    assert Recursive.fetches == 1
+    assert len(ledger) == 0
+
+
+def test_trap_13_an_asyncio_token_call_through_the_same_channel_fails_and_does_not_recurse(
+    server: ProbeServer, ledger: Any
+) -> None:
+    fetches = []
+
+    async def main() -> grpc.StatusCode:
+        async def fetch() -> str:
+            fetches.append(1)
+            await stub.Unary(ProbeRequest(), timeout=PATIENCE)
+            return "t0"
+
+        auth = BearerAuth(CallableSource(fetch, loop=asyncio.get_running_loop()))
+        async with grpc_bearer.aio.secure_channel(server.target, server.channel_credentials(), auth=auth) as channel:
+            stub = ProbeStub(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                await stub.Unary(ProbeRequest(), timeout=PATIENCE)
+            return caught.value.code()
+
+    assert asyncio.run(main()) is UNAVAILABLE
+    assert len(fetches) == 1
+    assert len(ledger) == 0
+
+
+def test_trap_13_a_token_call_with_a_header_of_its_own_goes_through_the_same_channel(
+    server: ProbeServer, ledger: Any
+) -> None:
+    """The way out: the login call says itself who it is."""
+
+    def login() -> str:
+        stub.Unary(ProbeRequest(), timeout=PATIENCE, metadata=[("authorization", "Basic bG9naW4=")])
+        return "t0"
+
+    with grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=login) as channel:
+        stub = ProbeStub(channel)
+        stub.Unary(ProbeRequest(), timeout=PATIENCE)
+
+    sent = [value for attempt in ledger for key, value in attempt.metadata if key == "authorization"]
+    assert sent == ["Basic bG9naW4=", "Bearer t0"]
+
+
+# -------------------------------------------------------------------------------------------- channels, calls, details
+
+
+def test_trap_14_what_pickles_is_configuration_and_never_a_token(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(SECRET)
+    auth = BearerAuth(file, header="x-token", scheme="")
+    assert auth.token().value == SECRET
+
+    pickled = pickle.dumps(auth)
+
+    assert SECRET.encode() not in pickled
+    assert pickle.loads(pickled).headers() == {"x-token": SECRET}
+    with pytest.raises(Exception, match="pickle"):
+        pickle.dumps(BearerAuth(SECRET))
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+@pytest.mark.parametrize("registered", [None, False, True])
+def test_trap_26_our_channels_take_registered_method(kind: str, registered: Any, server: ProbeServer) -> None:
+    async def asynchronous() -> Any:
+        async with grpc_bearer.aio.secure_channel(server.target, auth=SECRET) as channel:
+            return getattr(channel, kind)("/s/M", _registered_method=registered)
+
+    with grpc_bearer.secure_channel(server.target, auth=SECRET) as channel:
+        sync = getattr(channel, kind)("/s/M", _registered_method=registered)
+    name = "".join(part.title() for part in kind.split("_")) + "MultiCallable"
+
+    assert isinstance(sync, getattr(grpc, name))
+    assert isinstance(asyncio.run(asynchronous()), getattr(grpc.aio, name))
+
+
+def test_trap_25_every_attribute_of_call_details_survives_our_interceptor(server: ProbeServer, ledger: Any) -> None:
+    """Ours runs between one that adds an attribute nobody knows and one that looks for it."""
+    found: list[Any] = []
+
+    class Details(grpc.ClientCallDetails):  # type: ignore[misc]
+        pass
+
+    class Outer(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            mine = Details()
+            mine.method, mine.timeout, mine.metadata = details.method, details.timeout, (("x-outer", "1"),)
+            mine.of_tomorrow = "kept"  # no credentials, no wait_for_ready, no compression
+            return continuation(mine, request)
+
+    class Inner(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            found.append((details.of_tomorrow, details.timeout))
+            return continuation(details, request)
+
+    with server.channel() as channel:
+        intercepted = grpc.intercept_channel(channel, Outer(), grpc_bearer.interceptor(SECRET), Inner())
+        ProbeStub(intercepted).Unary(ProbeRequest(), timeout=PATIENCE)
+
+    assert found == [("kept", PATIENCE)]
+    assert ("x-outer", "1") in ledger[0].metadata
+    assert ledger.contains(SECRET)
+
+
+@pytest.mark.parametrize("door", [door for door in EXPLAINING if not door.startswith("aio.")])
+def test_trap_24_what_a_stream_gives_back_has_the_whole_api_of_a_call(door: str, server: ProbeServer) -> None:
+    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
+        for _ in range(2):
+            call = stub.ServerStream(ProbeRequest(replies=2), timeout=PATIENCE)
+            done = threading.Event()
+            added = call.add_callback(done.set)
+            messages = list(call)
+
+            assert isinstance(call, grpc.Call)
+            assert added
+            assert len(messages) == 2
+            assert done.wait(PATIENCE)
+            assert call.code() is OK
+            assert call.details() is not None
+            assert not call.is_active()
+            assert call.initial_metadata() is not None
+            assert call.trailing_metadata() is not None
+
+
+@pytest.mark.parametrize("door", ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub", "aio.interceptors"])
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_trap_31_cancelling_the_outer_call_cancels_what_runs_on_the_server(
+    door: str, warm: bool, server: ProbeServer, ledger: Any
+) -> None:
+    delay = Delay()
+
+    async def main() -> bool:
+        async with AIO_DOORS[door](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
+            if warm:
+                await stub.Unary(ProbeRequest(), timeout=PATIENCE)
+            server.script(delay)
+            task = asyncio.ensure_future(_awaited(stub.Unary(ProbeRequest(index=7), timeout=PATIENCE)))
+            while not delay.arrived.is_set():
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=PATIENCE)
+            return task.cancelled()
+
+    async def _awaited(call: Any) -> Any:
+        return await call
+
+    assert asyncio.run(main())
+    # The server notices: otherwise the attempt would be served once the delay is over.
+    gone = ledger.wait_until(lambda attempts: len(attempts) == 1 + warm, PATIENCE)
+    delay.release.set()
+    assert gone
+
+
+@pytest.mark.parametrize("door", ["secure_channel", "intercept_channel", "wrap_stub", "interceptor"])
+def test_trap_22_nothing_of_ours_asks_an_unread_stream_for_its_code(door: str, server: ProbeServer) -> None:
+    """A stream that the server holds open: what it has sent is there at once."""
+    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
+        for _ in range(2):
+            requests: Any = _Tap()
+            call = stub.BidiStream(requests, timeout=PATIENCE)
+            requests.send(ProbeRequest(index=1))
+            first = next(call)
+            active = call.is_active()
+            requests.end()
+            rest = list(call)
+
+            assert first.count == 1
+            assert active
+            assert rest == []
+
+
+class _Tap:
+    """Requests given one by one."""
+
+    def __init__(self) -> None:
+        from queue import SimpleQueue
+
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+
+    def send(self, request: Any) -> None:
+        self._queue.put(request)
+
+    def end(self) -> None:
+        self._queue.put(None)
+
+    def __iter__(self) -> _Tap:
+        return self
+
+    def __next__(self) -> Any:
+        request = self._queue.get(timeout=PATIENCE)
+        if request is None:
+            raise StopIteration
+        return request
+
+
+@pytest.mark.parametrize("door", ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub"])
+def test_trap_33_time_remaining_and_code_work_on_what_our_asyncio_doors_give(door: str, server: ProbeServer) -> None:
+    async def main() -> list[Any]:
+        answers = []
+        async with AIO_DOORS[door](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
+            for _ in range(2):
+                call = stub.Unary(ProbeRequest(), timeout=PATIENCE)
+                answers.append(0 < call.time_remaining() <= PATIENCE)
+                await call
+                answers.append(await call.code())
+        return answers
+
+    assert asyncio.run(main()) == [True, OK, True, OK]
+
+
+@pytest.mark.parametrize("door", ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub", "aio.interceptors"])
+def test_trap_33_a_source_s_error_comes_out_of_every_question_as_a_status(door: str, server: ProbeServer) -> None:
+    async def main() -> list[Any]:
+        auth = BearerAuth(Failing(MISDEEDS["rejected"][0]))
+        async with AIO_DOORS[door](server.target, server.channel_credentials(), auth) as stub:
+            call = stub.Unary(ProbeRequest(), timeout=PATIENCE)
+            return [await call.code(), await call.details(), call.done(), call.cancelled()]
+
+    assert asyncio.run(main()) == [UNAUTHENTICATED, "the endpoint said no", True, False]
+
+
+def test_trap_29_the_four_asyncio_interceptors_are_of_one_kind_each() -> None:
+    kinds = [
+        grpc.aio.UnaryUnaryClientInterceptor,
+        grpc.aio.UnaryStreamClientInterceptor,
+        grpc.aio.StreamUnaryClientInterceptor,
+        grpc.aio.StreamStreamClientInterceptor,
+    ]
+
+    of_kind = [[isinstance(each, kind) for kind in kinds] for each in grpc_bearer.aio.interceptors(SECRET)]
+
+    assert of_kind == [[row == column for column in range(4)] for row in range(4)]
+
+
+@pytest.mark.xfail(strict=True, reason="a call refused at once says InvalidStateError to its writer, and not why")
+def test_trap_16_a_writer_on_a_plaintext_channel_is_told_why() -> None:
+    async def main() -> BaseException:
+        async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+            call = grpc_bearer.wrap_stub(ProbeStub(channel), SECRET).ClientStream(timeout=PATIENCE)
+            with pytest.raises(Exception) as caught:  # noqa: PT011
+                await call.write(ProbeRequest())
+            return caught.value
+
+    assert isinstance(asyncio.run(main()), grpc.RpcError)
+
+
+_ = (Hang, OpaqueVerifier, FOREIGN)
