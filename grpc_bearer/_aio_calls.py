@@ -7,8 +7,10 @@ before, and no task waits for it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, NoReturn
 
 import grpc
@@ -268,6 +270,7 @@ class AioCall(aio.Call):
             self._end(inner)
             return
         if failure.details == _PLACEHOLDER and look_again < _PATIENCE:
+            self._make_way(inner)
             self._loop.call_later(look_again, self._settle, inner, 2 * look_again)
             return
         delay = None
@@ -284,6 +287,9 @@ class AioCall(aio.Call):
             self._pause = self._loop.call_later(delay, self._advance)
         else:
             self._advance()
+
+    def _make_way(self, inner: Any) -> None:
+        """Let the status of an attempt come through that shows only the placeholder for it."""
 
     def _show(self, call: Ended | None, cause: GrpcBearerError) -> None:
         if call is None:
@@ -444,6 +450,38 @@ class _UnaryResponse(AioCall):
 
 class _StreamResponse(AioCall):
     _messages: AsyncIterator[Any] | None = None
+    _receiving = False  # a message is being waited for
+    _rest: asyncio.Task[deque[Any]] | None = None  # messages that the user has not asked for yet
+
+    def _take(self, inner: Any, carrier: Carrier) -> None:
+        if not self._seen:
+            self._rest = None
+        super()._take(inner, carrier)
+
+    def _make_way(self, inner: Any) -> None:
+        # Core keeps the status back until every message before it was read, and grpc.aio's own `read` reads no more.
+        if self._rest is None and not self._receiving and hasattr(inner, "_read"):
+            self._rest = self._loop.create_task(self._read_rest(inner))
+
+    async def _read_rest(self, inner: Any) -> deque[Any]:
+        rest: deque[Any] = deque()
+        while (message := await inner._read()) is not aio.EOF:
+            self._first()
+            rest.append(message)
+        return rest
+
+    async def _receive(self, receive: Callable[[], Awaitable[Any]]) -> Any:
+        """The next message, or EOF."""
+        if self._rest is not None and (rest := await asyncio.shield(self._rest)):
+            return rest.popleft()
+        self._receiving = True
+        try:
+            message = await receive()
+        finally:
+            self._receiving = False
+        if message is not aio.EOF:
+            self._first()
+        return message
 
     def __aiter__(self) -> AsyncIterator[Any]:
         if self._messages is None:
@@ -457,8 +495,7 @@ class _StreamResponse(AioCall):
                 inner = await self._live()
                 messages = inner.__aiter__()
             try:
-                async for message in messages:
-                    self._first()
+                while (message := await self._receive(functools.partial(anext, messages, aio.EOF))) is not aio.EOF:
                     yield message
                 return
             except (aio.AioRpcError, aio.UsageError) as error:
@@ -475,16 +512,12 @@ class _StreamResponse(AioCall):
         while True:
             inner = await self._live()
             try:
-                message = await inner.read()
+                return await self._receive(inner.read)
             except (aio.AioRpcError, aio.UsageError) as error:
                 failed = error
             except asyncio.CancelledError:
                 self._cancelled = True
                 raise
-            else:
-                if message is not aio.EOF:
-                    self._first()
-                return message
             await self._decided(inner, failed)
             if inner is self._inner:
                 raise failed

@@ -37,7 +37,7 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         clock: where to read time.
 
     Raises:
-        ConfigurationError: the header, the scheme or the source cannot be used.
+        ConfigurationError: the header, the scheme, the source or another argument cannot be used.
 
     >>> auth = BearerAuth("s3cret", header="x-api-token", scheme="")
     >>> auth.headers()
@@ -60,8 +60,8 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         self._header = checked_header_name(header)
         self._scheme = checked_scheme(scheme)
         self._keep_warm = keep_warm
-        self._max_keys = max_keys
-        self._clock = SkewedClock(clock)
+        self._max_keys = _checked_max_keys(max_keys)
+        self._clock = SkewedClock(_checked_clock(clock))
         self._engine = Engine(
             self._source, metadata_of=self._metadata_of, clock=self._clock, keep_warm=keep_warm, max_keys=max_keys
         )
@@ -147,6 +147,20 @@ class BearerAuth(grpc.AuthMetadataPlugin):
 
 def _rebuild(source: Source, header: str, scheme: str, keep_warm: bool, max_keys: int, clock: Clock) -> BearerAuth:
     return BearerAuth(source, header, scheme, keep_warm=keep_warm, max_keys=max_keys, clock=clock)
+
+
+def _checked_max_keys(max_keys: object) -> int:
+    if not isinstance(max_keys, int) or isinstance(max_keys, bool) or max_keys < 1:
+        raise ConfigurationError("max_keys: expected a whole number, 1 or more")
+    return max_keys
+
+
+def _checked_clock(clock: Clock) -> Clock:
+    if isinstance(clock, type) or not all(
+        callable(getattr(clock, name, None)) for name in ("time", "monotonic", "call_later")
+    ):
+        raise ConfigurationError("clock: expected an object with time(), monotonic() and call_later()")
+    return clock
 
 
 def as_auth(auth: object) -> BearerAuth:

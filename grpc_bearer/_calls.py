@@ -123,12 +123,11 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 
 def failure_of(call: Any) -> Failure:
     """How a call that has ended failed."""
+    # The status may overtake the headers. To ask for those means to wait, and where done-callbacks run, on the one thread
+    # that brings them, for ever: so only what is there is read.
+    initial = getattr(getattr(call, "_state", None), "initial_metadata", None)
     return Failure(
-        call,
-        call.code(),
-        call.details() or "",
-        tuple(call.initial_metadata() or ()),
-        tuple(call.trailing_metadata() or ()),
+        call, call.code(), call.details() or "", tuple(initial or ()), tuple(call.trailing_metadata() or ())
     )
 
 

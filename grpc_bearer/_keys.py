@@ -104,7 +104,8 @@ def _checked_passphrase(passphrase: str | bytes | None, encrypted: bool, where: 
         raise ConfigurationError(f"passphrase: {state}, and {where} is encrypted")
     if passphrase is not None and not encrypted:
         raise ConfigurationError(f"passphrase: given, but {where} is not encrypted; leave it out")
-    return passphrase.encode() if isinstance(passphrase, str) else passphrase
+    # A lone surrogate would raise, and show the passphrase; replaced, it is a wrong one.
+    return passphrase.encode("utf-8", "replace") if isinstance(passphrase, str) else passphrase
 
 
 def _rewrapped(label: bytes, body: bytes) -> bytes:

@@ -106,7 +106,7 @@ def load_signer(
         SigningError: the key does not fit the algorithm, is too weak, public, damaged, or the passphrase is wrong.
         ConfigurationError: no such file or algorithm, no key at all, or a passphrase missing or without use.
     """
-    if algorithm is not None and algorithm not in ALGORITHMS:
+    if algorithm is not None and (not isinstance(algorithm, str) or algorithm not in ALGORITHMS):
         raise ConfigurationError(f"algorithm: {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
     if isinstance(key, str) and not is_key_text(key):
         key = as_path(key, field)

@@ -53,9 +53,12 @@ class GrpcBearerError(Exception):
         super().__init__(message)
 
     def fresh(self) -> GrpcBearerError:
-        """A copy without a traceback: one instance raised to many waiters would collect all of theirs."""
+        """A copy without a traceback: one instance raised to many waiters would collect all of theirs.
+
+        Of what it is chained to only our own errors are kept; the others may hold a secret.
+        """
         twin = copy.copy(self)
-        twin.__cause__ = self.__cause__
+        twin.__cause__ = self.__cause__.fresh() if isinstance(self.__cause__, GrpcBearerError) else None
         twin.__suppress_context__ = True
         return twin
 

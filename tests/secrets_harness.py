@@ -1,8 +1,8 @@
 """Collects whatever a program shows while it runs, and searches it for secrets.
 
-`Watch` is a context manager. Tell it the secrets (`keep`, afterwards too: tokens are often known only then), show it what
-a user could print (`error`, `value`, `rpc`), and ask for `leaks()`. Logging, warnings and what goes to the standard
-streams it collects itself; of the streams at the descriptors too, where gRPC's core writes.
+`Watch` is a context manager. Tell it the secrets (`keep`, afterwards too: tokens are often known only then), show it
+what a user could print (`error`, `value`, `rpc`), and ask for `leaks()`. It collects by itself logs, warnings
+and the standard streams, at their descriptors too, where gRPC's core writes.
 
 A secret is found in any of its forms (plain, base64 at every alignment, percent-encoded, hexadecimal, as `repr` and
 JSON write it), and in part: any 24 characters in a row are enough.
@@ -34,6 +34,8 @@ import grpc
 _WINDOW, _STRIDE = 16, 8
 #: These have levels or handlers of their own, or stop what they log from reaching the root logger.
 _LOGGERS = ("google", "google.auth", "urllib3", "requests", "grpc", "grpc_bearer", "asyncio", "concurrent.futures")
+#: What a call that has ended can be asked.
+_TOLD = ("code", "details", "debug_error_string", "initial_metadata", "trailing_metadata")
 #: How deep the attributes of an error are followed.
 _DEPTH = 4
 
@@ -118,14 +120,16 @@ class Watch:
     def rpc(self, call: Any, where: str = "call") -> None:
         """A sync call or `RpcError` that has ended: all that it tells. What takes an asyncio call, `arpc` reads."""
         self.see(f"{where}: shown", f"{call}\n{call!r}")
-        for name in ("code", "details", "debug_error_string", "initial_metadata", "trailing_metadata"):
-            with contextlib.suppress(Exception):
-                self.see(f"{where}: {name}()", repr(getattr(call, name)()))
+        for name in _TOLD:
+            # gRPC itself never answers this for a call that was cancelled here.
+            if name != "debug_error_string" or call.code() is not grpc.StatusCode.CANCELLED:
+                with contextlib.suppress(Exception):
+                    self.see(f"{where}: {name}()", repr(getattr(call, name)()))
 
     async def arpc(self, call: Any, where: str = "aio call") -> None:
         """An asyncio call that has ended."""
         self.see(f"{where}: shown", f"{call}\n{call!r}")
-        for name in ("code", "details", "debug_error_string", "initial_metadata", "trailing_metadata"):
+        for name in _TOLD:
             with contextlib.suppress(Exception):
                 self.see(f"{where}: {name}()", repr(await getattr(call, name)()))
 
@@ -133,7 +137,9 @@ class Watch:
         """An object that a user holds: shown, formatted, as debuggers show its attributes, and pickled."""
         where = where or type(value).__name__
         self.see(where, f"{value}\n{value!r}\n{value!s:>1}\n{[value]!r}")
-        self.see(f"{where}: attributes", repr(getattr(value, "__dict__", "")))
+        # All but functions, which are the user's own, and show themselves as they like.
+        held = {name: each for name, each in getattr(value, "__dict__", {}).items() if not callable(each)}
+        self.see(f"{where}: attributes", repr(held))
         self._pickled(value, where)
 
     def _pickled(self, value: object, where: str) -> None:
@@ -187,11 +193,10 @@ def _parts(text: str) -> Iterator[tuple[str, str]]:
         body = [line.strip() for line in lines if line.strip() and "-----" not in line and ":" not in line]
         yield " (PEM)", "".join(body)
         return
-    yield "", text
-    if re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", text):
-        for name, segment in zip(("claims", "signature"), text.split(".")[1:], strict=True):
-            if len(segment) >= 8:
-                yield f" ({name})", segment
+    if re.fullmatch(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", text):  # whose header is no secret
+        yield from zip((" (claims)", " (signature)"), text.split(".")[1:], strict=True)
+    else:
+        yield "", text
 
 
 def _forms(secret: str) -> set[str]:

@@ -83,20 +83,7 @@ def setting(ca_file: str) -> Iterator[Setting]:
 # ------------------------------------------------------------------------------------ an endpoint that does not answer
 
 
-NO_DEADLINE = pytest.mark.xfail(
-    strict=True,
-    reason="the asyncio interceptor awaits its token in the clear without a bound",
-)
-
-
-@pytest.mark.parametrize(
-    "door",
-    [
-        *ALL_DOORS,
-        *(f"plaintext {door}" for door in FOREIGN if door != "aio.interceptors"),
-        pytest.param("plaintext aio.interceptors", marks=NO_DEADLINE),
-    ],
-)
+@pytest.mark.parametrize("door", [*ALL_DOORS, *(f"plaintext {door}" for door in FOREIGN)])
 def test_trap_19_a_call_ends_at_its_own_deadline_while_the_endpoint_hangs(door: str, ca_file: str) -> None:
     door, plaintext = door.removeprefix("plaintext "), door.startswith("plaintext ")
     how = {"allow_plaintext": True} if plaintext else {}

@@ -26,7 +26,7 @@ from grpc_bearer import RetryPolicy
 from grpc_bearer.testing import ProbeReply, ProbeRequest, ProbeStub, Refuse
 
 #: How many cases the property tests try; more for a night.
-EXAMPLES = int(os.environ.get("GRPC_BEARER_STREAM_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("GRPC_BEARER_STREAM_EXAMPLES", "150"))
 PROPERTY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -34,6 +34,12 @@ PROPERTY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=
 def here() -> Iterator[Place]:
     with place() as here:
         yield here
+
+
+@pytest.fixture(scope="module")
+def plain(here: Place) -> Iterator[grpc.Channel]:
+    with grpc.secure_channel(here.server.target, here.credentials) as channel:
+        yield channel
 
 
 # --------------------------------------------------------------------------------------------------------- the cases
@@ -92,19 +98,24 @@ class Case:
 
 
 WHERE = st.one_of(
-    st.sampled_from([("start", 0), ("headers", 0)]), st.tuples(st.just("after_requests"), st.integers(1, 20))
+    st.sampled_from([("start", 0), ("headers", 0)]), st.tuples(st.just("after_requests"), st.integers(1, 12))
 )
 WHERE_BIDI = st.one_of(WHERE, st.tuples(st.just("after_replies"), st.integers(1, 6)))
+
+
+def sized(most: int, size: st.SearchStrategy[int]) -> st.SearchStrategy[list[int]]:
+    # Of every length alike: left to itself, hypothesis mostly makes short ones.
+    return st.integers(0, most).flatmap(lambda count: st.lists(size, min_size=count, max_size=count))
 
 
 def cases(*styles: str, where: st.SearchStrategy[tuple[str, int]] = WHERE) -> st.SearchStrategy[Case]:
     return st.builds(
         Case,
-        sizes=st.lists(st.integers(0, 300), max_size=30) | st.lists(st.just(20_000), max_size=12),
-        refusals=st.lists(where, max_size=3),
-        attempts=st.integers(1, 4),
-        replay_messages=st.sampled_from([1000, 1000, 0, 1, 5, 15]),
-        replay_bytes=st.sampled_from([4 << 20, 4 << 20, 0, 100, 2000]),
+        sizes=st.one_of(sized(20, st.integers(0, 300)), sized(40, st.just(5)), sized(12, st.just(20_000))),
+        refusals=st.lists(where, min_size=1, max_size=3) | st.just([]),
+        attempts=st.sampled_from([2, 2, 3, 4, 1]),
+        replay_messages=st.sampled_from([1000, 1000, 1000, 1000, 0, 5, 15]),
+        replay_bytes=st.sampled_from([4 << 20, 4 << 20, 4 << 20, 0, 2000]),
         style=st.sampled_from(styles),
         pauses=st.booleans(),
     )
@@ -128,6 +139,8 @@ def generated(case: Case) -> Iterator[ProbeRequest]:
 def judge(here: Place, case: Case, end: Any, replies: list[ProbeReply], *, bidi: bool) -> None:
     """Whether what the user saw and what the server saw may be."""
     attempts = here.server.ledger.attempts
+    from hypothesis import event
+    event(f"end {'error' if end else 'ok'} attempts {len(attempts)}")
     indexes = [message.index for message in case.sent]
     met = case.met(bidi=bidi)
     for attempt in attempts:
@@ -164,11 +177,6 @@ def judge(here: Place, case: Case, end: Any, replies: list[ProbeReply], *, bidi:
 
 class TestSyncProperties:
     """Whatever the stream, the refusals and the bounds."""
-
-    @pytest.fixture(scope="class")
-    def plain(self, here: Place) -> Iterator[grpc.Channel]:
-        with grpc.secure_channel(here.server.target, here.credentials) as channel:
-            yield channel
 
     def stub(self, here: Place, plain: grpc.Channel, case: Case, *, warm: bool) -> Any:
         stub = ProbeStub(grpc_bearer.intercept_channel(plain, here.auth(), retry=case.policy))  # type: ignore[no-untyped-call]

@@ -131,6 +131,8 @@ def _encoded(text: str) -> bytes:
 def _checked_lifetime(lifetime: float, longest: float | None) -> int:
     if not _is_number(lifetime) or lifetime < 1:
         raise ConfigurationError("lifetime: expected a number of seconds, at least 1")
+    if longest is not None and not _is_number(longest):
+        raise ConfigurationError("max_lifetime: expected a number of seconds, or None")
     if longest is not None and lifetime > longest:
         raise ConfigurationError(f"lifetime: {lifetime:g} seconds, but the service permits at most {longest:g}")
     return int(lifetime)

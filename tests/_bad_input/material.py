@@ -1,4 +1,4 @@
-"""Keys and secrets, made anew for each run, so that none of them stands in a source line that a traceback would show."""
+"""Keys and secrets, made anew for each run: no source line, which a traceback would show, holds one."""
 
 from __future__ import annotations
 

@@ -45,18 +45,23 @@ PUBLIC_TYPES = (
     Exception,
 )
 
-# What of a text is this run's own: addresses in memory, ports, sockets, moments.
-_RUN = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?")
+# What of a text is this run's own, or private.
+_OWN = (
+    (re.compile(r"Stream removed \((.*?)\)"), r"\1"),  # core says it either way, as threads happen to run
+    (re.compile(r"<\w+ of RPC"), "<a call of RPC"),
+    (re.compile(r'\tdebug_error_string = ".*?"\n>', re.DOTALL), ">"),  # looked at for itself
+    (re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?"), "#"),  # addresses in memory, ports, sockets, moments
+)
 
-
-# Core says it either way, as threads happen to run.
-_RACE = re.compile(r"Stream removed \((.*?)\)")
-
+REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 TOLD = ("code", "details", "debug_error_string", "initial_metadata", "trailing_metadata")
 
 
 def scrubbed(text: str | None) -> str | None:
-    return text if text is None else _RUN.sub("#", _RACE.sub(r"\1", text))
+    if text is not None:
+        for pattern, instead in _OWN:
+            text = pattern.sub(instead, text)
+    return text
 
 
 def types(value: object) -> list[str]:
@@ -78,7 +83,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, str):
         return scrubbed(value)
     if isinstance(value, float):
-        return "positive" if value > 0 else "zero"
+        return "positive" if value > 0 else 0
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list, aio.Metadata)):
@@ -95,7 +100,9 @@ def error(caught: BaseException) -> dict[str, Any]:
         return {**seen, "class": type(caught).__name__}
     for name in askable(caught, TOLD) if hasattr(caught, "code") else ():
         seen[name] = outcome(getattr(caught, name))
-    return {**seen, "cause": type(caught.__cause__).__name__}
+    if seen.get("code") not in REFUSALS:  # of these we tell the cause, and gRPC has none
+        seen["cause"] = type(caught.__cause__).__name__
+    return seen
 
 
 def askable(call: Any, names: tuple[str, ...]) -> list[str]:
@@ -138,7 +145,14 @@ def ended(call: Any) -> dict[str, Any]:
     }
     again = {name: outcome(getattr(call, name)) for name in answers}
     same = {"same again": answers == again}
-    return {**standing(call), **answers, **same, "cancel": outcome(call.cancel), "repr": scrubbed(repr(call)), "str": scrubbed(str(call))}
+    return {
+        **standing(call),
+        **answers,
+        **same,
+        "cancel": outcome(call.cancel),
+        "repr": scrubbed(repr(call)),
+        "str": scrubbed(str(call)),
+    }
 
 
 def astanding(call: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ WARM = "warm"  # a method that takes no act
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 # Long for a test, short for a hang: whatever waits here is waiting for an event that a bug kept away.
-PATIENCE = 10.0
+PATIENCE = 8.0
 
 # Reconnecting is quick, so that a scenario may meet a server that starts late.
 QUICK = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100))

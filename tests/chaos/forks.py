@@ -1,20 +1,23 @@
 """A process that forks while calls are made: its auth is the parent's, its children's channels are their own.
 
-A process of its own (`python -m chaos.forks CONFIG`), because servers and event loops do not survive a fork. It prints
+A process of its own (`python -m chaos.forks CONFIG`), because servers and event loops do not survive a fork (and grpc.aio
+in a child may hang while it makes its first channel, whoever's call it is: the children are sync). It prints
 each call's end as a line of JSON, and what could be seen in it goes to a file, to be searched for secrets.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import faulthandler
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +39,7 @@ from grpc_bearer import BearerAuth, profiles
 from grpc_bearer.testing import ProbeStub
 
 _FIRST = 1_000_000_000
-_CALLS, _TIMEOUT, _CHILD_MAY_TAKE = 4, 10.0, 45.0
+_CALLS, _TIMEOUT, _CHILD_MAY_TAKE, _MAY_END_IN = 4, 10.0, 45.0, 60.0
 _EVERY, _MID_FETCH_EVERY = 0.5, 15.0
 
 
@@ -58,7 +61,11 @@ class Forks:
 
     def finish(self) -> tuple[list[Ended], list[str], dict[str, int]]:
         """Let it end: its calls, the text that could be seen, and what it counted."""
-        out, errors = self._process.communicate("stop\n", timeout=120)
+        try:
+            out, errors = self._process.communicate("stop\n", timeout=_MAY_END_IN)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)  # faulthandler tells where it hangs
+            out, errors = self._process.communicate()
         calls, counted = [], {"children": 0}
         for line in out.splitlines():
             said = json.loads(line)
@@ -67,7 +74,10 @@ class Forks:
             else:
                 counted = said
         if self._process.returncode:
-            raise RuntimeError(f"the process that forks ended with {self._process.returncode}: {errors[-2000:]}")
+            sys.stderr.write(errors)
+            raise RuntimeError(f"the process that forks ended with {self._process.returncode}")
+        if any(call.code == "CHILD" for call in calls):
+            sys.stderr.write(errors)
         return calls, [errors, self._seen.read_text() if self._seen.exists() else ""], counted
 
 
@@ -75,6 +85,7 @@ class Forks:
 
 
 def main(config: dict[str, Any]) -> None:
+    faulthandler.enable()
     capture = Capture()
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
@@ -113,52 +124,44 @@ class Caller:
         self._results = Results(capture)
         self._tls = grpc.ssl_channel_credentials(Path(config["ca"]).read_bytes())
 
-    def _line(self, package: Any, which: Any) -> tuple[Any, Line]:
-        channel = package.secure_channel(self._config["target"], self._tls, STREAMING, auth=self._auth)
-        return channel, Line("ours", "bear-fork", "bear", "secure_channel", ProbeStub(channel), tuple(which))
+    def _line(self) -> tuple[Any, Line]:
+        channel = grpc_bearer.secure_channel(self._config["target"], self._tls, STREAMING, auth=self._auth)
+        return channel, Line("ours", "bear-fork", "bear", "secure_channel", ProbeStub(channel), tuple(kinds.SYNC))
 
     def _jobs(self, line: Line, count: int) -> Iterator[Job]:
         for _ in range(count):
             yield Job.draw(next(self._numbers), self._rng.choice(line.kinds), self._rng)
 
     def calls(self, count: int) -> None:
-        channel, line = self._line(grpc_bearer, kinds.SYNC)
+        channel, line = self._line()
         with channel:
             for job in self._jobs(line, count):
                 began = time.time()
                 self._results.add(line, job, False, began, _TIMEOUT, load.call(line, job, _TIMEOUT))
                 _say(asdict(self._results.calls[-1]))
 
-    async def acalls(self, count: int) -> None:
-        channel, line = self._line(grpc_bearer.aio, kinds.AIO)
-        async with channel:
-            for job in self._jobs(line, count):
-                began = time.time()
-                self._results.add(line, job, True, began, _TIMEOUT, await load.acall(line, job, _TIMEOUT))
-                _say(asdict(self._results.calls[-1]))
-
 
 def _fork(config: dict[str, Any], auth: BearerAuth, capture: Capture, number: int, rng: random.Random) -> None:
-    asynchronous, seed = rng.random() < 0.3, rng.random()
+    seed = rng.random()
     began = time.time()
     pid = os.fork()
     if pid == 0:
         code = 70
         try:
             caller = Caller(config, auth, capture, _FIRST + number * 1000 + 500, random.Random(seed))
-            if asynchronous:
-                asyncio.run(caller.acalls(_CALLS))
-            else:
-                caller.calls(_CALLS)
+            caller.calls(_CALLS)
             _dump(config, capture)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     code = _waited(pid)
     if code != 0:
         job = Job(_FIRST + number * 1000 + 999, "child", 0, 0)
         why = "hung" if code is None else f"ended with {code}"
-        ended = Ended(job, "ours", "bear-fork", "bear", "a child", asynchronous, began, time.time(), time.time(), "CHILD", why)
+        ended = Ended(job, "ours", "bear-fork", "bear", "a child", False, began, time.time(), time.time(), "CHILD", why)
         _say(asdict(ended))
 
 
@@ -169,7 +172,7 @@ def _waited(pid: int) -> int | None:
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
-    os.kill(pid, 9)
+    os.kill(pid, signal.SIGABRT)  # faulthandler tells where it hangs
     os.waitpid(pid, 0)
     return None
 

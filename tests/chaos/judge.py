@@ -22,6 +22,8 @@ CAPS = {NO_TOKEN: 0.02, BACKOFF: 0.06, DOWN: 0.02, GOAWAYS: 0.01, BOUND: 0.01}
 _REPLAYED = 1000  # messages, by default
 # A channel that was cut off takes a moment to connect again, in seconds.
 _RECONNECTING = 1.0
+# What a token exchange and a call take on a busy machine, in seconds.
+_MOMENT = 0.5
 # As many tries as an auth may make while nothing listens: at 0, 1 and 2.6 s of 3.
 _WHILE_DOWN = 3
 
@@ -111,11 +113,12 @@ class Judge:
         attempts = self._attempts[call.job.number]
         if any(len(attempt.requests) > _REPLAYED and not attempt.accepted for attempt in attempts):
             return BOUND
-        if call.code in ("UNAVAILABLE", "CANCELLED") and self._down(call):
+        cut_off = call.code in ("UNAVAILABLE", "CANCELLED") or _hidden(call)
+        if cut_off and self._down(call):
             return DOWN
         if call.code == "UNAVAILABLE" and sum(attempt.reason == "goaway" for attempt in attempts) > 1:
             return GOAWAYS
-        if call.auth in self._exchanges and call.code in ("UNAVAILABLE", "UNAUTHENTICATED", "DEADLINE_EXCEEDED"):
+        if call.auth in self._exchanges and (cut_off or call.code in ("UNAUTHENTICATED", "DEADLINE_EXCEEDED")):
             if self._no_token(call):
                 return NO_TOKEN
             if call.code != "DEADLINE_EXCEEDED" and self._resting(call):
@@ -131,8 +134,9 @@ class Judge:
         )
 
     def _no_token(self, call: Ended) -> bool:
-        """The endpoint failed from before the call until its deadline."""
-        return any(window.target == "endpoint" and window.covers(call.began, call.deadline) for window in self._windows)
+        """The endpoint failed for all of the call's time, but for moments at its ends that are too short for a call."""
+        began, deadline = call.began + _MOMENT, call.deadline - _MOMENT
+        return any(window.target == "endpoint" and window.covers(began, deadline) for window in self._windows)
 
     def _resting(self, call: Ended) -> bool:
         """The last that the auth heard of the endpoint was a failure, and a rest after it was in order.
@@ -154,6 +158,12 @@ class Judge:
         first, longest = PASSING
         rest = 1.2 * min(first * GROWTH ** max(failures - 1, 0), longest)
         return failures > 0 and call.ended <= last + rest
+
+
+def _hidden(call: Ended) -> bool:
+    """What grpc.aio tells in the place of a status if a call has failed before its empty request stream was closed."""
+    empty = call.asynchronous and call.job.streams and call.job.count == 0
+    return empty and call.code in ("CancelledError", "ExecuteBatchError")
 
 
 def _number(attempt: Attempt) -> int:

@@ -113,7 +113,7 @@ async def acall(line: Line, job: Job, timeout: float) -> Any:
             with attempt:
                 left = max(until - time.monotonic(), 0.001)
                 replies = await asyncio.wait_for(make(line.stub, job, **how_of(job, left)), left + 2 * GRACE)
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:  # grpc.aio's word for what a server that stops has cancelled
         return error
     return replies
 
@@ -132,7 +132,7 @@ class Worker:
         job = Job.draw(next(_numbers), self._chance.choice(line.kinds), self._chance, long=line.long)
         if line.door == "interceptor" and job.kind.endswith("write"):
             job = replace(job, reuse=False)  # grpc.aio itself keeps what is written through interceptors, for a while
-        return line, job, self._chance.choice(DEADLINES)
+        return line, job, DEADLINES[-1] if line.long else self._chance.choice(DEADLINES)
 
     def _rest(self, ok: bool) -> float:
         return self._chance.uniform(0, _REST) if ok else _REST_AFTER_FAILURE

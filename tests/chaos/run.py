@@ -34,6 +34,9 @@ from chaos.world import HOUR, OPENFX, SHORT, SteppingClock, World, all_tokens
 CALLERS, LOOPS, TASKS = 16, 2, 8  # 32 workers in all
 # After the last event, workers may take so long to come to their end; then something hangs, in seconds.
 _PATIENCE = 40.0
+# Until the channels have connected, nothing goes wrong; for so many seconds at most.
+_WARMING = 5.0
+_TOLD = 12
 CAST = script.Cast(
     revocable=lines.REVOCABLE,
     controls=controls.NAMES,
@@ -90,6 +93,9 @@ def _play(world: World, seed: int, seconds: float, capture: Capture) -> Played:
         workers = _workers(world, members, sync, results, stop, seed)
         for worker in workers:
             worker.start()
+        warm = time.monotonic() + _WARMING
+        while len(results.calls) < len(sync) and time.monotonic() < warm:
+            time.sleep(0.05)
         conductor.start()
         time.sleep(seconds)
         stop.set()
@@ -155,7 +161,7 @@ def _judged(world: World, played: Played, report: Report) -> Report:
     report.rows = rows(verdicts, _exchanges(world, played), {who: len(texts) for who, texts in leaked.items()})
     report.faults, report.broken = played.log.done, played.broken
     report.over_cap = verdicts["ours"].over_cap()
-    report.details = _details(verdicts["ours"], leaked.get("ours", []))
+    report.details = _details(verdicts["ours"], leaked.get("ours", []), played)
     return report
 
 
@@ -176,14 +182,28 @@ def _exchanges(world: World, played: Played) -> dict[str, str]:
     return {who: f"{each['good']} ({each['least']}) +{each['failed']}" for who, each in totals.items()}
 
 
-def _details(ours: Verdict, leaked: Sequence[str]) -> list[str]:
-    """The first of each kind of what should not be."""
-    kinds = Counter(f"{call.auth} {call.door} {call.code} {call.error[:160]}" for call in ours.avoidable)
-    details = [f"avoidable, {count} times: {what}" for what, count in kinds.most_common(15)]
-    details += [f"  such as {call}" for call in ours.avoidable[:4]]
-    details += [f"mangled: {what}" for what in ours.mangled[:5]]
-    details += [f"past its deadline by {call.ended - call.deadline:.1f} s: {call}" for call in ours.late[:5]]
-    return details + [f"secret in: {what}" for what in leaked[:5]]
+def _details(ours: Verdict, leaked: Sequence[str], played: Played) -> list[str]:
+    """The first of what should not be, and what was wrong at the time."""
+    details = [f"avoidable: {_told(call, played)}" for call in ours.avoidable[:_TOLD]]
+    details += [f"mangled: {what}" for what in ours.mangled[:_TOLD]]
+    details += [f"{call.ended - call.deadline:.1f} s past its deadline: {_told(call, played)}" for call in ours.late[:_TOLD]]
+    return details + [f"secret in: {what}" for what in leaked[:_TOLD]]
+
+
+def _told(call: Ended, played: Played) -> str:
+    began = played.began
+    near = [
+        f"{window.what} {window.target} {window.began - began:.2f}-{(window.ended or played.ended) - began:.2f}"
+        for window in played.log.windows
+        if window.meets(call.began, call.ended, after=5.0)
+    ]
+    revoked = [f"{when - began:.2f}" for name, when in played.log.revoked if name == call.auth]
+    mode = "aio." if call.asynchronous else ""
+    return (
+        f"{call.auth} {mode}{call.door}, {call.job.kind} of {call.job.count}: {call.code} {call.error}"
+        f" [{call.began - began:.2f}-{call.ended - began:.2f} of {call.deadline - call.began:g} s;"
+        f" meanwhile: {', '.join(near) or '-'}; its revocations: {', '.join(revoked[-6:]) or '-'}]"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

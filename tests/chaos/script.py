@@ -18,8 +18,8 @@ REFUSALS = ("after 3", "after headers", "after 1020")
 _REVOKE_EVERY = (7.0, 9.5)
 # Controls have no budget, and one caller each.
 _REVOKE_CONTROLS_EVERY = (1.5, 2.5)
-# Nothing before it: the channels connect. Nothing in the end: what the faults began comes to its end.
-_QUIET_BEFORE, _QUIET_AFTER = 2.0, 2.0
+# Nothing in the end: what the faults began comes to its end.
+_QUIET_BEFORE, _QUIET_AFTER = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True, order=True)

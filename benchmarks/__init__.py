@@ -1,0 +1,12 @@
+"""What auth costs a call: `make bench` measures it and writes `benchmarks/report/`.
+
+Every figure is a ratio within one run. Blocks of calls drift (a variant against itself came out at 0.95), so one small
+loop (`loop`) shuffles the variants call by call, pyperf holds the samples, and each table has a row A/A: the floor
+against itself. The server always runs in a process of its own, so client CPU is client CPU.
+
+* `loop`: the shuffled loop, sync and asyncio.
+* `stats`: ratios with their 95 % interval. `tables`: rows, reaches and verdicts.
+* `server`: the other process. `stubs`, `aio_stubs`, `peers`: the doors, ours and others'.
+* `jobs/`: one file for each part of the report.
+* `report`, `plots`, `machine`: what is written at the end. `__main__`: the command.
+"""

@@ -1,0 +1,107 @@
+"""A whole OpenFX call: a token for each, signed on the way."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import grpc
+
+import grpc_bearer
+from benchmarks import loop, peers, stats, tables
+from benchmarks.jobs import Scale
+from benchmarks.jobs.signing import by_pyjwt, openfx_auth, raw_sign
+from benchmarks.jobs.unary import held
+from benchmarks.loop import Samples, Variant
+from benchmarks.server import Server
+from benchmarks.stubs import by_hand, unary, warm
+from benchmarks.tables import Check, Grid, Reach, Result, Table
+from grpc_bearer import JWTSource
+from grpc_bearer.testing import ProbeStub, private_pem, throwaway_key
+
+CORE, METADATA, SAMPLE = "openfx, through core (the default)", 'openfx, attach="metadata"', "PyJWT in a plugin, PEM on each call"
+
+
+def presign_built() -> bool:
+    """Whether tokens can be signed ahead yet."""
+    return "presign" in inspect.signature(JWTSource).parameters
+
+
+def run(scale: Scale) -> Result:
+    """Latency against a pre-made token, and the server's word that no token came twice."""
+    with Server(ledger=True) as server:
+        samples = _measure(server, scale)
+        proof = _single_use(server, scale)
+    table = tables.compare("openfx", "A whole OpenFX call", samples, notes=_notes(samples))
+    proof.checks.insert(0, _against_sample(samples, table))
+    return Result([table], [proof], benchmarks=held(samples))
+
+
+def _against_sample(samples: list[Samples], table: Table) -> Check:
+    """The core path against what the service's own sample does on each call."""
+    at = {each.name: each for each in samples}
+    estimate, reach = stats.ratio(at[CORE], at[SAMPLE]), Reach(1.0)
+    verdict = "missed" if not reach.met_by(estimate) else "met" if table.steady else "not shown: A/A off"
+    return Check("OpenFX, core path against the sample's way", "≤ 1", tables.interval_text(estimate), verdict)
+
+
+def _channels(server: Server) -> dict[str, Any]:
+    target, ssl, key = server.target, server.credentials(), throwaway_key("ES256")
+
+    def plugin(make: Any) -> Any:
+        return ProbeStub(grpc.secure_channel(target, peers.plugin_credentials(ssl, peers.PluginOf(make))))
+
+    return {
+        "plain": ProbeStub(grpc.secure_channel(target, ssl)),
+        CORE: ProbeStub(grpc_bearer.secure_channel(target, ssl, auth=openfx_auth())),
+        METADATA: ProbeStub(grpc_bearer.secure_channel(target, ssl, auth=openfx_auth(), attach="metadata")),
+        SAMPLE: plugin(by_pyjwt("ES256", private_pem(key))),
+        "PyJWT in a plugin, key object": plugin(by_pyjwt("ES256", key)),
+    }
+
+
+def _measure(server: Server, scale: Scale) -> list[Samples]:
+    at = _channels(server)
+    plain = by_hand(at.pop("plain"))
+    chosen = [Variant("header by hand, pre-made token", "floor", plain)]
+    chosen.append(Variant("header by hand, pre-made token, again", "A/A", plain))
+    chosen += [Variant(name, "peer" if "PyJWT" in name else "ours", unary(stub)) for name, stub in at.items()]
+    warm([variant.call for variant in chosen])
+    samples = loop.wall(chosen, scale.budget(30))
+    server.seen()
+    return samples
+
+
+def _notes(samples: list[Samples]) -> list[str]:
+    import statistics
+    import timeit
+
+    fetch, calls = openfx_auth()._source.fetch, 200
+    from grpc_bearer._token import CallContext
+
+    token = fetch(CallContext()).value
+    sign = min(timeit.repeat(raw_sign("ES256", token), number=calls, repeat=5)) / calls
+    floor = statistics.median(samples[0].values)
+    notes = [f"Raw signing alone takes {sign * 1e6:.0f} µs here, which makes {1 + sign / floor:.3f} the least without presign."]
+    return notes if presign_built() else [*notes, "`presign`: not built."]
+
+
+def _single_use(server: Server, scale: Scale) -> Grid:
+    """As many tokens as calls, by the server's own count."""
+    calls, rows, checks = scale.count(5000, 50), [], []
+    for name, how in ((CORE, "auto"), (METADATA, "metadata")):
+        channel = grpc_bearer.secure_channel(
+            server.target, server.credentials(), auth=openfx_auth(), attach=how  # type: ignore[arg-type]
+        )
+        with channel:
+            call = unary(ProbeStub(channel))
+            for _ in range(calls):
+                call()
+        arrived, tokens = server.seen()
+        rows.append([name, str(calls), str(arrived), str(tokens)])
+        verdict = "met" if arrived == tokens >= calls else "missed"
+        checks.append(Check(f"Single-use: {name}", "a token an attempt", f"{tokens} tokens in {arrived} attempts", verdict))
+    if not presign_built():
+        rows.append(["openfx, presign", "not built", "", ""])
+        checks.append(Check("A whole OpenFX call: presign", "≤ 1.03, single-use proven", "–", "not built"))
+    return Grid("openfx-single-use", "OpenFX: tokens that the server saw", ["", "calls", "attempts", "different tokens"], rows, checks)

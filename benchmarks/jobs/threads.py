@@ -1,0 +1,82 @@
+"""Sixteen threads calling at once: calls per second."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import loop, tables
+from benchmarks.jobs import Scale
+from benchmarks.jobs.unary import held
+from benchmarks.loop import Variant
+from benchmarks.server import Server
+from benchmarks.stubs import by_hand, stubs, unary, warm
+from benchmarks.tables import Reach, Result
+
+THREADS, EACH = 16, 5
+OURS = "grpc_bearer.secure_channel"
+
+
+class Crowd:
+    """Threads that stand by, so that none has to be started while the clock runs."""
+
+    def __init__(self) -> None:
+        self._begin = threading.Barrier(THREADS + 1)
+        self._end = threading.Barrier(THREADS + 1)
+        self._call: Callable[[], Any] | None = None
+        for _ in range(THREADS):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            self._begin.wait()
+            call = self._call
+            if call is None:
+                return
+            for _ in range(EACH):
+                call()
+            self._end.wait()
+
+    def calling(self, call: Callable[[], Any]) -> Callable[[], None]:
+        """A function that has each thread make `EACH` of these calls, and waits for all."""
+
+        def together() -> None:
+            self._call = call
+            self._begin.wait()
+            self._end.wait()
+
+        return together
+
+    def dismiss(self) -> None:
+        self._call = None
+        self._begin.wait()
+
+
+def run(scale: Scale) -> Result:
+    """The table; what is shuffled are bursts of all threads, since 16 calls at once cannot be shuffled one by one."""
+    crowd = Crowd()
+    with Server() as server, stubs(server) as at:
+        calls = {
+            ("header by hand", "floor"): by_hand(at.plain),
+            ("header by hand, again", "A/A"): by_hand(at.plain),
+            (OURS, "ours"): unary(at.ours),
+            ("bare AuthMetadataPlugin", "peer"): unary(at.plugin),
+            ("google-auth secure_authorized_channel", "peer"): unary(at.google),
+        }
+        chosen = [Variant(name, role, crowd.calling(call)) for (name, role), call in calls.items()]  # type: ignore[arg-type]
+        warm([variant.call for variant in chosen][:: 1 if scale.size else 2])
+        samples = loop.wall(chosen, scale.budget(45), per=THREADS * EACH)
+        crowd.dismiss()
+    note = f"Shuffled in bursts of {THREADS} threads × {EACH} calls. Ratios are of calls per second: more is better."
+    table = tables.compare(
+        "threads",
+        "16 threads, calls per second",
+        samples,
+        {OURS: Reach(0.97, at_least=True)},
+        unit="calls/s",
+        factor=1,
+        throughput=True,
+        notes=[note],
+    )
+    return Result([table], benchmarks=held(samples))

@@ -1,0 +1,54 @@
+"""Sync unary calls with a reusable token at hand: wall time and client CPU, every door and every peer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks import loop, stats, tables
+from benchmarks.jobs import Scale
+from benchmarks.loop import Samples, Variant
+from benchmarks.server import Server
+from benchmarks.stubs import REQUEST, Stubs, by_hand, stubs, unary, warm
+from benchmarks.tables import Reach, Result
+
+OURS = "grpc_bearer.secure_channel"
+
+
+def variants(at: Stubs) -> list[Variant]:
+    """The floor, our doors, and what others do."""
+    credentials, call = at.call_credentials, at.plain.Unary
+    return [
+        Variant("header by hand", "floor", by_hand(at.plain)),
+        Variant("header by hand, again", "A/A", by_hand(at.plain)),
+        Variant(OURS, "ours", unary(at.ours)),
+        Variant("grpc_bearer.wrap_stub", "ours", unary(at.wrapped_stub)),
+        Variant("grpc_bearer.intercept_channel", "ours", unary(at.intercepted_channel)),
+        Variant("grpc_bearer.interceptor", "ours", unary(at.interceptor)),
+        Variant('secure_channel(attach="call_credentials")', "ours", unary(at.through_core)),
+        Variant("credentials=grpc_bearer.call_credentials", "ours", lambda: call(REQUEST, credentials=credentials)),
+        Variant("google-auth secure_authorized_channel", "peer", unary(at.google)),
+        Variant("bare AuthMetadataPlugin", "peer", unary(at.plugin)),
+        Variant("grpc.access_token_call_credentials", "peer", unary(at.access_token)),
+        Variant("plain interceptor", "peer", unary(at.plain_interceptor)),
+    ]
+
+
+def run(scale: Scale) -> Result:
+    """Both tables."""
+    with Server() as server, stubs(server) as at:
+        chosen = variants(at)
+        warm([variant.call for variant in chosen])
+        wall = loop.wall(chosen, scale.budget(45))
+        cpu = loop.cpu(chosen, scale.budget(45))
+    return Result(
+        [
+            tables.compare("unary-wall", "Sync unary, wall time", wall, {OURS: Reach(1.02)}),
+            tables.compare("unary-cpu", "Sync unary, client CPU", cpu, {OURS: Reach(1.03)}),
+        ],
+        benchmarks=held(wall, cpu),
+    )
+
+
+def held(*loops: Sequence[Samples]) -> list[stats.pyperf.Benchmark]:
+    """All samples, as pyperf keeps them."""
+    return [stats.held(each) for samples in loops for each in samples]

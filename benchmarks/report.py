@@ -1,0 +1,105 @@
+"""The report: Markdown for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plots, tables
+from benchmarks.tables import Check, Grid, Result, Row, Table, interval_text
+
+TITLES = {
+    "unary": "Sync unary calls",
+    "future": "`.future()`",
+    "threads": "Sixteen threads",
+    "asyncio_unary": "asyncio unary calls",
+    "streams": "Streams",
+    "lookup": "The token lookup alone",
+    "signing": "Signing",
+    "openfx": "A whole OpenFX call",
+    "cold_start": "Cold start",
+    "refresh": "Calls during a refresh ahead",
+    "many_auths": "Many auths in one process",
+    "retry": "The retry policy",
+    "import_time": "Import time",
+}
+_PLOTS = {"unary": "doors.svg", "refresh": "refresh.svg", "cold_start": "waiting.svg", "many_auths": "auths.svg"}
+_HOW = """\
+Each table comes from one small loop that shuffles the variants call by call; the server runs in another process; client
+CPU is that of the client's process, all threads together. Values are medians (± is the median absolute deviation,
+relative). Ratios are to the table's floor, with a 95 % bootstrap interval over rounds. **A/A** is the floor against
+itself: if it is off by more than 1 %, the table shows nothing. A reach is met if the interval does not exclude it.
+"""
+
+
+def write(folder: Path, results: Mapping[str, Result], facts: Mapping[str, str], failed: Mapping[str, str]) -> None:
+    """Everything into the folder; what an older report left there goes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in [*folder.glob("*.svg"), *folder.glob("*.md"), *folder.glob("*.json")]:
+        old.unlink()
+    drawn = plots.draw(folder, results)
+    data = {"machine": facts, "results": {name: tables.to_json(result) for name, result in results.items()}}
+    data |= {"failed": dict(failed), "checks": [vars(check) for check in all_checks(results)]}
+    (folder / "report.json").write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+    (folder / "README.md").write_text(markdown(results, facts, failed, drawn), "utf-8")
+
+
+def all_checks(results: Mapping[str, Result]) -> list[Check]:
+    """Every reach, in order."""
+    return [check for result in results.values() for check in tables.checks(result)]
+
+
+def markdown(
+    results: Mapping[str, Result], facts: Mapping[str, str], failed: Mapping[str, str], drawn: Sequence[str]
+) -> str:
+    """The whole report as text."""
+    parts = ["# What auth costs a call\n", _HOW, "To repeat it: `make bench`, under fifteen minutes on two cores.\n"]
+    parts += ["## The reaches\n", _grid(["what", "reach", "measured", "verdict"], _lines(all_checks(results)))]
+    parts += [f"**{name} failed:** {why}\n" for name, why in failed.items()]
+    for name, result in results.items():
+        parts.append(f"## {TITLES[name]}\n")
+        if _PLOTS.get(name) in drawn:
+            parts.append(f"![{TITLES[name]}]({_PLOTS[name]})\n")
+        parts += [_table(table) for table in result.tables] + [_facts(grid) for grid in result.grids]
+    parts += ["## Machine and versions\n", _grid(["", ""], [[key, value] for key, value in facts.items()])]
+    return "\n".join(parts)
+
+
+def _lines(checks: Sequence[Check]) -> list[list[str]]:
+    def marked(verdict: str) -> str:
+        return verdict if verdict == "met" else f"**{verdict}**"
+
+    return [[check.what, check.reach, check.measured, marked(check.verdict)] for check in checks]
+
+
+def _table(table: Table) -> str:
+    rows = [_row(table, row) for row in table.rows]
+    judged = any(row.reach for row in table.rows)
+    columns = ["", "", table.unit, "ratio (95 %)", *(["reach", ""] if judged else [])]
+    notes = "".join(f"\n{note}\n" for note in [f"{table.samples:,} samples of the floor.", *table.notes])
+    return f"### {table.title}\n\n{_grid(columns, [row if judged else row[:4] for row in rows])}{notes}"
+
+
+def _row(table: Table, row: Row) -> list[str]:
+    value = "" if row.value is None else number(row.value)
+    value += "" if row.spread is None else f" ± {100 * row.spread:.0f} %"
+    ratio = "1" if row.role == "floor" else "" if row.ratio is None else interval_text(row.ratio)
+    reach = "" if row.reach is None else tables.reach_text(row.reach, table)
+    name = f"**{row.name}**" if row.role == "ours" else row.name
+    return [name, row.role, value, ratio, reach, table.verdict(row)]
+
+
+def number(value: float) -> str:
+    """Three digits that mean something, whatever the size."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _facts(grid: Grid) -> str:
+    return f"### {grid.title}\n\n{_grid(grid.columns, grid.rows)}" + "".join(f"\n{note}\n" for note in grid.notes)
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
