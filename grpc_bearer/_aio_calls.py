@@ -133,7 +133,8 @@ class Ended:
         yield
 
     async def write(self, request: Any) -> None:
-        raise asyncio.InvalidStateError("RPC already finished.")
+        # Of a call that never began nobody could know that it has ended.
+        raise self.error if isinstance(self.error, LocalError) else asyncio.InvalidStateError(_FINISHED)
 
     async def done_writing(self) -> None:
         """Nothing is left to say to a call that has ended."""
@@ -534,7 +535,8 @@ class _StreamRequest(AioCall):
     async def write(self, request: Any) -> None:
         replay = self._replay
         if not isinstance(replay, AsyncReplayBuffer) or not replay.pushed:
-            await (await self._live()).write(request)
+            inner = await self._live()
+            await self._explained(inner, inner.write(request))
             return
         if self._final:
             raise asyncio.InvalidStateError(_FINISHED)
@@ -545,10 +547,22 @@ class _StreamRequest(AioCall):
     async def done_writing(self) -> None:
         replay = self._replay
         if not isinstance(replay, AsyncReplayBuffer) or not replay.pushed:
-            await (await self._live()).done_writing()
+            inner = await self._live()
+            await self._explained(inner, inner.done_writing())
         elif not self._final:
             replay.close()
             await self._passed(replay, None)
+
+    async def _explained(self, inner: Any, work: Coroutine[Any, Any, None]) -> None:
+        """gRPC's own write, with the error of the attempt that counts."""
+        try:
+            await work
+            return
+        except (aio.AioRpcError, aio.UsageError) as error:
+            failed = error
+        await self._decided(inner, failed)
+        await self._raise_for_status()
+        raise failed
 
     async def _passed(self, replay: AsyncReplayBuffer, position: int | None) -> None:
         """Until gRPC has taken that request, or all of them; the call's error if it ends before."""

@@ -9,11 +9,29 @@ from grpc import aio
 
 from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._methods import MultiCallable
-from grpc_bearer._replay import AsyncReplayBuffer
+from grpc_bearer._replay import AsyncReplayBuffer, Once
 
 
 class _AioMultiCallable(MultiCallable):
     _buffer = AsyncReplayBuffer
+
+
+class _Watched(Once):
+    pushed = True
+
+
+class _StreamRequests(_AioMultiCallable):
+    def _many(self, requests: Any) -> Any:
+        # grpc.aio puts a placeholder before the server's status when a write fails, and only our call looks behind it: so
+        # every request stream gets one, those too that are not kept.
+        replay = super()._many(requests)
+        if not isinstance(replay, Once):
+            return replay
+        if requests is not None:
+            return _Watched(requests)
+        unkept = AsyncReplayBuffer(None, None, 0, 0)
+        unkept.release()
+        return unkept
 
 
 class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
@@ -52,7 +70,7 @@ class _UnaryStream(_AioMultiCallable, aio.UnaryStreamMultiCallable):  # type: ig
         )
 
 
-class _StreamUnary(_AioMultiCallable, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+class _StreamUnary(_StreamRequests, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     _call = StreamUnaryCall
 
     def __call__(
@@ -68,7 +86,7 @@ class _StreamUnary(_AioMultiCallable, aio.StreamUnaryMultiCallable):  # type: ig
         return self._open(self._inner, None, replay, timeout, metadata, credentials, wait_for_ready, compression)
 
 
-class _StreamStream(_AioMultiCallable, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class _StreamStream(_StreamRequests, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
     _call = StreamStreamCall
 
     def __call__(

@@ -123,7 +123,7 @@ def traceback_of(error: BaseException) -> TracebackType | None:
 
 def failure_of(call: Any) -> Failure:
     """How a call that has ended failed."""
-    # The status may overtake the headers. To ask for those means to wait, and where done-callbacks run, on the one thread
+    # The status may overtake the headers. To ask for those is to wait, and where done-callbacks run, on the one thread
     # that brings them, for ever: so only what is there is read.
     initial = getattr(getattr(call, "_state", None), "initial_metadata", None)
     return Failure(

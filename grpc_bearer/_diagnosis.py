@@ -6,9 +6,11 @@ import re
 
 import grpc
 
+import grpc
+
 from grpc_bearer._failure import Failure, rich
-from grpc_bearer._token import Token
-from grpc_bearer.errors import TokenRejectedError
+from grpc_bearer._token import LARGE_TOKEN, Token
+from grpc_bearer.errors import TokenError, TokenFormatError, TokenRejectedError
 from grpc_bearer.sources._answer import http_date, jwt_claims, number_of
 
 # RFC 6750 §3.1: the only part of the challenge that is a fixed word; the rest is the server's free text.
@@ -19,7 +21,7 @@ _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 _SKEW = 5.0
 
 
-def diagnose(token: Token, failure: Failure, now: float, why_not_again: str = "") -> TokenRejectedError:
+def diagnose(token: Token, failure: Failure, now: float, why_not_again: str = "") -> TokenError:
     """What was wrong with a token that the server refused.
 
     Args:
@@ -28,6 +30,11 @@ def diagnose(token: Token, failure: Failure, now: float, why_not_again: str = ""
         now: this machine's wall clock, in seconds since the Unix epoch.
         why_not_again: why the call was not made once more.
     """
+    if too_large(token, failure):
+        return TokenFormatError(
+            f"the token has {len(token.value)} bytes; servers and proxies refuse headers beyond some 8 to 16 KiB "
+            f"({failure.code.name})"
+        )
     parts = [f"the server refused the token ({failure.code.name})"]
     challenge = _CHALLENGE.search(failure.header("www-authenticate") or "")
     reason = _REASON.fullmatch(rich(failure)[0])
@@ -43,6 +50,11 @@ def _lacks(token: Token) -> list[str]:
     audience = (jwt_claims(token.value) or {}).get("aud")
     meant = f"another audience than {audience!r}" if audience else "another service"
     return [f"it lacks a scope or a role that this call needs, or is meant for {meant}"]
+
+
+def too_large(token: Token, failure: Failure) -> bool:
+    """Whether the server most likely refused the call for the size of its headers."""
+    return failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and len(token.value) > LARGE_TOKEN
 
 
 def _times(token: Token, now: float) -> list[str]:

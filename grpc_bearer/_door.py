@@ -140,9 +140,13 @@ class Route:
         return context
 
     def refuse_wait(self) -> None:
-        """Asked on a thread that is about to wait for a token; see `Source.refuse_wait`."""
-        if self.door.engine.peek(self.context) is None:
+        """Asked on a thread that may be about to wait for a token; see `Source.refuse_wait`."""
+        try:
             self.door.auth._source.refuse_wait()
+        except ConfigurationError:
+            # With a token at hand nobody will wait, as far as that can be said before the channel's URL is known.
+            if not self.door.url or self.door.engine.peek(self.context) is None:
+                raise
 
     def plan(
         self,
@@ -167,11 +171,12 @@ class Route:
         if metadata is not None and has_header(metadata, self.door.header):
             return metadata, None, None
         door = self.door
-        if door.proven or door.plaintext:
+        # A call that waits for its connection may wait longer than its token lives; core asks once connected.
+        if door.plaintext or (door.proven and not wait_for_ready):
             lease = door.engine.peek(self._context or self.context)
             if lease is not None and avoid is not None and lease.token.fingerprint == avoid:
                 lease = None
-            if lease is None and door.mints and door.proven and not wait_for_ready:
+            if lease is None and door.mints and door.proven:
                 lease = _minted(door.engine, self.context)
             if lease is not None:
                 return (*metadata, *lease.metadata) if metadata else lease.metadata, None, lease

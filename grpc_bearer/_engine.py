@@ -32,6 +32,10 @@ __all__ = ["FETCH_TIMEOUT", "Deliver", "Engine", "Lease"]
 #: Seconds after which those who wait for a fetch are told that it takes too long (it goes on).
 FETCH_TIMEOUT = 60.0
 
+# So many single-use tokens may be fetched at once on gRPC's own threads; more go through the workers, which are few. A
+# source whose own calls go through the channel that it serves would else ask itself without end.
+_OWN_THREADS = 64
+
 
 class Engine:
     """Keeps the tokens of one source; see the module.
@@ -254,7 +258,7 @@ class Engine:
             self._fetcher.timeout, lambda: self._settle_loose(pending, self._fetcher.overdue_error())
         )
         pending.add_done_callback(lambda _: cancel())
-        if own_thread:
+        if own_thread and len(self._loose) <= _OWN_THREADS:
             job()
             return
         try:

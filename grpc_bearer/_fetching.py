@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import inspect
 import logging
 import random
 import threading
@@ -71,6 +72,9 @@ class Fetcher:
                 metadata = self.metadata_of(token)
         except BaseException as error:
             return _wrapped(error, f"{self.name}.fetch")
+        if inspect.iscoroutine(token):
+            token.close()
+            return TokenFormatError(f"{self.name}.fetch: is a coroutine function; use CallableSource for those")
         if not isinstance(token, Token):
             return TokenFormatError(f"{self.name}.fetch: expected a Token, got {type(token).__name__}")
         if token.single_use and not self.source.single_use:

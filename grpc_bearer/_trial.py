@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer._attempts import renewable
-from grpc_bearer._diagnosis import diagnose
+from grpc_bearer._diagnosis import diagnose, too_large
 from grpc_bearer._door import Attempt, Carrier, Route, explain
 from grpc_bearer._engine import Lease
 from grpc_bearer._failure import Failure
@@ -81,11 +81,13 @@ class Trial:
         """
         self.attempts += 1
         lease = carrier.lease if isinstance(carrier, Attempt) else carrier
-        if self.route.policy is None or lease is None or explain(carrier, failure.code) is not None:
+        if lease is None or explain(carrier, failure.code) is not None:
             return None
-        stale = means_stale(self.route.policy, failure)
-        if stale or failure.code in _REFUSALS:
+        stale = self.route.policy is not None and means_stale(self.route.policy, failure)
+        if stale or failure.code in _REFUSALS or too_large(lease.token, failure):
             self.refusal = call, lease, failure
+        if self.route.policy is None:
+            return None
         if not stale:
             self.why = "no new token cures that"
             return None

@@ -429,7 +429,6 @@ def test_trap_28_the_same_in_asyncio(single_use: bool) -> None:
     assert len(source.made) == (3 if single_use else 1)
 
 
-@pytest.mark.xfail(strict=True, reason="a fresh token goes as metadata with wait_for_ready too, and ages there")
 @pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel"])
 def test_trap_28_a_token_does_not_age_while_a_proven_channel_waits_for_its_server(door: str) -> None:
     """The channel was proven, the token is fresh; then the server goes away for longer than the token lives."""

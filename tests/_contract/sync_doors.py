@@ -71,6 +71,7 @@ class Door:
         warm: whether a first call has gone through before the scenario begins.
         method: wraps one multicallable more, for the door that is no channel.
         clear: against the plaintext server.
+        main: one of those that play every scenario with every kind of call.
     """
 
     wrap: Callable[..., Any]
@@ -79,6 +80,7 @@ class Door:
     warm: bool = False
     method: Callable[[Any, BearerAuth], Any] | None = None
     clear: bool = False
+    main: bool = False
 
     @property
     def reference(self) -> str:
@@ -224,18 +226,18 @@ def _wrap_method(method: Any, auth: BearerAuth) -> Any:
 PLAIN: dict[str, Callable[..., Any]] = {"plain": _plain, "intercepted": _plain_intercepted}
 
 DOORS = {
-    "cold": Door(_ours),
-    "warm": Door(_ours, warm=True),
+    "cold": Door(_ours, main=True),
+    "warm": Door(_ours, warm=True, main=True),
     "cold_once": Door(functools.partial(_ours, retry=None)),
     "warm_once": Door(functools.partial(_ours, retry=None), warm=True),
     "core": Door(_ours, auth=single_use),
     "intercept_channel": Door(_intercept_channel),
     "wrap_stub": Door(_plain, method=_wrap_method),
-    "interceptor": Door(_interceptor, "intercepted"),
+    "interceptor": Door(_interceptor, "intercepted", main=True),
     "under_users": Door(_under_users, "intercepted"),
     "over_users": Door(_over_users, "intercepted", warm=True),
     "composite": Door(_composite),
-    "clear": Door(_clear, clear=True),
+    "clear": Door(_clear, clear=True, main=True),
     "clear_warm": Door(_clear, clear=True, warm=True),
 }
 

@@ -1,8 +1,9 @@
-"""A process that forks while calls are made: its auth is the parent's, its children's channels are their own.
+"""A process that forks, as servers that load before they fork do: the auth is the parent's, the channels its children's.
 
-A process of its own (`python -m chaos.forks CONFIG`), because servers and event loops do not survive a fork (and grpc.aio
-in a child may hang while it makes its first channel, whoever's call it is: the children are sync). It prints
-each call's end as a line of JSON, and what could be seen in it goes to a file, to be searched for secrets.
+A process of its own (`forks.py CONFIG`), because servers and event loops do not survive a fork. Its parent has a token
+and makes no calls: once a process has used a channel, gRPC's own handlers may hang in `os.fork()` for ever, or in a
+child that makes its first channel (grpcio 1.85.1 alone: once in some hundred forks). It prints each call's end as a
+line of JSON, and what could be seen in it goes to a file, to be searched for secrets.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from grpc_bearer.testing import ProbeStub
 
 _FIRST = 1_000_000_000
 _CALLS, _TIMEOUT, _CHILD_MAY_TAKE, _MAY_END_IN = 4, 10.0, 45.0, 60.0
-_EVERY, _MID_FETCH_EVERY = 0.5, 15.0
+_EVERY, _MID_FETCH_EACH = 0.5, 12
 
 
 # ------------------------------------------------------------------------------------------------- in the run's process
@@ -93,16 +94,12 @@ def main(config: dict[str, Any]) -> None:
     counted = {"children": 0, "in the middle of a fetch": 0}
     rng = random.Random(f"{config['seed']} forks")
     with capture.listening():
-        mid_fetch_at = time.monotonic() + 4.0
         while not stop.is_set():
-            caller = Caller(config, auth, capture, _FIRST + counted["children"] * 1000, rng)
-            caller.calls(_CALLS)
-            if time.monotonic() > mid_fetch_at:
-                mid_fetch_at = time.monotonic() + _MID_FETCH_EVERY
-                counted["in the middle of a fetch"] += 1
-                with contextlib.suppress(grpc_bearer.TokenError):
-                    auth.invalidate(auth.token(timeout=1))
-                threading.Thread(target=_quietly, args=(auth,), daemon=True).start()
+            with contextlib.suppress(grpc_bearer.TokenError):
+                token = auth.token(timeout=1)
+                if counted["children"] % _MID_FETCH_EACH == 0:
+                    counted["in the middle of a fetch"] += auth.invalidate(token)
+            threading.Thread(target=_quietly, args=(auth,), daemon=True).start()
             counted["children"] += 1
             _fork(config, auth, capture, counted["children"], rng)
             stop.wait(_EVERY)
@@ -118,7 +115,9 @@ def _quietly(auth: BearerAuth) -> None:
 class Caller:
     """Calls over a channel made here, each said on standard output."""
 
-    def __init__(self, config: dict[str, Any], auth: BearerAuth, capture: Capture, first: int, rng: random.Random) -> None:
+    def __init__(
+        self, config: dict[str, Any], auth: BearerAuth, capture: Capture, first: int, rng: random.Random
+    ) -> None:
         self._config, self._auth, self._rng = config, auth, rng
         self._numbers = iter(range(first, first + 1000))
         self._results = Results(capture)

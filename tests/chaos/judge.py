@@ -18,14 +18,12 @@ BACKOFF = "failed at once: the token endpoint was failing, or rested after it"
 DOWN = "server down"
 GOAWAYS = "two GOAWAYs in a row"
 BOUND = "stream past its replay bound"
-CAPS = {NO_TOKEN: 0.02, BACKOFF: 0.06, DOWN: 0.02, GOAWAYS: 0.01, BOUND: 0.01}
+CAPS = {NO_TOKEN: 0.02, BACKOFF: 0.10, DOWN: 0.02, GOAWAYS: 0.01, BOUND: 0.01}
 _REPLAYED = 1000  # messages, by default
 # A channel that was cut off takes a moment to connect again, in seconds.
 _RECONNECTING = 1.0
 # What a token exchange and a call take on a busy machine, in seconds.
 _MOMENT = 0.5
-# As many tries as an auth may make while nothing listens: at 0, 1 and 2.6 s of 3.
-_WHILE_DOWN = 3
 
 
 @dataclass
@@ -60,9 +58,16 @@ class Evidence:
 
 
 class Judge:
-    """Hears the evidence once, then judges call by call."""
+    """Hears the evidence once, then judges call by call.
 
-    def __init__(self, evidence: Evidence) -> None:
+    Args:
+        evidence: all that is known.
+        strict: nobody is excused because the token endpoint was failing just then, if a token could be had later,
+            before the deadline. The engine fails at once then, as its design says (section 4).
+    """
+
+    def __init__(self, evidence: Evidence, *, strict: bool = False) -> None:
+        self._strict = strict
         self._windows = evidence.windows
         self._attempts: dict[int, list[Attempt]] = defaultdict(list)
         for attempt in evidence.attempts:
@@ -121,7 +126,7 @@ class Judge:
         if call.auth in self._exchanges and (cut_off or call.code in ("UNAUTHENTICATED", "DEADLINE_EXCEEDED")):
             if self._no_token(call):
                 return NO_TOKEN
-            if call.code != "DEADLINE_EXCEEDED" and self._resting(call):
+            if call.code != "DEADLINE_EXCEEDED" and not self._strict and self._resting(call):
                 return BACKOFF
         return None
 
@@ -154,10 +159,23 @@ class Judge:
             failures, last = failures + 1, last or exchange.time
         for window in self._windows:  # nobody wrote down what could not connect
             if window.what == "down" and window.ended and succeeded < window.ended <= call.ended:
-                failures, last = failures + _WHILE_DOWN, max(last, window.ended)
-        first, longest = PASSING
-        rest = 1.2 * min(first * GROWTH ** max(failures - 1, 0), longest)
-        return failures > 0 and call.ended <= last + rest
+                failures, last = failures + _tries(window.ended - window.began), max(last, window.ended)
+        return failures > 0 and call.ended <= last + 1.2 * _rest(failures)
+
+
+def _rest(failures: int) -> float:
+    """Seconds that the engine leaves the endpoint alone after so many failures in a row, give or take a fifth."""
+    first, longest = PASSING
+    return min(first * GROWTH ** (failures - 1), longest)
+
+
+def _tries(seconds: float) -> int:
+    """How often an auth may have tried in that time."""
+    tries, at = 0, 0.0
+    while at <= seconds:
+        tries += 1
+        at += 0.8 * _rest(tries)
+    return tries
 
 
 def _hidden(call: Ended) -> bool:
@@ -183,12 +201,13 @@ def repeated_nonces(attempts: Iterable[Attempt]) -> Counter[str]:
     return Counter(kid for (kid, _), count in seen.items() if count > 1)
 
 
-def least_exchanges(began: float, ended: float, lifetime: float, revoked: Sequence[float]) -> int:
-    """The fewest tokens that serve calls from `began` to `ended`: the next only once the last is revoked or over."""
-    count, at, revocations = 0, began, sorted(revoked)
-    while at < ended:
-        count += 1
-        at = min([when for when in revocations if when > at] + [at + lifetime])
+def least_exchanges(answered: Iterable[float], lifetime: float, revoked: Sequence[float]) -> int:
+    """The fewest tokens that could serve calls begun at these times: another only once the last is revoked or over."""
+    count, good_until = 0, float("-inf")
+    for began in sorted(answered):
+        if began >= good_until:
+            count += 1
+            good_until = min([when for when in revoked if when > began] + [began + lifetime])
     return count
 
 

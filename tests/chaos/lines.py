@@ -140,7 +140,9 @@ def members(world: World, clocks: dict[str, SteppingClock]) -> list[Member]:
         Member("bear-short", BearerAuth(http("bear-short")), "bear"),
         Member("bear-clock", BearerAuth(http("bear-clock"), clock=clocks["bear-clock"]), "bear"),
         Member("bear-async", BearerAuth(_asking(world, key["bear-async"])), "bear"),
-        Member("bear-google", BearerAuth(GoogleAuthSource(KeyedCredentials(world.bear_url, key["bear-google"]))), "bear"),
+        Member(
+            "bear-google", BearerAuth(GoogleAuthSource(KeyedCredentials(world.bear_url, key["bear-google"]))), "bear"
+        ),
         Member("oauth", BearerAuth(oauth), "bear"),
         Member("skykit", _skykit(world, clocks["skykit"]), "skykit"),
         Member("openfx", profiles.openfx(openfx), "openfx"),

@@ -23,7 +23,7 @@ DEADLINES = (4.0, 20.0, 20.0, 30.0)
 #: A call that outlives its deadline by more is a fault of its own, in seconds. (Two busy cores are slow.)
 GRACE = 2.0
 # A worker rests for up to so many seconds after a call, and so many after one that failed, as callers do.
-_REST, _REST_AFTER_FAILURE = 0.15, 0.5
+_REST, _REST_AFTER_FAILURE = 0.15, 1.0
 _numbers = itertools.count(1)
 
 
@@ -156,7 +156,9 @@ def threads(workers: Sequence[Worker]) -> list[threading.Thread]:
     return [threading.Thread(target=worker.run, name=f"worker-{number}") for number, worker in enumerate(workers)]
 
 
-def loop_thread(count: int, worker: Callable[[int, Sequence[Line]], Worker], lines: Callable[[], Sequence[Line]]) -> threading.Thread:
+def loop_thread(
+    count: int, worker: Callable[[int, Sequence[Line]], Worker], lines: Callable[[], Sequence[Line]]
+) -> threading.Thread:
     """An event loop on a thread of its own, with channels and workers of its own."""
 
     async def run() -> None:

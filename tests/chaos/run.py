@@ -59,13 +59,13 @@ class Played:
     texts: list[str] = field(default_factory=list)
 
 
-def run(seed: int, seconds: float, directory: Path) -> Report:
+def run(seed: int, seconds: float, directory: Path, *, strict: bool = False) -> Report:
     """Play, then judge."""
     capture = Capture()
     with _trusting(directory), World(directory, seed, (*lines.BEAR, *controls.NAMES)) as world, capture.listening():
         played = _play(world, seed, seconds, capture)
         time.sleep(0.5)  # what was cut off reaches the ledgers
-    return _judged(world, played, Report(seed, seconds))
+    return _judged(world, played, Report(seed, seconds), strict)
 
 
 @contextlib.contextmanager
@@ -146,9 +146,9 @@ def _fork_config(world: World, seed: int) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------- what it showed
 
 
-def _judged(world: World, played: Played, report: Report) -> Report:
+def _judged(world: World, played: Played, report: Report, strict: bool) -> Report:
     attempts = [attempt for server in world.servers.values() for attempt in server.ledger]
-    judge = Judge(Evidence(attempts, world.tokens.exchanges, world.asked, played.log.windows))
+    judge = Judge(Evidence(attempts, world.tokens.exchanges, world.asked, played.log.windows), strict=strict)
     by_who: dict[str, list[Ended]] = defaultdict(list)
     for call in played.calls:
         by_who[call.who].append(call)
@@ -175,8 +175,8 @@ def _exchanges(world: World, played: Played) -> dict[str, str]:
         who = name.split()[-1] if name.startswith("control") else "ours"
         revoked = [when for what, when in played.log.revoked if what == name]
         lifetime = SHORT if "short" in name else HOUR
-        times = [call.began for call in played.calls if call.auth == name]
-        totals[who]["least"] += least_exchanges(min(times), max(times), lifetime, revoked) if times else 0
+        answered = [call.began for call in played.calls if call.auth == name and call.ok]
+        totals[who]["least"] += least_exchanges(answered, lifetime, revoked)
         totals[who]["good"] += good
         totals[who]["failed"] += failed
     return {who: f"{each['good']} ({each['least']}) +{each['failed']}" for who, each in totals.items()}
@@ -186,7 +186,9 @@ def _details(ours: Verdict, leaked: Sequence[str], played: Played) -> list[str]:
     """The first of what should not be, and what was wrong at the time."""
     details = [f"avoidable: {_told(call, played)}" for call in ours.avoidable[:_TOLD]]
     details += [f"mangled: {what}" for what in ours.mangled[:_TOLD]]
-    details += [f"{call.ended - call.deadline:.1f} s past its deadline: {_told(call, played)}" for call in ours.late[:_TOLD]]
+    details += [
+        f"{call.ended - call.deadline:.1f} s past its deadline: {_told(call, played)}" for call in ours.late[:_TOLD]
+    ]
     return details + [f"secret in: {what}" for what in leaked[:_TOLD]]
 
 
@@ -211,9 +213,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--json", action="store_true", help="the table as JSON")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="count calls that failed while the engine rested after a failure as avoidable",
+    )
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as directory:
-        report = run(given.seed, given.seconds, Path(directory))
+        report = run(given.seed, given.seconds, Path(directory), strict=given.strict)
     print(json.dumps(report.as_json(), indent=2) if given.json else text(report))
     return 1 if report.problems else 0
 

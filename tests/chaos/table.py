@@ -77,7 +77,9 @@ def text(report: Report) -> str:
     lines += [f"{count:>7,}  {what}" for what, count in sorted(report.faults.items())]
     if report.details:
         lines += ["", *report.details]
-    lines += ["", *(f"FAILED  {problem}" for problem in report.problems)] if report.problems else ["", "all as it should be"]
+    lines += (
+        ["", *(f"FAILED  {problem}" for problem in report.problems)] if report.problems else ["", "all as it should be"]
+    )
     return "\n".join(lines)
 
 

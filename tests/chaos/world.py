@@ -67,7 +67,9 @@ class World:
         self.opaque = OpaqueVerifier()
         self.files = {name: TokenFile(self, name) for name in ("crm-raw", "crm-link", "crm-json")}
         self.skykit_key, self.openfx_key = throwaway_key("RS256"), throwaway_key("ES256", serial=1)
-        self.own("ours", *private_pem(self.skykit_key).split("\n")[1:-2], *private_pem(self.openfx_key).split("\n")[1:-2])
+        self.own(
+            "ours", *private_pem(self.skykit_key).split("\n")[1:-2], *private_pem(self.openfx_key).split("\n")[1:-2]
+        )
         self.servers = self._servers()
         rng = random.Random(f"{seed} proxies")
         self.proxies = {
@@ -301,8 +303,6 @@ def later(seconds: float, act: Callable[[], object]) -> None:
     timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()
-
-
 
 
 def all_tokens(world: World) -> Iterator[tuple[str, str]]:
