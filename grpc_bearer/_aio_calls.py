@@ -185,6 +185,12 @@ class AioCall(aio.Call):
         self._callbacks: list[Callable[[Any], None]] = []
         self._waiters: list[asyncio.Future[None]] = []
 
+    @property
+    def _channel(self) -> Any:
+        # Older versions of grpc.aio look for the calls to end at close() in the frames of running tasks, and ask this.
+        inner = self._inner
+        return getattr(inner, "_channel", None) or getattr(getattr(inner, "_cython_call", None), "_channel", None)
+
     # --------------------------------------------------------------------------------------------- attempts
 
     def begin(self, metadata: Any, credentials: Any, carrier: Carrier) -> AioCall:

@@ -126,9 +126,7 @@ def failure_of(call: Any) -> Failure:
     # The status may overtake the headers. To ask for those is to wait, and where done-callbacks run, on the one thread
     # that brings them, for ever: so only what is there is read.
     initial = getattr(getattr(call, "_state", None), "initial_metadata", None)
-    return Failure(
-        call, call.code(), call.details() or "", tuple(initial or ()), tuple(call.trailing_metadata() or ())
-    )
+    return Failure(call, call.code(), call.details() or "", tuple(initial or ()), tuple(call.trailing_metadata() or ()))
 
 
 def concluded(trial: Trial, carrier: Carrier, call: Any, failure: Failure) -> Any:

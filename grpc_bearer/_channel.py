@@ -12,7 +12,7 @@ from grpc_bearer._auth import as_auth
 from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
 from grpc_bearer._methods import Methods
 from grpc_bearer._multicallables import KINDS
-from grpc_bearer._retry import DEFAULT, RetryPolicy
+from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._security import protecting, provable_target, refuse_plaintext
 from grpc_bearer.errors import ConfigurationError
 
@@ -64,7 +64,7 @@ def secure_channel(
         retry: when a refused call is made once more; `None`: never.
         attach: how the token is put on a call. `"auto"`: as metadata where that is safe, through core where not.
             `"metadata"`: single-use tokens as metadata too, which gives up core's own retries (see the guide on doors).
-            `"call_credentials"`: composite channel credentials, core alone.
+            `"call_credentials"`: composite channel credentials, core alone, and no `retry`.
 
     Raises:
         ConfigurationError: `auth` or `attach` cannot be used.
@@ -72,6 +72,7 @@ def secure_channel(
     """
     bearer = as_auth(auth)
     credentials = protecting(credentials)
+    checked_policy(retry)
     if check_attach(attach) == "call_credentials":
         composite = channel_credentials(bearer, credentials)
         return grpc.secure_channel(target, composite, options, compression)

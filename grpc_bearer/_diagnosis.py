@@ -6,8 +6,6 @@ import re
 
 import grpc
 
-import grpc
-
 from grpc_bearer._failure import Failure, rich
 from grpc_bearer._token import LARGE_TOKEN, Token
 from grpc_bearer.errors import TokenError, TokenFormatError, TokenRejectedError

@@ -18,7 +18,7 @@ import grpc
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._engine import Engine, Lease
-from grpc_bearer._retry import RetryPolicy
+from grpc_bearer._retry import RetryPolicy, checked_policy
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import (
     ConfigurationError,
@@ -54,13 +54,11 @@ class Door:
         attach: Attach = "auto",
         retry: RetryPolicy | None = None,
     ) -> None:
-        if retry is not None and not isinstance(retry, RetryPolicy):
-            raise ConfigurationError(f"retry: expected a RetryPolicy or None, got {type(retry).__name__}")
         self.auth = auth
         self.engine = auth._engine
         self.header = auth.header
         self.plaintext = plaintext
-        self.retry = retry
+        self.retry = checked_policy(retry)
         source = auth._source
         self.mints = attach == "metadata" and source.single_use and source.local
         self.provable = target is not None

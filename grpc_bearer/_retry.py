@@ -107,7 +107,8 @@ class RetryPolicy:
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise ConfigurationError(f"{name}: expected a callable, such as tenacity's strategies")
         for name in ("replay_messages", "replay_bytes"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigurationError(f"{name}: expected a whole number, 0 or more")
 
     def attempts(self, auth: BearerAuth, url: str = "", method: str = "", *, timeout: float | None = None) -> Attempts:
@@ -126,6 +127,8 @@ class RetryPolicy:
         ...     with attempt:
         ...         answer = 42
         """
+        if not isinstance(auth, grpc.AuthMetadataPlugin) or not hasattr(auth, "_engine"):
+            raise ConfigurationError(f"auth: expected a BearerAuth, got {type(auth).__name__}")
         context = CallContext(url, method, auth._clock)
         return Attempts(auth._engine, context, functools.partial(delay_after, self), timeout)
 
@@ -145,6 +148,13 @@ def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
         return False
     reason, _ = rich(failure)
     return reason not in _INCURABLE
+
+
+def checked_policy(retry: object) -> RetryPolicy | None:
+    """What a door was given for `retry=`."""
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise ConfigurationError(f"retry: expected a RetryPolicy or None, got {type(retry).__name__}")
+    return retry
 
 
 def _says_yes(predicate: Callable[[Any], bool] | None, error: Any) -> bool:

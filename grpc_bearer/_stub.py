@@ -33,7 +33,8 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
     Raises:
         ConfigurationError: nothing in `stub` can be called through gRPC.
     """
-    methods = {name: value for name, value in vars(stub).items() if isinstance(value, tuple(_KINDS))}
+    attributes = getattr(stub, "__dict__", {})
+    methods = {name: value for name, value in attributes.items() if isinstance(value, tuple(_KINDS))}
     if not methods:
         raise ConfigurationError(f"stub: no gRPC method found in {type(stub).__name__}; expected a generated stub")
     target = provable_target(next(iter(methods.values())))

@@ -14,7 +14,7 @@ from grpc_bearer._aio_multicallables import KINDS
 from grpc_bearer._auth import as_auth
 from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
 from grpc_bearer._methods import Methods
-from grpc_bearer._retry import DEFAULT, RetryPolicy
+from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._security import protecting, provable_target, refuse_plaintext
 from grpc_bearer.errors import ConfigurationError
 
@@ -72,6 +72,7 @@ def secure_channel(
     """`grpc.aio.secure_channel`, with a token on every call; see `grpc_bearer.secure_channel`."""
     bearer = as_auth(auth)
     credentials = protecting(credentials)
+    checked_policy(retry)
     if check_attach(attach) == "call_credentials":
         composite = grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(bearer))
         return aio.secure_channel(target, composite, options, compression, interceptors)

@@ -47,12 +47,6 @@ def stages() -> Iterator[dict[str, Stage]]:
 
 
 def wait(event: threading.Event) -> bool:
-    if not event.wait(PATIENCE):
-        import faulthandler
-
-        with open("/tmp/stuck.txt", "a") as out:
-            print("=====", threading.active_count(), file=out, flush=True)
-            faulthandler.dump_traceback(out)
     assert event.wait(PATIENCE), "the event did not come"
     return True
 
