@@ -2,6 +2,7 @@
 
 VENV        ?= .venv
 PYTEST_ARGS ?=
+BENCH_ARGS  ?=
 
 BIN          := $(VENV)/bin
 FLOORS_VENV  := .venv-floors
@@ -24,7 +25,7 @@ make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
   echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help demo test test-floors lint format types layers protos protos-check check clean
+.PHONY: help demo bench test chaos test-floors lint format types layers protos protos-check check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed 's/:.*  ## /\t/' | expand -t 14
@@ -32,8 +33,14 @@ help:  ## this list
 demo: $(VENV)/.run  ## run the five services on loopback, with real TLS
 	$(BIN)/grpc-bearer demo
 
+bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report; BENCH_ARGS="--only unary"
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
 test: $(VENV)/.test  ## run all tests; choose with PYTEST_ARGS="tests/test_token.py -k trim"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(VENV)/.test  ## three minutes in which everything goes wrong, and a table; CHAOS_ARGS="--seed 7 --seconds 60"
+	$(BIN)/python tests/chaos/run.py $(or $(CHAOS_ARGS),--seed 1 --seconds 180)
 
 test-floors: $(FLOORS_VENV)/.test  ## run all tests on the oldest supported versions (tests/floors.txt)
 	$(FLOORS_VENV)/bin/python -m pytest -p no:cacheprovider $(PYTEST_ARGS)
@@ -76,6 +83,10 @@ $(VENV)/.run: setup.cfg pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[bench]'
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python

@@ -111,7 +111,9 @@ def _summary(results: dict[str, Result], out: Path, seconds: float) -> None:
     print()
     for check in report.all_checks(results):
         print(f"{check.verdict:20} {check.what}: {check.measured} (reach {check.reach})")
-    print(f"\n{seconds / 60:.1f} minutes; the report is in {out.relative_to(ROOT) if out.is_relative_to(ROOT) else out}")
+    print(
+        f"\n{seconds / 60:.1f} minutes; the report is in {out.relative_to(ROOT) if out.is_relative_to(ROOT) else out}"
+    )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def _bars(axes: Any, table: Table) -> None:
     ratios = [row.ratio for row in rows if row.ratio is not None]
     values = [100 * (ratio.value - 1) for ratio in ratios]
     errors = [[100 * (r.value - r.low) for r in ratios], [100 * (r.high - r.value) for r in ratios]]
-    axes.barh([row.name for row in rows], values, xerr=errors, color=[_COLOURS[row.role] for row in rows], ecolor="#333333")
+    axes.barh(
+        [row.name for row in rows], values, xerr=errors, color=[_COLOURS[row.role] for row in rows], ecolor="#333333"
+    )
     axes.axvline(0, color="#333333", linewidth=0.8)
     axes.set_xlabel("% over the header by hand")
     axes.set_title(table.title)
@@ -87,7 +89,11 @@ def _growth(figure: Any, series: Mapping[str, Any], what: str) -> None:
     axes = figure.subplots(1, 2)
     for colour, (name, values) in zip(_LINES, series.items(), strict=False):
         sizes = values["sizes"]
-        kept = [(n, t, m * n / 2**20) for n, t, m in zip(sizes, values["threads"], values["memory"], strict=True) if t is not None]
+        kept = [
+            (n, t, m * n / 2**20)
+            for n, t, m in zip(sizes, values["threads"], values["memory"], strict=True)
+            if t is not None
+        ]
         axes[0].plot([k[0] for k in kept], [max(k[1], 0.5) for k in kept], marker="o", label=name, color=colour)
         axes[1].plot([k[0] for k in kept], [max(k[2], 0.01) for k in kept], marker="o", label=name, color=colour)
     for each, title in zip(axes, ("threads", "memory in all, MiB"), strict=True):

@@ -1,7 +1,7 @@
 """The server's process: gRPC over TLS and a token endpoint, told what to do by its one argument and by lines on stdin.
 
-    with Server() as server:
-        channel = grpc.secure_channel(server.target, server.credentials())
+with Server() as server:
+    channel = grpc.secure_channel(server.target, server.credentials())
 """
 
 from __future__ import annotations

@@ -46,7 +46,6 @@ def stage(_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         yield _stage
 
 
-#: Rows that do not hold yet, and why.
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
 def test_bad_input_is_told_in_time_by_name_and_without_a_secret(row: Row, stage: Stage) -> None:
     judge(row, stage)

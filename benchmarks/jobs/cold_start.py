@@ -1,7 +1,7 @@
 """1, 100 and 10,000 calls that wait for the first token: exchanges, threads, memory.
 
-What gRPC itself takes is measured on a plain channel with a plugin that waits as well as one can: it returns at once and
-calls back when the token has come.
+What gRPC itself takes is measured on a plain channel with a plugin that waits as well as one can: it returns at once
+and calls back when the token has come.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def child(name: str, calls: int, target: str, ca: str) -> dict[str, Any]:
     memory, threads = children.rss(), children.threads()
     waiting = [stub.Unary.future(request, timeout=300, **{k: make() for k, make in each.items()}) for _ in range(calls)]
     children.until_calm()
-    found = {
+    found: dict[str, Any] = {
         "memory": (children.rss() - memory) / calls,
         "threads": children.threads() - threads,
         "ours": children.our_threads(),
@@ -165,18 +165,20 @@ def _samples(found: Any, calls: int) -> list[Samples]:
     return samples
 
 
-def held_bytes(found: Any, calls: int) -> list[stats.pyperf.Benchmark]:
+def held_bytes(found: Any, calls: int) -> list[Any]:
     """As pyperf keeps them."""
     return [stats.held(each, "byte") for each in _samples(found, calls)] if found else held([])
 
 
+_COLUMNS = ["", "calls", "exchanges", "threads more", "of them ours", "KiB a call", "s until all done", "failed calls"]
+
+
 def _facts(found: Any, sizes: list[int]) -> Grid:
-    columns = ["", "calls", "exchanges", "threads more", "of them ours", "KiB a call", "s until all done", "failed calls"]
     rows = []
     for name, by_size in found.items():
         for calls, runs in by_size.items():
             rows.append([name, f"{calls:,}", *_fact(runs[0])])
-    return Grid("cold-start", "Cold start: calls that wait for the first token", columns, rows, _checks(found, sizes))
+    return Grid("cold-start", "Cold start: calls that wait for the first token", _COLUMNS, rows, _checks(found, sizes))
 
 
 def _fact(run: dict[str, Any]) -> list[str]:
@@ -184,7 +186,14 @@ def _fact(run: dict[str, Any]) -> list[str]:
         return [f"failed: {run['failed']}", "", "", "", "", ""]
     exchanges = "–" if run["exchanges"] is None else f"{run['exchanges']:,}"
     memory = f"{run['memory'] / 1024:.1f}"
-    return [exchanges, f"{run['threads']:,}", str(run["ours"]), memory, f"{run['seconds']:.3f}", str(run["failed_calls"])]
+    return [
+        exchanges,
+        f"{run['threads']:,}",
+        str(run["ours"]),
+        memory,
+        f"{run['seconds']:.3f}",
+        str(run["failed_calls"]),
+    ]
 
 
 def _checks(found: Any, sizes: list[int]) -> list[Check]:
@@ -193,7 +202,9 @@ def _checks(found: Any, sizes: list[int]) -> list[Check]:
     at = " / ".join(f"{n:,}" for n in sizes)
 
     def line(what: str, reach: str, values: list[Any], good: bool) -> Check:
-        return Check(f"Cold start, {at} calls: {what}", reach, " / ".join(map(str, values)), "met" if good else "missed")
+        return Check(
+            f"Cold start, {at} calls: {what}", reach, " / ".join(map(str, values)), "met" if good else "missed"
+        )
 
     return [
         line("exchanges", "1", exchanges, set(exchanges) == {1}),

@@ -19,7 +19,11 @@ from benchmarks.tables import Check, Grid, Reach, Result, Table
 from grpc_bearer import JWTSource
 from grpc_bearer.testing import ProbeStub, private_pem, throwaway_key
 
-CORE, METADATA, SAMPLE = "openfx, through core (the default)", 'openfx, attach="metadata"', "PyJWT in a plugin, PEM on each call"
+CORE, METADATA, SAMPLE = (
+    "openfx, through core (the default)",
+    'openfx, attach="metadata"',
+    "PyJWT in a plugin, PEM on each call",
+)
 
 
 def presign_built() -> bool:
@@ -82,7 +86,7 @@ def _notes(samples: list[Samples]) -> list[str]:
     token = fetch(CallContext()).value
     sign = min(timeit.repeat(raw_sign("ES256", token), number=calls, repeat=5)) / calls
     floor = statistics.median(samples[0].values)
-    notes = [f"Raw signing alone takes {sign * 1e6:.0f} µs here, which makes {1 + sign / floor:.3f} the least without presign."]
+    notes = [f"Raw signing alone takes {sign * 1e6:.0f} µs here: without presign, {1 + sign / floor:.3f} is the least."]
     return notes if presign_built() else [*notes, "`presign`: not built."]
 
 
@@ -91,7 +95,10 @@ def _single_use(server: Server, scale: Scale) -> Grid:
     calls, rows, checks = scale.count(5000, 50), [], []
     for name, how in ((CORE, "auto"), (METADATA, "metadata")):
         channel = grpc_bearer.secure_channel(
-            server.target, server.credentials(), auth=openfx_auth(), attach=how  # type: ignore[arg-type]
+            server.target,
+            server.credentials(),
+            auth=openfx_auth(),
+            attach=how,  # type: ignore[arg-type]
         )
         with channel:
             call = unary(ProbeStub(channel))
@@ -100,8 +107,11 @@ def _single_use(server: Server, scale: Scale) -> Grid:
         arrived, tokens = server.seen()
         rows.append([name, str(calls), str(arrived), str(tokens)])
         verdict = "met" if arrived == tokens >= calls else "missed"
-        checks.append(Check(f"Single-use: {name}", "a token an attempt", f"{tokens} tokens in {arrived} attempts", verdict))
+        checks.append(
+            Check(f"Single-use: {name}", "a token an attempt", f"{tokens} tokens in {arrived} attempts", verdict)
+        )
     if not presign_built():
         rows.append(["openfx, presign", "not built", "", ""])
         checks.append(Check("A whole OpenFX call: presign", "≤ 1.03, single-use proven", "–", "not built"))
-    return Grid("openfx-single-use", "OpenFX: tokens that the server saw", ["", "calls", "attempts", "different tokens"], rows, checks)
+    columns = ["", "calls", "attempts", "different tokens"]
+    return Grid("openfx-single-use", "OpenFX: tokens that the server saw", columns, rows, checks)

@@ -150,9 +150,15 @@ def _result(floor: Watched, again: Watched, ours: Watched, theirs: list[Watched]
         result.tables.append(table)
     everybody = (ours, *theirs)
     rows = [[each.name, f"{each.fetches:,}", f"{len(each.during):,}", f"{len(each.without):,}"] for each in everybody]
-    result.grids.append(Grid("refresh-counts", "Refreshes ahead", ["", "fetches", "calls during", "calls without"], rows))
+    result.grids.append(
+        Grid("refresh-counts", "Refreshes ahead", ["", "fetches", "calls during", "calls without"], rows)
+    )
     result.series["refresh"] = {each.name: _course(each) for each in everybody}
-    kept = [Samples(f"{each.name}, {kind}", "ours", [], getattr(each, kind)) for each in everybody for kind in ("during", "without")]
+    kept = [
+        Samples(f"{each.name}, {kind}", "ours", [], getattr(each, kind))
+        for each in everybody
+        for kind in ("during", "without")
+    ]
     result.benchmarks = [stats.held(each) for each in kept if each.values]
     return result
 

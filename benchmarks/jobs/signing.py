@@ -85,7 +85,9 @@ def variants(algorithm: str) -> list[Variant]:
         Variant("key.sign() on the same bytes, again", "A/A", floor),
         Variant(OURS, "ours", lambda: fetch(context)),
         Variant("PyJWT, key object", "peer", by_pyjwt(algorithm, key)),
-        Variant("PyJWT, PEM on each call (the services' samples)", "peer", by_pyjwt(algorithm, private_pem(key)), sometimes),
+        Variant(
+            "PyJWT, PEM on each call (the services' samples)", "peer", by_pyjwt(algorithm, private_pem(key)), sometimes
+        ),
     ]
 
 
@@ -95,8 +97,6 @@ def run(scale: Scale) -> Result:
     for algorithm, seconds in (("ES256", 8), ("RS256", 15), ("EdDSA", 8)):
         samples = loop.wall(variants(algorithm), scale.budget(seconds, least=100))
         title = f"One {algorithm} token"
-        result.tables.append(
-            tables.compare(f"sign-{algorithm.lower()}", title, samples, {OURS: REACHES[algorithm]})
-        )
+        result.tables.append(tables.compare(f"sign-{algorithm.lower()}", title, samples, {OURS: REACHES[algorithm]}))
         result.benchmarks += held(samples)
     return result

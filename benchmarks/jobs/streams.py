@@ -56,7 +56,11 @@ def run(scale: Scale) -> Result:
                 samples = loop.wall(chosen, scale.budget(seconds, least=100), per=messages)
                 key = f"{kind} {what}".replace(" ", "-")
                 title = f"{kind.capitalize()}, {what}"
-                note = "One message." if messages == 1 else f"Streams of {messages} messages; replay on, unless retry=None."
+                note = (
+                    "One message."
+                    if messages == 1
+                    else f"Streams of {messages} messages; replay on, unless retry=None."
+                )
                 result.tables.append(tables.compare(key, title, samples, reaches, notes=[note]))
                 result.benchmarks += held(samples)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks import loop, stats, tables
 from benchmarks.jobs import Scale
@@ -49,6 +50,6 @@ def run(scale: Scale) -> Result:
     )
 
 
-def held(*loops: Sequence[Samples]) -> list[stats.pyperf.Benchmark]:
+def held(*loops: Sequence[Samples]) -> list[Any]:
     """All samples, as pyperf keeps them."""
     return [stats.held(each) for samples in loops for each in samples]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpc_bearer._token import CallContext, Secret, Token, checked_token
+from grpc_bearer._token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 from grpc_bearer.sources._base import Source
 
@@ -28,19 +28,21 @@ class StaticSource(Source):
     local = True
 
     def __init__(self, token: str) -> None:
-        self._token = Secret(_checked(token), "token")
+        made = _made(token)
+        self._secret = Secret(made.value, "token")  # first, so that a pickle fails on it and says why
+        self._token = made
 
     def __repr__(self) -> str:
-        return f"StaticSource({self._token!r})"
+        return f"StaticSource({self._secret!r})"
 
     def fetch(self, context: CallContext) -> Token:
         """The token."""
-        return Token(self._token.reveal())
+        return self._token
 
 
-def _checked(token: object) -> str:
+def _made(token: str) -> Token:
     try:
-        return checked_token(token, "token")
+        return Token(token)
     except TokenFormatError as error:
         message = str(error)
     raise ConfigurationError(message)

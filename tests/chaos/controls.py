@@ -30,7 +30,7 @@ class Naive(
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
-):  # type: ignore[misc]
+):
     """Puts a token on each call, and makes the call again with a new one if it was refused."""
 
     def __init__(self, fetch: Callable[[], str], single_use: bool = False) -> None:
@@ -52,7 +52,10 @@ class Naive(
             call = continuation(self._with_token(details), request)
         return call
 
-    intercept_unary_unary = intercept_unary_stream = intercept_stream_unary = intercept_stream_stream = _intercept
+    intercept_unary_unary: Any = _intercept
+    intercept_unary_stream: Any = _intercept
+    intercept_stream_unary: Any = _intercept
+    intercept_stream_stream: Any = _intercept
 
 
 def lines(world: World) -> dict[str, list[Line]]:
@@ -72,7 +75,8 @@ def _google(world: World) -> list[Line]:
     from google.auth.transport.requests import Request
 
     name, server = NAMES[1], world.servers["bear"]
-    plugin = AuthMetadataPlugin(KeyedCredentials(world.bear_url, world.tenants[name].keys[0]), Request())
+    credentials = KeyedCredentials(world.bear_url, world.tenants[name].keys[0])
+    plugin = AuthMetadataPlugin(credentials, Request())  # type: ignore[no-untyped-call]
     composite = grpc.composite_channel_credentials(world.credentials(), grpc.metadata_call_credentials(plugin))
     channel = grpc.secure_channel(server.target, composite, STREAMING)
     return [_line("google-auth", name, "bear", channel, ("unary", "server stream", "client stream"))]

@@ -1,4 +1,4 @@
-"""A process that forks, as servers that load before they fork do: the auth is the parent's, the channels its children's.
+"""A process that forks, as servers that load first do: the auth is the parent's, the channels are its children's.
 
 A process of its own (`forks.py CONFIG`), because servers and event loops do not survive a fork. Its parent has a token
 and makes no calls: once a process has used a channel, gRPC's own handlers may hang in `os.fork()` for ever, or in a
@@ -29,13 +29,12 @@ import grpc
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import grpc_bearer
 from chaos import kinds, load
 from chaos.kinds import Job
 from chaos.leaks import Capture
 from chaos.lines import STREAMING, Line
 from chaos.load import Ended, Results
-
-import grpc_bearer
 from grpc_bearer import BearerAuth, profiles
 from grpc_bearer.testing import ProbeStub
 
@@ -82,14 +81,14 @@ class Forks:
         return calls, [errors, self._seen.read_text() if self._seen.exists() else ""], counted
 
 
-# ---------------------------------------------------------------------------------------------------- in a process of its own
+# --------------------------------------------------------------------------------------------- in a process of its own
 
 
 def main(config: dict[str, Any]) -> None:
     faulthandler.enable()
     capture = Capture()
     stop = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()
+    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
     auth = profiles.bear(config["credentials"], url=config["url"], ca=config["ca"])
     counted = {"children": 0, "in the middle of a fetch": 0}
     rng = random.Random(f"{config['seed']} forks")
@@ -105,6 +104,11 @@ def main(config: dict[str, Any]) -> None:
             stop.wait(_EVERY)
     _say(counted)
     _dump(config, capture)
+
+
+def _listen(stop: threading.Event) -> None:
+    sys.stdin.readline()
+    stop.set()
 
 
 def _quietly(auth: BearerAuth) -> None:
@@ -156,10 +160,10 @@ def _fork(config: dict[str, Any], auth: BearerAuth, capture: Capture, number: in
         finally:
             sys.stderr.flush()
             os._exit(code)
-    code = _waited(pid)
-    if code != 0:
+    left = _waited(pid)
+    if left != 0:
         job = Job(_FIRST + number * 1000 + 999, "child", 0, 0)
-        why = "hung" if code is None else f"ended with {code}"
+        why = "hung" if left is None else f"ended with {left}"
         ended = Ended(job, "ours", "bear-fork", "bear", "a child", False, began, time.time(), time.time(), "CHILD", why)
         _say(asdict(ended))
 

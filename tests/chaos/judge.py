@@ -166,7 +166,7 @@ class Judge:
 def _rest(failures: int) -> float:
     """Seconds that the engine leaves the endpoint alone after so many failures in a row, give or take a fifth."""
     first, longest = PASSING
-    return min(first * GROWTH ** (failures - 1), longest)
+    return float(min(first * GROWTH ** (failures - 1), longest))
 
 
 def _tries(seconds: float) -> int:

@@ -132,7 +132,7 @@ async def _client_write(stub: Any, job: Job, **how: Any) -> list[Any]:
 
 async def _bidi_write(stub: Any, job: Job, **how: Any) -> list[Any]:
     call = stub.BidiStream(**how)
-    replies = []
+    replies: list[Any] = []
     for request in job.requests():
         with contextlib.suppress(asyncio.InvalidStateError):
             await call.write(request)

@@ -1,4 +1,4 @@
-"""Where a secret might show, and the search for it: logs at DEBUG with record extras, warnings, errors with chains, reprs."""
+"""Where a secret might show, and the search for it: logs at DEBUG with their extras, warnings, errors with chains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 LOGGERS = ("", "grpc_bearer", "google", "urllib3", "requests", "grpc", "asyncio", "naive")
 _WINDOW = 16
-_RUN = re.compile(r"[A-Za-z0-9_+/=-]{%d,}" % _WINDOW)
+_RUN = re.compile(rf"[A-Za-z0-9_+/=-]{{{_WINDOW},}}")
 
 
 class Capture(logging.Handler):
@@ -72,9 +72,8 @@ class Capture(logging.Handler):
                     self.text(str(warning.message))
 
 
-_DULL = frozenset(
-    "created msecs relativeCreated thread threadName process processName taskName msg args exc_info exc_text".split()
-)
+_DULL = {"created", "msecs", "relativeCreated", "thread", "threadName", "process", "processName", "taskName"}
+_DULL |= {"msg", "args", "exc_info", "exc_text"}  # said by the message, and by the exception
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

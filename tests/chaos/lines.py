@@ -88,11 +88,11 @@ class Member:
     site: str
 
 
-class KeyedCredentials(Credentials):  # type: ignore[misc]
+class KeyedCredentials(Credentials):
     """google-auth credentials that ask Bear's endpoint, as somebody would write them."""
 
     def __init__(self, url: str, key: dict[str, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._url = url
         self._key = key
 
@@ -102,7 +102,8 @@ class KeyedCredentials(Credentials):  # type: ignore[misc]
         body, headers = json.dumps(self._key).encode(), {"content-type": "application/json"}
         answer = request(url=self._url, method="POST", body=body, headers=headers)
         if answer.status != 200:
-            raise RefreshError(f"status {answer.status}", retryable=answer.status >= 500 or answer.status == 429)
+            passing = answer.status >= 500 or answer.status == 429
+            raise RefreshError(f"status {answer.status}", retryable=passing)  # type: ignore[no-untyped-call]
         self.token = answer.data.decode()
 
 
@@ -195,7 +196,7 @@ def _sync_doors(target: str, tls: grpc.ChannelCredentials, auth: BearerAuth) -> 
 
 
 def _aio_doors(target: str, tls: grpc.ChannelCredentials, auth: BearerAuth) -> dict[str, Callable[[], Any]]:
-    def plain(**how: Any) -> grpc.aio.Channel:
+    def plain(**how: Any) -> Any:
         return grpc.aio.secure_channel(target, tls, STREAMING, **how)
 
     return {
@@ -222,7 +223,7 @@ def _by_attempts(door: str, all_kinds: tuple[str, ...]) -> frozenset[str]:
 
 
 def lines(world: World, everybody: list[Member], *, asynchronous: bool, turn: int = 0) -> Iterator[Line]:
-    """For each auth our own channel, two more doors (`turn` says which), and the way through a proxy if there is one."""
+    """For each auth our own channel, two more doors (`turn` says which), and the way through a proxy, if any."""
     package: Any = grpc_bearer.aio if asynchronous else grpc_bearer
     all_kinds, unary = (tuple(kinds.AIO), AIO_UNARY) if asynchronous else (tuple(kinds.SYNC), UNARY)
     tls = world.credentials()

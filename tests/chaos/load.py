@@ -23,7 +23,7 @@ DEADLINES = (4.0, 20.0, 20.0, 30.0)
 #: A call that outlives its deadline by more is a fault of its own, in seconds. (Two busy cores are slow.)
 GRACE = 2.0
 # A worker rests for up to so many seconds after a call, and so many after one that failed, as callers do.
-_REST, _REST_AFTER_FAILURE = 0.15, 1.0
+REST, _REST_AFTER_FAILURE = 0.15, 1.0
 _numbers = itertools.count(1)
 
 
@@ -121,11 +121,14 @@ async def acall(line: Line, job: Job, timeout: float) -> Any:
 class Worker:
     """One caller: takes a line at random, makes a call, rests."""
 
-    def __init__(self, seed: str, lines: Sequence[Line], results: Results, stop: threading.Event) -> None:
+    def __init__(
+        self, seed: str, lines: Sequence[Line], results: Results, stop: threading.Event, rest: float = REST
+    ) -> None:
         self._chance = random.Random(seed)
         self._lines = lines
         self._results = results
         self._stop = stop
+        self._longest_rest = rest
 
     def _draw(self) -> tuple[Line, Job, float]:
         line = self._chance.choice(self._lines)
@@ -135,7 +138,7 @@ class Worker:
         return line, job, DEADLINES[-1] if line.long else self._chance.choice(DEADLINES)
 
     def _rest(self, ok: bool) -> float:
-        return self._chance.uniform(0, _REST) if ok else _REST_AFTER_FAILURE
+        return self._chance.uniform(0, self._longest_rest) if ok else _REST_AFTER_FAILURE
 
     def run(self) -> None:
         while not self._stop.is_set():

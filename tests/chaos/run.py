@@ -1,4 +1,4 @@
-"""`python tests/chaos/run.py --seed N --seconds S [--json]`: see the package. Exits with 0 if the table is as it should be."""
+"""`python tests/chaos/run.py --seed N --seconds S [--json]`: see the package. Exits with 0 if all is right."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from chaos.forks import Forks
 from chaos.judge import Evidence, Judge, Verdict, exchanges_of, least_exchanges, repeated_nonces
 from chaos.leaks import Capture
 from chaos.lines import Line, Member
-from chaos.load import Ended, Results, Worker, loop_thread, threads
+from chaos.load import REST, Ended, Results, Worker, loop_thread, threads
 from chaos.table import Report, rows, text
 from chaos.world import HOUR, OPENFX, SHORT, SteppingClock, World, all_tokens
 
@@ -117,11 +117,11 @@ def _play(world: World, seed: int, seconds: float, capture: Capture) -> Played:
 def _workers(
     world: World, members: Sequence[Member], sync: Sequence[Line], results: Results, stop: threading.Event, seed: int
 ) -> list[threading.Thread]:
-    def worker(name: str) -> Any:
-        return lambda number, made: Worker(f"{seed} {name} {number}", made, results, stop)
+    def worker(name: str, rest: float = REST) -> Any:
+        return lambda number, made: Worker(f"{seed} {name} {number}", made, results, stop, rest)
 
     callers = threads([worker("sync")(number, sync) for number in range(CALLERS)])
-    others = threads([worker(who)(0, made) for who, made in controls.lines(world).items()])
+    others = threads([worker(who, REST / 5)(0, made) for who, made in controls.lines(world).items()])
     loops = [
         loop_thread(
             TASKS,
@@ -143,7 +143,7 @@ def _fork_config(world: World, seed: int) -> dict[str, Any]:
     }
 
 
-# --------------------------------------------------------------------------------------------------------- what it showed
+# ------------------------------------------------------------------------------------------------------ what it showed
 
 
 def _judged(world: World, played: Played, report: Report, strict: bool) -> Report:

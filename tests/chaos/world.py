@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import itertools
 import json
 import os
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus
 
 import grpc
 
@@ -97,13 +95,17 @@ class World:
 
     def __enter__(self) -> World:
         self.tokens.start()
-        for each in (*self.servers.values(), *self.proxies.values()):
-            each.start()
+        for server in self.servers.values():
+            server.start()
+        for proxy in self.proxies.values():
+            proxy.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in (*self.proxies.values(), *self.servers.values()):
-            each.stop()
+        for proxy in self.proxies.values():
+            proxy.stop()
+        for server in self.servers.values():
+            server.stop()
         self.tokens.stop()
 
     def own(self, owner: str, *texts: str) -> None:

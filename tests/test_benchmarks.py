@@ -1,0 +1,98 @@
+"""The benchmarks run and report; what they come to is no test."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grpc_bearer import _cli
+from grpc_bearer.testing import private_pem, throwaway_key
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ("pyperf", "matplotlib", "psutil")
+with_tools = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in TOOLS), reason="needs the extra: pip install -e '.[bench]'"
+)
+
+
+def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", "--scale", "0", "--out", str(folder / "report")]
+    return subprocess.run(
+        [*command, "--work", str(folder / "work"), *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@with_tools
+def test_a_small_run_writes_tables_json_and_plots(tmp_path: Path) -> None:
+    parts = ("unary", "lookup", "openfx")
+
+    run = bench(tmp_path, *(word for part in parts for word in ("--only", part)))
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    text = (tmp_path / "report/README.md").read_text("utf-8")
+    data = json.loads((tmp_path / "report/report.json").read_text("utf-8"))
+    assert list(data["results"]) == list(parts)
+    assert "| header by hand, again | A/A |" in text
+    assert data["machine"]["grpcio"] in text
+    assert "<svg" in (tmp_path / "report/doors.svg").read_text("utf-8")
+
+
+@with_tools
+def test_every_table_has_its_floor_and_the_floor_again(tmp_path: Path) -> None:
+    bench(tmp_path, "--only", "lookup", "--only", "retry")
+    data = json.loads((tmp_path / "report/report.json").read_text("utf-8"))
+    tables = [table for result in data["results"].values() for table in result["tables"]]
+    roles = [{row["role"] for row in table["rows"]} for table in tables]
+
+    assert len(tables) == 2
+    assert all({"floor", "A/A", "ours"} <= each for each in roles)
+
+
+@with_tools
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    bench(tmp_path, "--only", "lookup")
+    run = bench(tmp_path, "--only", "lookup", "--only", "retry")
+
+    assert "lookup: done before" in run.stdout
+    assert "retry: done before" not in run.stdout
+
+
+@with_tools
+def test_what_waits_and_what_refreshes_is_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    from benchmarks.jobs import cold_start, many_auths
+    from benchmarks.server import Server
+
+    with Server() as server:
+        waiting = cold_start.child(cold_start.OURS, 3, server.target, str(server.ca))
+    refreshing = many_auths.child(many_auths.OURS, 2, 0.05)
+
+    assert waiting["exchanges"] == 1
+    assert waiting["failed_calls"] == 0
+    assert refreshing["refreshes"] > 0
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256", "EdDSA"])
+def test_the_command_measures_a_users_own_key(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text(private_pem(throwaway_key(algorithm)), "utf-8")
+
+    code = _cli.main(["bench", "--key", str(key), "--seconds", "0"])
+
+    text = capsys.readouterr().out
+    assert code == 0
+    assert f"One {algorithm} token" in text
+    assert text.count("PyJWT") == 2
+
+
+def test_the_command_says_what_is_wrong_with_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = _cli.main(["bench", "--key", str(tmp_path / "none.pem")])
+
+    assert code == 1
+    assert "none.pem" in capsys.readouterr().err
