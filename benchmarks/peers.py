@@ -41,7 +41,7 @@ def plugin_credentials(credentials: grpc.ChannelCredentials, plugin: grpc.AuthMe
     return grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(plugin))
 
 
-class GoogleCredentials(google.auth.credentials.Credentials):  # type: ignore[misc]
+class GoogleCredentials(google.auth.credentials.Credentials):
     """google-auth credentials whose token is at hand and never expires."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class GoogleCredentials(google.auth.credentials.Credentials):  # type: ignore[mi
         """Never called."""
 
 
-class RefreshingGoogleCredentials(google.auth.credentials.Credentials):  # type: ignore[misc]
+class RefreshingGoogleCredentials(google.auth.credentials.Credentials):
     """google-auth credentials that have to be refreshed `period` seconds after each refresh, by `fetch`."""
 
     def __init__(self, fetch: Callable[[], str], period: float, *, background: bool) -> None:

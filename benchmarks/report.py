@@ -40,7 +40,8 @@ def write(folder: Path, results: Mapping[str, Result], facts: Mapping[str, str],
     for old in [*folder.glob("*.svg"), *folder.glob("*.md"), *folder.glob("*.json")]:
         old.unlink()
     drawn = plots.draw(folder, results)
-    data = {"machine": facts, "results": {name: tables.to_json(result) for name, result in results.items()}}
+    found = {name: tables.to_json(result) for name, result in results.items()}
+    data: dict[str, Any] = {"machine": facts, "results": found}
     data |= {"failed": dict(failed), "checks": [vars(check) for check in all_checks(results)]}
     (folder / "report.json").write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     (folder / "README.md").write_text(markdown(results, facts, failed, drawn), "utf-8")

@@ -64,6 +64,7 @@ class Server:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
+        self._out.close()
         self._folder.cleanup()
 
     def credentials(self) -> grpc.ChannelCredentials:
@@ -103,7 +104,7 @@ def main(config: dict[str, Any]) -> None:
     from grpc_bearer.testing._pb import probe_pb2_grpc
 
     seen, ca, token_url = _Seen(), kit.CA(), ""
-    interceptors = [seen] if config["ledger"] else []
+    interceptors: list[grpc.ServerInterceptor] = [seen] if config["ledger"] else []
     server = grpc.server(ThreadPoolExecutor(64), interceptors=interceptors, options=_OPTIONS)
     probe_pb2_grpc.add_ProbeServicer_to_server(kit.ProbeService(), server)
     port = server.add_secure_port("127.0.0.1:0", ca.server_credentials())

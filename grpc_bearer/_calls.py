@@ -200,6 +200,10 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             self._take(self._make(self._trial.left(), metadata, credentials), carrier)
         return self
 
+    def outcome(self) -> Any:
+        """The attempt that counts, once it is known."""
+        return self._inner if self._final else None
+
     def _advance(self) -> None:
         """Make the next attempt."""
         if self._final:
@@ -475,7 +479,9 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         inner = self._inner
         return f"<{type(self).__name__} between two attempts>" if inner is None else repr(inner)
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        inner = self._inner
+        return repr(self) if inner is None else str(inner)
 
 
 def _hold(call: SyncCall, _: object) -> None:

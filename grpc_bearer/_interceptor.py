@@ -65,7 +65,7 @@ class BearerInterceptor(grpc.AuthMetadataPlugin, *_SYNC_KINDS):  # type: ignore[
         route = Route(self._door, details.method)
         metadata, timeout = materialised(details.metadata), details.timeout
         wait_for_ready = getattr(details, "wait_for_ready", None)
-        sent, credentials, carrier = route.plan(metadata, details.credentials, wait_for_ready)
+        sent, credentials, carrier = route.plan(metadata, getattr(details, "credentials", None), wait_for_ready)
 
         def make(left: float | None, sent: Any, credentials: Any) -> Any:
             return continuation(changed(details, timeout=left, metadata=sent, credentials=credentials), request)
@@ -74,7 +74,9 @@ class BearerInterceptor(grpc.AuthMetadataPlugin, *_SYNC_KINDS):  # type: ignore[
             return make(timeout, sent, credentials)
         began = time.monotonic()
         trial = Trial(route, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
-        return SyncCall(trial, make, replay).begin(sent, credentials, carrier)
+        call = SyncCall(trial, make, replay).begin(sent, credentials, carrier)
+        # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
+        return call.outcome() or call
 
     def _intercept_one(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
         return self._intercept(continuation, details, snapshot(request) if self._door.retry else request)

@@ -33,8 +33,6 @@ WARM_DOORS = [name for name, door in DOORS.items() if door.warm]
 BARE_DOORS = ("warm_once", "composite")
 # What gRPC says at once of a call, it can say only later of one that waits for its token first.
 LATER = "in the clear a call exists before gRPC has seen it, so what gRPC would raise at once comes out of the call"
-WITH_CALL = "with_call gives our call around gRPC's finished outcome, which is no RpcError and has no debug string"
-OUTCOME_TEXT = "str() of our call is repr() of gRPC's failed outcome, whose own str() is empty"
 UNARY_REPLY = ("unary_unary", "stream_unary")
 STREAM_REPLY = ("unary_stream", "stream_stream")
 
@@ -124,7 +122,7 @@ class TestOneCall:
             "bidi": [m.count for m in stub.BidiStream(iter(many))],
         }
 
-    @alike(kinds=UNARY_REPLY, differs={"interceptor": WITH_CALL})
+    @alike(kinds=UNARY_REPLY)
     def test_the_call_of_with_call_answers_every_question(w: World) -> Any:
         w.act(headers=[("h", "1")], trailing=[("t", "2")], details="fine")
         reply, call = w.method(w.kind).with_call(iter([b"r"]) if w.kind == "stream_unary" else b"r", timeout=60)
@@ -211,7 +209,7 @@ class TestOneCall:
             seen.append((status.code, status.message, [detail.value for detail in status.details]))
         return seen
 
-    @alike(kinds=KINDS, differs={"interceptor unary_unary": WITH_CALL, "interceptor stream_unary": WITH_CALL})
+    @alike(kinds=KINDS)
     def test_positional_and_keyword_arguments_go_by_grpcs_names(w: World) -> Any:
         method = w.method(w.kind)
         name = "request_iterator" if w.kind.startswith("stream") else "request"
@@ -235,8 +233,6 @@ class TestOneCall:
     @alike(
         kinds=KINDS,
         differs={
-            "over_users unary_unary": OUTCOME_TEXT,
-            "over_users unary_stream": OUTCOME_TEXT,
             "clear unary_unary": LATER,
             "clear unary_stream": LATER,
         },
@@ -274,7 +270,8 @@ class TestOneCall:
 
     @alike(kinds=("stream_unary", "stream_stream"))
     def test_a_request_iterator_that_raises(w: World) -> Any:
-        act = w.act()
+        # A server that reads may take the cut for the end of the requests, and be done before it hears more.
+        act = w.act(hold=True)
 
         def requests() -> Iterator[bytes]:
             yield b"r"
@@ -298,7 +295,7 @@ class TestOneCall:
             finally:
                 closed.set()
 
-        act = w.act(reads=False)
+        act = w.act(hold=True)
         call = w.start(w.kind, requests())
         wait(act.arrived)
         seen = (call.cancel(), ended(call))
@@ -570,7 +567,7 @@ class TestChannel:
     @alike(
         kinds=KINDS,
         without=("wrap_stub",),
-        differs={"over_users": OUTCOME_TEXT, "clear unary_stream": LATER, "clear stream_stream": LATER},
+        differs={"clear unary_stream": LATER, "clear stream_stream": LATER},
     )
     def test_a_closed_channel_refuses(w: World) -> Any:
         method = w.method(w.kind)

@@ -59,8 +59,8 @@ async def _measure(server: Server, scale: Scale) -> Result:
         one = [Variant(name, role, call) for name, role, call in calls]
         many = [Variant(name, role, _many(call)) for name, role, call in calls]
         for key, variants, per in ((1, one, 1), (AT_ONCE, many, AT_ONCE)):
-            wall = await loop.wall_async(variants, scale.budget(25), per=per)
-            cpu = await loop.cpu_async(variants, scale.budget(25), per=per)
+            wall = await loop.wall_async(variants, scale.budget(18), per=per)
+            cpu = await loop.cpu_async(variants, scale.budget(18), per=per)
             result.tables += [
                 tables.compare(f"asyncio-{key}-wall", f"asyncio, {key} at once, wall time", wall, {OURS: Reach(1.02)}),
                 tables.compare(f"asyncio-{key}-cpu", f"asyncio, {key} at once, client CPU", cpu, {OURS: Reach(1.03)}),

@@ -28,7 +28,7 @@ from grpc_bearer._token import CallContext
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
 #: Times that the memory of all calls is measured, each in a new process.
-REPEATS = 3
+REPEATS = 2
 FLOOR, AGAIN = "plugin on the channel that waits", "plugin on the channel that waits, again"
 PER_CALL, OURS, WITHOUT = "the same plugin as credentials= of each call", "grpc_bearer", "grpc_bearer, retry=None"
 GOOGLE = "google-auth"
@@ -112,6 +112,7 @@ def child(name: str, calls: int, target: str, ca: str) -> dict[str, Any]:
     gate.release()
     failed = sum(call.exception() is not None for call in waiting)
     found |= {"seconds": time.perf_counter() - released, "failed_calls": failed}
+    channel.close()
     found["exchanges"] = exchange.count if exchange is not None else None
     return found
 

@@ -44,8 +44,8 @@ def run(scale: Scale) -> Result:
     with Server() as server, stubs(server) as at:
         chosen = variants(at)
         warm([variant.call for variant in chosen])
-        wall = loop.wall(chosen, scale.budget(25))
-        cpu = loop.cpu(chosen, scale.budget(25))
+        wall = loop.wall(chosen, scale.budget(22))
+        cpu = loop.cpu(chosen, scale.budget(22))
     return Result(
         [
             tables.compare("future-wall", "`.future()`, wall time", wall, {OURS: Reach(1.04)}),

@@ -34,7 +34,7 @@ def run(scale: Scale) -> Result:
     import random
 
     chance = random.Random(5)
-    for number in scale.budget(40, least=30).rounds():
+    for number in scale.budget(30, least=25).rounds():
         for variant in loop.order(variants, number, chance):
             samples[variant.name].add(number, _imports(texts[variant.name]))
     table = tables.compare(

@@ -50,7 +50,7 @@ def run(scale: Scale) -> Result:
     result, reaches = Result(), {OURS: Reach(1.05), WITHOUT: Reach(1.03)}
     with Server() as server, stubs(server) as at:
         for kind, call in KINDS.items():
-            for messages, what, seconds in ((1, "per call", 15), (LONG, "per message", 25)):
+            for messages, what, seconds in ((1, "per call", 12), (LONG, "per message", 18)):
                 chosen = variants(at, call, messages)
                 warm([variant.call for variant in chosen])
                 samples = loop.wall(chosen, scale.budget(seconds, least=100), per=messages)

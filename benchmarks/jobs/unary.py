@@ -39,8 +39,8 @@ def run(scale: Scale) -> Result:
     with Server() as server, stubs(server) as at:
         chosen = variants(at)
         warm([variant.call for variant in chosen])
-        wall = loop.wall(chosen, scale.budget(45))
-        cpu = loop.cpu(chosen, scale.budget(45))
+        wall = loop.wall(chosen, scale.budget(40))
+        cpu = loop.cpu(chosen, scale.budget(40))
     return Result(
         [
             tables.compare("unary-wall", "Sync unary, wall time", wall, {OURS: Reach(1.02)}),

@@ -85,7 +85,7 @@ def _google(world: World) -> list[Line]:
 def _naive(world: World) -> list[Line]:
     name, tls = NAMES[2], world.credentials()
     bear = grpc.secure_channel(world.servers["bear"].target, tls, STREAMING)
-    openfx = grpc.secure_channel(world.proxies["openfx"].target, tls, RETRYING)
+    openfx = grpc.secure_channel(world.short_tempered.target, tls, RETRYING)
     bear = grpc.intercept_channel(bear, Naive(_asking(world, name)))
     openfx = grpc.intercept_channel(openfx, Naive(_signing(world), single_use=True))
     return [

@@ -54,20 +54,27 @@ class Forks:
         path = directory / "forks.config"
         path.write_text(json.dumps({**config, "seen": str(self._seen)}))
         environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "1", "GRPC_VERBOSITY": "ERROR"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore::DeprecationWarning", __file__, str(path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
+        # Files, not pipes: nobody reads until the end, and whoever writes to a full pipe waits.
+        self._said, self._errors = directory / "forks.said", directory / "forks.errors"
+        with self._said.open("w") as said, self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore::DeprecationWarning", __file__, str(path)],
+                stdin=subprocess.PIPE,
+                stdout=said,
+                stderr=errors,
+                env=environment,
+            )
 
     def finish(self) -> tuple[list[Ended], list[str], dict[str, int]]:
         """Let it end: its calls, the text that could be seen, and what it counted."""
         try:
-            out, errors = self._process.communicate("stop\n", timeout=_MAY_END_IN)
+            self._process.communicate(b"stop\n", timeout=_MAY_END_IN)
         except subprocess.TimeoutExpired:
             self._process.send_signal(signal.SIGABRT)  # faulthandler tells where it hangs
-            out, errors = self._process.communicate()
+            self._process.wait()
+        errors = self._errors.read_text()
         calls, counted = [], {"children": 0}
-        for line in out.splitlines():
+        for line in self._said.read_text().splitlines():
             said = json.loads(line)
             if "job" in said:
                 calls.append(Ended(**{**said, "job": Job(**said["job"])}))

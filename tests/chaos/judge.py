@@ -12,13 +12,14 @@ from chaos.load import GRACE, Ended
 from grpc_bearer._fetching import GROWTH, PASSING
 from grpc_bearer.testing import Attempt, Exchange
 
-#: Excuses, and how many of a subject's calls may have one, as a share of all.
+#: Excuses, and how many of a subject's calls may have one, as a share of all; of the first two, as a share of that part
+#: of the run in which the token endpoint failed.
 NO_TOKEN = "no token to be had until the deadline"
 BACKOFF = "failed at once: the token endpoint was failing, or rested after it"
 DOWN = "server down"
 GOAWAYS = "two GOAWAYs in a row"
 BOUND = "stream past its replay bound"
-CAPS = {NO_TOKEN: 0.02, BACKOFF: 0.10, DOWN: 0.02, GOAWAYS: 0.01, BOUND: 0.01}
+CAPS = {NO_TOKEN: 0.2, BACKOFF: 0.5, DOWN: 0.02, GOAWAYS: 0.01, BOUND: 0.01}
 _REPLAYED = 1000  # messages, by default
 # A channel that was cut off takes a moment to connect again, in seconds.
 _RECONNECTING = 1.0
@@ -39,8 +40,12 @@ class Verdict:
     longest: float = 0.0
     repeated: int = 0
 
-    def over_cap(self) -> list[str]:
-        return [what for what, count in self.excused.items() if count > max(3, CAPS[what] * self.calls)]
+    def over_cap(self, failing: float) -> list[str]:
+        """Excuses that were needed too often; `failing`: that part of the run in which the token endpoint failed."""
+        allowed = {
+            what: cap * self.calls * (failing if what in (NO_TOKEN, BACKOFF) else 1) for what, cap in CAPS.items()
+        }
+        return [what for what, count in self.excused.items() if count > max(3, allowed[what])]
 
 
 @dataclass(frozen=True)

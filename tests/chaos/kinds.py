@@ -29,8 +29,9 @@ class Job:
     reuse: bool = True
 
     @classmethod
-    def draw(cls, number: int, kind: str, rng: random.Random, *, long: bool = False) -> Job:
-        count = 1050 if long else rng.choice((0, 1, 2, 5, 30)) if "client" in kind or "bidi" in kind else 4
+    def draw(cls, number: int, kind: str, rng: random.Random, *, long: bool = False, full: bool = False) -> Job:
+        streams = kind.startswith(("client", "bidi"))
+        count = 1050 if long else 30 if full else rng.choice((0, 1, 2, 5, 30)) if streams else 4
         return cls(number, kind, count, 10 if long else rng.choice((0, 10, 3000)))
 
     @property

@@ -19,7 +19,7 @@ from chaos.leaks import Capture
 from chaos.lines import Line
 
 #: Seconds that a call may take; some callers have less patience than a fault lasts.
-DEADLINES = (4.0, 20.0, 20.0, 30.0)
+DEADLINES = (8.0, 20.0, 30.0)
 #: A call that outlives its deadline by more is a fault of its own, in seconds. (Two busy cores are slow.)
 GRACE = 2.0
 # A worker rests for up to so many seconds after a call, and so many after one that failed, as callers do.
@@ -132,7 +132,9 @@ class Worker:
 
     def _draw(self) -> tuple[Line, Job, float]:
         line = self._chance.choice(self._lines)
-        job = Job.draw(next(_numbers), self._chance.choice(line.kinds), self._chance, long=line.long)
+        job = Job.draw(
+            next(_numbers), self._chance.choice(line.kinds), self._chance, long=line.long, full=line.who == "naive"
+        )
         if line.door == "interceptor" and job.kind.endswith("write"):
             job = replace(job, reuse=False)  # grpc.aio itself keeps what is written through interceptors, for a while
         return line, job, DEADLINES[-1] if line.long else self._chance.choice(DEADLINES)

@@ -160,9 +160,15 @@ def _judged(world: World, played: Played, report: Report, strict: bool) -> Repor
     leaked = leaks.found(played.texts, world.secrets)
     report.rows = rows(verdicts, _exchanges(world, played), {who: len(texts) for who, texts in leaked.items()})
     report.faults, report.broken = played.log.done, played.broken
-    report.over_cap = verdicts["ours"].over_cap()
+    report.over_cap = verdicts["ours"].over_cap(_failing(played))
     report.details = _details(verdicts["ours"], leaked.get("ours", []), played)
     return report
+
+
+def _failing(played: Played) -> float:
+    """That part of the run in which the token endpoint failed."""
+    failed = [window for window in played.log.windows if window.target == "endpoint" and window.ended]
+    return sum((window.ended or 0) - window.began for window in failed) / (played.ended - played.began)
 
 
 def _exchanges(world: World, played: Played) -> dict[str, str]:

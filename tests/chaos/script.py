@@ -97,7 +97,9 @@ def _endpoint(rng: random.Random, seconds: float, cast: Cast) -> Iterator[Event]
     """Faults of the token endpoint. Every other one meets auths that need a token just then: two are revoked."""
     how = _cycled(rng, ENDPOINT_FAULTS)
     at, needed = _QUIET_BEFORE + 1.0, True
-    while (lasts := rng.choice((rng.uniform(1.0, 3.0), 5.5))) + at < seconds - 2 * _QUIET_AFTER:
+    while (
+        lasts := rng.choice((rng.uniform(1.0, 3.0), rng.uniform(1.0, 3.0), 5.5, 10.0))
+    ) + at < seconds - 2 * _QUIET_AFTER:
         yield Event(at, "endpoint", "", next(how), lasts)
         if needed:
             for name in rng.sample(list(cast.revocable), min(2, len(cast.revocable))):

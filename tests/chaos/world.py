@@ -74,6 +74,7 @@ class World:
             name: GoawayProxy(self.servers[name], (rng.randint(15, 60) for _ in itertools.count()))
             for name in ("bear", "openfx")
         }
+        self.short_tempered = GoawayProxy(self.servers["openfx"], (rng.randint(2, 5) for _ in itertools.count()))
 
     def _servers(self) -> dict[str, ProbeServer]:
         fx = self.openfx_key.public_key()
@@ -97,12 +98,12 @@ class World:
         self.tokens.start()
         for server in self.servers.values():
             server.start()
-        for proxy in self.proxies.values():
+        for proxy in (*self.proxies.values(), self.short_tempered):
             proxy.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for proxy in self.proxies.values():
+        for proxy in (*self.proxies.values(), self.short_tempered):
             proxy.stop()
         for server in self.servers.values():
             server.stop()
@@ -138,15 +139,16 @@ class World:
         if name == "skykit":
             return self._latest("skykit", lambda attempt: True)
         site = "midway" if name == "midway" else "bear"
-        return self._latest(site, lambda attempt: attempt.claims.get("sub") == name)
+        aged = 0.0 if name.startswith("control") else _AGED
+        return self._latest(site, lambda attempt: attempt.claims.get("sub") == name, aged)
 
-    def _latest(self, site: str, whose: Callable[[Any], bool]) -> tuple[str, str] | None:
+    def _latest(self, site: str, whose: Callable[[Any], bool], aged: float = _AGED) -> tuple[str, str] | None:
         attempts = [each for each in self.servers[site].ledger.attempts if whose(each)]
         if not attempts or not attempts[-1].accepted or attempts[-1].token is None:
             return None
         token: str = attempts[-1].token
         first = next(each.received_at for each in attempts if each.token == token)
-        return (token, site) if first < time.time() - _AGED else None
+        return (token, site) if first < time.time() - aged else None
 
     def revoke(self, name: str) -> str | None:
         """Revoke somebody's token; the token, if there was one to revoke."""
