@@ -87,7 +87,8 @@ def _auths(figure: Any, result: Result) -> None:
 def _growth(figure: Any, series: Mapping[str, Any], what: str) -> None:
     """Threads and memory as a number grows."""
     axes = figure.subplots(1, 2)
-    for colour, (name, values) in zip(_LINES, series.items(), strict=False):
+    shown = {name: values for name, values in series.items() if not name.endswith(", again")}
+    for colour, (name, values) in zip(_LINES, shown.items(), strict=False):
         sizes = values["sizes"]
         kept = [
             (n, t, m * n / 2**20)

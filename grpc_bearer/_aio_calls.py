@@ -290,6 +290,7 @@ class AioCall(aio.Call):
             self._end(Ended(failure.error)) if found is None else self._show(*found)
             return
         self._inner = None
+        self._retire()
         if delay > 0:
             self._pause = self._loop.call_later(delay, self._advance)
         else:
@@ -307,6 +308,7 @@ class AioCall(aio.Call):
 
     def _end(self, shown: Any) -> None:
         self._inner, self._final = shown, True
+        self._retire()
         if self._task is not None:
             self._task.cancel()
         if self._pause is not None:
@@ -320,6 +322,10 @@ class AioCall(aio.Call):
                 callback(self)
             except Exception:  # the next one is called all the same
                 _LOGGER.exception("Exception in callback %r", callback)
+
+    def _retire(self) -> None:
+        if isinstance(self._carrier, Attempt):
+            self._carrier.retire()
 
     # -------------------------------------------------------------------------------------------- questions
 

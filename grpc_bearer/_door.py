@@ -11,6 +11,7 @@ with the auth.
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from grpc_bearer.errors import (
     InsecureChannelError,
     TokenError,
     TokenRejectedError,
+    TokenUnavailableError,
 )
 
 Attach = Literal["auto", "metadata", "call_credentials"]
@@ -81,31 +83,53 @@ class Attempt(grpc.AuthMetadataPlugin):
         avoid: the fingerprint of a token that the server has refused; it is not sent again.
     """
 
-    __slots__ = ("_avoid", "_route", "context", "error", "lease", "ran", "same")
+    __slots__ = ("_avoid", "_caller", "_route", "context", "error", "lease", "ran", "same")
 
     def __init__(self, route: Route, avoid: str | None = None) -> None:
-        self._route = route
+        self._route: Route | None = route
         self._avoid = avoid
+        self._caller = contextvars.copy_context()
         self.context = route.context
         self.ran = False
         self.same = False
         self.lease: Lease | None = None
         self.error: GrpcBearerError | None = None
 
+    def credentials(self) -> grpc.CallCredentials:
+        """As gRPC takes them. It would keep a copy of the context variables at hand, so it gets none of them."""
+        made: grpc.CallCredentials = contextvars.Context().run(grpc.metadata_call_credentials, self, "grpc-bearer")
+        return made
+
+    def retire(self) -> None:
+        """The attempt is over: hold on to nothing. grpc.aio (1.85) never lets go of the credentials of a call."""
+        self._route, self._caller = None, _NOBODY
+        self.context, self.lease = _NOWHERE, None
+
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+        self._caller.copy().run(self._answer, context, callback)
+
+    def _answer(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+        route = self._route
+        if route is None:
+            callback((), TokenUnavailableError("the call has ended"))
+            return
         # Core asks again for each attempt that it makes itself; the last one is the one that counts.
         self.ran, self.lease, self.error = True, None, None
-        door = self._route.door
-        door.prove(context.service_url, self._route.service_path)
+        door = route.door
+        door.prove(context.service_url, route.service_path)
 
         def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
             if lease is not None and self._avoid is not None and lease.token.fingerprint == self._avoid:
                 self.same, lease, error = True, None, TokenRejectedError("the source has no other token")
-            self.lease, self.error = lease, error
+            if self._route is not None:
+                self.lease, self.error = lease, error
             callback(() if lease is None else lease.metadata, error)
 
         self.context = CallContext(context.service_url, context.method_name, door.auth._clock)
         door.engine.request(self.context, deliver, own_thread=True)
+
+
+_NOWHERE, _NOBODY = CallContext(), contextvars.Context()
 
 
 #: What carried the token of an attempt: metadata, call credentials, or nothing of ours.
@@ -181,7 +205,7 @@ class Route:
             if door.plaintext:
                 return metadata, None, WAIT
         attempt = Attempt(self, avoid)
-        return metadata, grpc.metadata_call_credentials(attempt, "grpc-bearer"), attempt
+        return metadata, attempt.credentials(), attempt
 
 
 def _minted(engine: Engine, context: CallContext) -> Lease | None:

@@ -35,7 +35,8 @@ class Lease:
     Args:
         token: the token.
         metadata: the same as gRPC metadata, made once a token.
-        fresh_until: the monotonic time of its refresh point.
+        fresh_until: the monotonic time until which it may be used without asking again: its refresh point, or later
+            while a fetch is under way or in backoff.
     """
 
     token: Token
@@ -87,6 +88,7 @@ class Entry:
             self.state = _refresh.began(self.state)
             self._pending = Future()
             begun = self.state.sequence
+            self._renew_lease()
         error = closed_error() if self.state.closed else _refresh.last_error(self.state)
         return Answer(decision, self.lease, error, self._pending, begun)
 
@@ -102,6 +104,12 @@ class Entry:
         """For good. Returns what waits, for the caller to settle once the lock is free."""
         self.lease, self.state = None, _refresh.closed(self.state)
         return self._landed()
+
+    def _renew_lease(self) -> None:
+        """The same token, with what the state now says of how long nobody need ask."""
+        lease, until = self.lease, _refresh.use_until(self.state)
+        if lease is not None and lease.fresh_until != until:
+            self.lease = Lease(lease.token, lease.metadata, until)
 
     def _landed(self) -> Pending | None:
         """What waits; whoever takes it from here settles it."""
@@ -154,7 +162,7 @@ class Entry:
             kept = self.state.held
             if verdict is not Verdict.KEPT or kept is None:
                 return None
-            self.lease = lease = Lease(token, metadata, kept.refresh_at)
+            self.lease = lease = Lease(token, metadata, _refresh.use_until(self.state))
             pending = self._landed()
         _settle(pending, lease)
         self._wake_later()
@@ -171,6 +179,7 @@ class Entry:
             if state is self.state:
                 return
             self.state = state
+            self._renew_lease()
             outcome, pending = self._old_token_or(error, now), self._landed()
         _settle(pending, outcome)
         self._wake_later()
@@ -182,6 +191,7 @@ class Entry:
                 return
             error = self._fetcher.overdue_error()
             self.state = _refresh.overdue(self.state, error)
+            self._renew_lease()
             outcome, waiting = self._old_token_or(error, self._fetcher.clock.monotonic()), self._landed()
         _settle(waiting, outcome)
 
@@ -223,7 +233,9 @@ class Entry:
         if held is None:
             self.lease = None
         elif self.lease is None or self.lease.token is not held.token:  # the fork came between the two stores
-            self.lease = Lease(held.token, self._fetcher.metadata_of(held.token), held.refresh_at)
+            self.lease = Lease(held.token, self._fetcher.metadata_of(held.token), _refresh.use_until(self.state))
+        else:
+            self._renew_lease()
 
 
 def on_outcome(pending: Pending, deliver: Deliver) -> None:

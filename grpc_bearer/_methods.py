@@ -74,7 +74,7 @@ class MultiCallable:
                 compression=compression,
             )
 
-        untouched = carrier is None or (isinstance(carrier, Lease) and self._route.policy is None)
+        untouched = carrier is None or (type(carrier) is Lease and self._route.policy is None)
         if untouched and (replay is None or not replay.pushed):
             if replay is not None:
                 replay.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer._calls import SyncCall, concluded, deadline_exceeded, failure_of, tokenless
-from grpc_bearer._door import WAIT, Attempt, materialised
+from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._engine import Lease
 from grpc_bearer._methods import MultiCallable
 from grpc_bearer._replay import ReplayBuffer
@@ -36,10 +37,9 @@ class _SyncMultiCallable(MultiCallable):
         metadata = materialised(metadata)
         began = time.monotonic()
         sent, credentials, carrier = self._route.plan(metadata, credentials, wait_for_ready)
-        if carrier is WAIT or isinstance(carrier, Attempt):
-            self._route.refuse_wait()
-        if carrier is None and replay is not None:
-            replay.release()
+        if type(carrier) is not Lease:  # exact, for speed: isinstance() asks an Attempt's abstract base classes
+            self._prepare(carrier, replay)
+        failed: Any = None
         if carrier is not WAIT:
             try:
                 first = request if replay is None else replay.reader()
@@ -47,16 +47,31 @@ class _SyncMultiCallable(MultiCallable):
             except grpc.RpcError as error:
                 if carrier is None or not isinstance(error, grpc.Call):
                     raise
-                failed: Any = error
-        else:
-            failed = None
-
-        def make(left: float | None, sent: Any, credentials: Any) -> Any:
-            requests = request if replay is None else replay.reader()
-            return call(requests, left, sent, credentials, wait_for_ready, compression)
-
+                failed = error
+        # No closure: its cells would slow down each call that goes well.
+        make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
         trial = Trial(self._route, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
         return _try_again(trial, make, carrier, failed, replay)
+
+    def _prepare(self, carrier: Any, replay: Any) -> None:
+        if carrier is not None:
+            self._route.refuse_wait()
+        elif replay is not None:
+            replay.release()
+
+
+def _make(
+    call: Callable[..., Any],
+    request: Any,
+    replay: Any,
+    wait_for_ready: bool | None,
+    compression: grpc.Compression | None,
+    left: float | None,
+    sent: Any,
+    credentials: grpc.CallCredentials | None,
+) -> Any:
+    requests = request if replay is None else replay.reader()
+    return call(requests, left, sent, credentials, wait_for_ready, compression)
 
 
 def _try_again(trial: Trial, make: Callable[..., Any], carrier: Any, failed: Any, replay: Any) -> Any:

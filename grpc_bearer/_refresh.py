@@ -191,6 +191,17 @@ def last_error(state: State) -> GrpcBearerError | None:
     return (state.flight.overdue if state.flight else None) or state.backoff.error
 
 
+def use_until(state: State) -> float:
+    """Until when the answer is `USE`, as long as nothing changes but the time: nobody need ask before."""
+    held, flight = state.held, state.flight
+    if held is None or state.closed:
+        return -math.inf
+    if flight is not None and flight.overdue is not None:
+        return held.expires_at
+    until = held.refresh_at if flight is None else held.margin_at
+    return max(until, min(state.backoff.until, held.expires_at))
+
+
 def next_fetch_at(state: State) -> float:
     """When a timer that keeps the token warm should look again; infinity: never."""
     if state.closed or (state.held is None and state.backoff.error is None):

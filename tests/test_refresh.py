@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from grpc_bearer import _refresh
-from grpc_bearer._refresh import Backoff, Budget, Decision, Held, Phase, State, Verdict
+from grpc_bearer._refresh import Backoff, Budget, Decision, Flight, Held, Phase, State, Verdict
 from grpc_bearer._token import Token
 from grpc_bearer.errors import TokenRejectedError, TokenUnavailableError
 
@@ -406,3 +406,22 @@ def test_the_next_fetch_is_at_the_refresh_point_or_when_the_backoff_ends() -> No
 
 def test_no_state_shows_a_token() -> None:
     assert "s3cret" not in repr(kept(State(), "s3cret"))
+
+
+@pytest.mark.parametrize("backoff_until", [-math.inf, 80.0, 95.0, 200.0])
+@pytest.mark.parametrize(
+    "flight", [None, Flight(2), Flight(2, TokenUnavailableError("slow"))], ids=["-", "flight", "overdue"]
+)
+def test_until_use_until_the_table_says_use_and_then_no_more(flight: Flight | None, backoff_until: float) -> None:
+    held = Held(Token("t"), "f", 1, refresh_at=75.0, margin_at=90.0, expires_at=100.0)
+    state = State(held=held, flight=flight, sequence=2, backoff=Backoff(backoff_until, 1))
+
+    until = _refresh.use_until(state)
+
+    assert all(_refresh.decide(state, now) is Decision.USE for now in (0.0, 74.9, until - 0.1))
+    assert _refresh.decide(state, until) is not Decision.USE
+
+
+def test_without_a_token_there_is_nothing_to_use() -> None:
+    assert _refresh.use_until(State()) == -math.inf
+    assert _refresh.use_until(_refresh.closed(State())) == -math.inf

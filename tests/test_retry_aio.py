@@ -387,10 +387,12 @@ class TestCancel:
     @pytest.mark.parametrize("refused", [False, True])
     async def test_the_users_async_iterator_is_told(self, here: Place, refused: bool) -> None:
         told: list[type] = []
+        asked = asyncio.Event()
 
         async def endless() -> AsyncIterator[Any]:
             try:
                 yield request()
+                asked.set()
                 await asyncio.sleep(PATIENCE)
             except BaseException as error:
                 told.append(type(error))
@@ -403,6 +405,7 @@ class TestCancel:
             here.server.ledger.clear()
             call = stub.ClientStream(endless())
             assert await until(lambda: len(here.server.ledger) == 1 + refused)
+            await soon(asked.wait())
             call.cancel()
             assert isinstance(await soon(end_of(call, "ClientStream")), asyncio.CancelledError)
 

@@ -165,8 +165,9 @@ def astanding(call: Any) -> dict[str, Any]:
 
 async def aended(call: Any) -> dict[str, Any]:
     """All that an asyncio call tells once it has ended; asked twice, the answers must not change."""
-    asked = (*TOLD, "wait_for_connection")
-    answers = {name: await aoutcome(getattr(call, name)) for name in asked}
-    again = {name: await aoutcome(getattr(call, name)) for name in asked}
-    late = {"same again": answers == again, "cancel": outcome(call.cancel)}
+    answers = {name: await aoutcome(getattr(call, name)) for name in TOLD}
+    again = {name: await aoutcome(getattr(call, name)) for name in TOLD}
+    # Of a call that was cancelled before it was sent some kinds wait for ever.
+    answers["wait_for_connection"] = await aoutcome(asyncio.wait_for(call.wait_for_connection(), 0.1))
+    late = {"same again": answers | again == answers, "cancel": outcome(call.cancel)}
     return {**astanding(call), **answers, **late, "repr": scrubbed(repr(call)), "str": scrubbed(str(call))}

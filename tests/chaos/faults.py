@@ -136,7 +136,10 @@ class Conductor:
         self.log.count("server restarted")
 
     def _file(self, event: Event) -> None:
+        window = self.log.begin("file", event.target) if event.how in ("empty", "half") else None
         self.world.files[event.target].change(event.how)
+        if window is not None:
+            self.log.end(window)
         self.log.count("token file replaced: " + ("symlink swap" if event.target == "crm-link" else event.how))
 
     def _key(self, event: Event) -> None:

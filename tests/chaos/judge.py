@@ -15,11 +15,11 @@ from grpc_bearer.testing import Attempt, Exchange
 #: Excuses, and how many of a subject's calls may have one, as a share of all; of the first two, as a share of that part
 #: of the run in which the token endpoint failed.
 NO_TOKEN = "no token to be had until the deadline"
-BACKOFF = "failed at once: the token endpoint was failing, or rested after it"
+BACKOFF = "failed at once: the token endpoint was failing, or just had"
 DOWN = "server down"
 GOAWAYS = "two GOAWAYs in a row"
 BOUND = "stream past its replay bound"
-CAPS = {NO_TOKEN: 0.2, BACKOFF: 0.5, DOWN: 0.02, GOAWAYS: 0.01, BOUND: 0.01}
+CAPS = {NO_TOKEN: 0.2, BACKOFF: 0.5, DOWN: 0.05, GOAWAYS: 0.01, BOUND: 0.01}
 _REPLAYED = 1000  # messages, by default
 # A channel that was cut off takes a moment to connect again, in seconds.
 _RECONNECTING = 1.0
@@ -124,7 +124,7 @@ class Judge:
         if any(len(attempt.requests) > _REPLAYED and not attempt.accepted for attempt in attempts):
             return BOUND
         cut_off = call.code in ("UNAVAILABLE", "CANCELLED") or _hidden(call)
-        if cut_off and self._down(call):
+        if (cut_off or "Internal error from Core" in call.error) and self._down(call):
             return DOWN
         if call.code == "UNAVAILABLE" and sum(attempt.reason == "goaway" for attempt in attempts) > 1:
             return GOAWAYS
@@ -133,7 +133,14 @@ class Judge:
                 return NO_TOKEN
             if call.code != "DEADLINE_EXCEEDED" and not self._strict and self._resting(call):
                 return BACKOFF
+        if not self._strict and self._half_written(call):
+            return BACKOFF
         return None
+
+    def _half_written(self, call: Ended) -> bool:
+        """Its token file was empty or broke off, or it rests after having read such a one."""
+        files = [window for window in self._windows if window.target == call.auth]
+        return any(window.meets(call.began, call.ended, after=1.2 * _rest(1)) for window in files)
 
     def _down(self, call: Ended) -> bool:
         return any(

@@ -37,6 +37,7 @@ _PATIENCE = 40.0
 # Until the channels have connected, nothing goes wrong; for so many seconds at most.
 _WARMING = 5.0
 _TOLD = 12
+_BEAT = 0.02
 CAST = script.Cast(
     revocable=lines.REVOCABLE,
     controls=controls.NAMES,
@@ -55,8 +56,30 @@ class Played:
     ended: float
     calls: list[Ended]
     log: Log
+    stalled: float = 0.0
     broken: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+
+
+class Pulse(threading.Thread):
+    """Looks how late it is woken: on a machine that stands still, no deadline says anything of the library."""
+
+    def __init__(self) -> None:
+        super().__init__(name="pulse", daemon=True)
+        self._stop_it = threading.Event()
+        self._latest = 0.0
+
+    def run(self) -> None:
+        while not self._stop_it.is_set():
+            began = time.monotonic()
+            self._stop_it.wait(_BEAT)
+            self._latest = max(self._latest, time.monotonic() - began - _BEAT)
+
+    def stop(self) -> float:
+        """The longest delay, in seconds."""
+        self._stop_it.set()
+        self.join()
+        return self._latest
 
 
 def run(seed: int, seconds: float, directory: Path, *, strict: bool = False) -> Report:
@@ -87,6 +110,8 @@ def _play(world: World, seed: int, seconds: float, capture: Capture) -> Played:
     conductor = Conductor(world, script.write(seed, seconds, CAST), clocks, seed)
     members = lines.members(world, clocks)
     results, stop, began = Results(capture), threading.Event(), time.time()
+    pulse = Pulse()
+    pulse.start()
     forks = Forks(world.directory, _fork_config(world, seed))
     with lines.closing(members):
         sync = list(lines.lines(world, members, asynchronous=False))
@@ -99,6 +124,7 @@ def _play(world: World, seed: int, seconds: float, capture: Capture) -> Played:
         conductor.start()
         time.sleep(seconds)
         stop.set()
+        stalled = pulse.stop()
         conductor.stop()
         until = time.monotonic() + _PATIENCE
         for worker in workers:
@@ -111,7 +137,8 @@ def _play(world: World, seed: int, seconds: float, capture: Capture) -> Played:
     conductor.log.done.update({f"forked: {what}": count for what, count in counted.items()})
     conductor.log.done["GOAWAY sent"] = sum(proxy.connections for proxy in world.proxies.values())
     broken = [*conductor.log.broken, *hung]
-    return Played(began, time.time(), [*results.calls, *calls], conductor.log, broken, [*texts, *seen, *capture.texts])
+    calls += results.calls
+    return Played(began, time.time(), calls, conductor.log, stalled, broken, [*texts, *seen, *capture.texts])
 
 
 def _workers(
@@ -159,6 +186,7 @@ def _judged(world: World, played: Played, report: Report, strict: bool) -> Repor
         world.own(owner, token)
     leaked = leaks.found(played.texts, world.secrets)
     report.rows = rows(verdicts, _exchanges(world, played), {who: len(texts) for who, texts in leaked.items()})
+    report.stalled = played.stalled
     report.faults, report.broken = played.log.done, played.broken
     report.over_cap = verdicts["ours"].over_cap(_failing(played))
     report.details = _details(verdicts["ours"], leaked.get("ours", []), played)

@@ -18,6 +18,8 @@ REFUSALS = ("after 3", "after headers", "after 1020")
 _REVOKE_EVERY = (7.0, 9.5)
 # Controls have no budget, and one caller each.
 _REVOKE_CONTROLS_EVERY = (1.5, 2.5)
+# Faults of the token endpoint that outlast its callers' patience, some of them; in seconds.
+_LONG = (5.5, 10.0)
 # Nothing in the end: what the faults began comes to its end.
 _QUIET_BEFORE, _QUIET_AFTER = 0.5, 2.0
 
@@ -97,9 +99,7 @@ def _endpoint(rng: random.Random, seconds: float, cast: Cast) -> Iterator[Event]
     """Faults of the token endpoint. Every other one meets auths that need a token just then: two are revoked."""
     how = _cycled(rng, ENDPOINT_FAULTS)
     at, needed = _QUIET_BEFORE + 1.0, True
-    while (
-        lasts := rng.choice((rng.uniform(1.0, 3.0), rng.uniform(1.0, 3.0), 5.5, 10.0))
-    ) + at < seconds - 2 * _QUIET_AFTER:
+    while (lasts := rng.choice((rng.uniform(1.0, 3.0), *_LONG))) + at < seconds - 2 * _QUIET_AFTER:
         yield Event(at, "endpoint", "", next(how), lasts)
         if needed:
             for name in rng.sample(list(cast.revocable), min(2, len(cast.revocable))):

@@ -24,6 +24,7 @@ class Report:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
+    stalled: float = 0.0
     broken: Sequence[str] = ()
     over_cap: Sequence[str] = ()
 
@@ -41,9 +42,14 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "seed": self.seed, "seconds": self.seconds, "rows": self.rows, "faults": dict(self.faults),
-            "problems": self.problems, "ok": not self.problems,
-        }  # fmt: skip
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "stalled": round(self.stalled, 2),
+            "rows": self.rows,
+            "faults": dict(self.faults),
+            "problems": self.problems,
+            "ok": not self.problems,
+        }
 
 
 def rows(
@@ -69,7 +75,10 @@ def rows(
 def text(report: Report) -> str:
     columns = list(report.rows["calls"])
     width = max(len(name) for name in report.rows) + 2
-    lines = [f"seed {report.seed}, {report.seconds:g} s", ""]
+    lines = [
+        f"seed {report.seed}, {report.seconds:g} s; the machine stood still for {report.stalled:.1f} s at most",
+        "",
+    ]
     lines.append(" " * width + "".join(f"{name:>16}" for name in columns))
     for name, values in report.rows.items():
         lines.append(f"{name:<{width}}" + "".join(f"{_cell(values[column]):>16}" for column in columns))

@@ -1,0 +1,223 @@
+"""Nothing is left behind: not by calls that succeed, nor by those that are refused, healed, cancelled or cut off.
+
+`GRPC_BEARER_LEAK_CALLS` says how many calls are made; the night's run makes 100,000.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+import tenacity
+from _refusing import AIO, PATIENCE, SYNC, Place, expected, place, request, requests, soon
+from doors import eventually
+
+import grpc_bearer
+from grpc_bearer import RetryPolicy
+from grpc_bearer.testing import Delay, Refuse
+
+CALLS = int(os.environ.get("GRPC_BEARER_LEAK_CALLS", "5000"))
+OURS = os.path.dirname(grpc_bearer.__file__)
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Place]:
+    with place() as here:
+        yield here
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def objects() -> Counter[str]:
+    """How many of our objects there are, by type."""
+    gc.collect()
+    return Counter(type(each).__qualname__ for each in gc.get_objects() if is_ours(type(each)))
+
+
+def is_ours(kind: type) -> bool:
+    module = str(getattr(kind, "__module__", ""))
+    return module.startswith("grpc_bearer") and not module.startswith("grpc_bearer.testing")
+
+
+def memory() -> int:
+    """Bytes held by what our own files have allocated, in all."""
+    gc.collect()
+    mine = tracemalloc.Filter(True, f"{OURS}/*")
+    shipped = tracemalloc.Filter(False, f"{OURS}/testing/*")
+    return sum(each.size for each in tracemalloc.take_snapshot().filter_traces([mine, shipped]).statistics("filename"))
+
+
+class Standing:
+    """Threads, descriptors, tasks, our objects and our memory; to be the same later as they were."""
+
+    def __init__(self, *, asyncio: bool = False) -> None:
+        # grpc.aio 1.85 never lets go of the credentials of a call, of a plain one either; ours then hold nothing more.
+        self.grpcs = ("Attempt" if asyncio else "", 0)
+        self.objects = objects()
+        self.memory = memory()
+        self.threads = threading.active_count()
+        self.descriptors = descriptors()
+
+    def kept(self) -> dict[str, Any]:
+        """What has grown, if anything."""
+        grown: dict[str, Any] = {}
+        if not eventually(lambda: threading.active_count() <= self.threads + 2, 5):
+            grown["threads"] = [thread.name for thread in threading.enumerate()]
+        if not eventually(lambda: descriptors() <= self.descriptors + 2, 5):
+            grown["descriptors"] = descriptors() - self.descriptors
+        more = {name: count for name, count in (objects() - self.objects).items() if count > 8}
+        more.pop(*self.grpcs)
+        if more:
+            grown["objects"] = more
+        if (bytes_more := memory() - self.memory) > 64 * 1024:
+            grown["memory"] = bytes_more
+        return grown
+
+
+@pytest.fixture(autouse=True)
+def traced() -> Iterator[None]:
+    tracemalloc.start(1)
+    yield
+    tracemalloc.stop()
+
+
+def test_sync_calls_with_one_in_a_hundred_refused_leave_nothing(here: Place) -> None:
+    auth = here.auth()
+    kinds = list(SYNC)
+
+    def some(count: int) -> None:
+        here.refuse()
+        for number in range(count):
+            if number % 100 == 50:
+                here.revoke(auth)
+            kind = kinds[number % len(kinds)]
+            assert SYNC[kind](stub, timeout=PATIENCE) == expected(kind)
+        here.server.ledger.clear()
+
+    with here.stub(auth) as stub:
+        some(400)
+        before = Standing()
+        some(CALLS // 2)
+        assert before.kept() == {}
+
+
+async def test_asyncio_calls_with_one_in_a_hundred_refused_leave_nothing(here: Place) -> None:
+    auth = here.auth()
+    kinds = list(AIO)
+
+    async def some(count: int) -> None:
+        here.refuse()
+        for number in range(count):
+            if number % 100 == 50:
+                here.revoke(auth)
+            kind = kinds[number % len(kinds)]
+            assert await soon(AIO[kind](stub, timeout=PATIENCE)) == expected(kind)
+        here.server.ledger.clear()
+
+    async with here.aio_stub(auth) as stub:
+        await some(400)
+        before, tasks = Standing(asyncio=True), len(asyncio.all_tasks())
+        await some(CALLS // 2)
+        await asyncio.sleep(0.05)
+        assert len(asyncio.all_tasks()) <= tasks
+        assert before.kept() == {}
+
+
+@pytest.mark.parametrize("how", ["refused", "cancelled", "cancelled in a pause", "deadline", "dropped", "cut off"])
+def test_sync_calls_that_fail_leave_nothing(here: Place, how: str) -> None:
+    auth = here.auth()
+    retry = RetryPolicy(wait=tenacity.wait_fixed(60)) if how.endswith("pause") else RetryPolicy()
+
+    def some(count: int) -> None:
+        for _ in range(count):
+            auth._clock.base.advance(1e6)
+            delay = Delay()
+            if how in ("cancelled", "deadline", "dropped"):
+                here.server.faults.clear()
+                here.server.script(delay)
+            elif how == "cut off":
+                here.refuse(Refuse(after_replies=1))
+            else:
+                here.refuse(Refuse(), Refuse())
+            call = stub.BidiStream(iter(requests()), timeout=0.01 if how == "deadline" else None)
+            if how.startswith("cancelled"):
+                assert delay.arrived.wait(PATIENCE) if how == "cancelled" else eventually(lambda: "between" in repr(call))  # noqa: B023
+                call.cancel()
+            elif how == "dropped":
+                assert delay.arrived.wait(PATIENCE)
+                del call
+                continue
+            with pytest.raises(grpc.RpcError):
+                list(call)
+        here.server.ledger.clear()
+
+    with here.stub(auth, retry=retry) as stub:
+        some(20)
+        before = Standing()
+        some(100)
+        assert before.kept() == {}
+
+
+async def drained(call: Any) -> None:
+    async for _ in call:
+        pass
+
+
+@pytest.mark.parametrize("how", ["refused", "cancelled", "cancelled in a pause", "deadline", "cut off"])
+async def test_asyncio_calls_that_fail_leave_nothing(here: Place, how: str) -> None:
+    auth = here.auth()
+    retry = RetryPolicy(wait=tenacity.wait_fixed(60)) if how.endswith("pause") else RetryPolicy()
+
+    async def some(count: int) -> None:
+        for _ in range(count):
+            auth._clock.base.advance(1e6)
+            delay = Delay()
+            if how in ("cancelled", "deadline"):
+                here.server.faults.clear()
+                here.server.script(delay)
+            elif how == "cut off":
+                here.refuse(Refuse(after_replies=1))
+            else:
+                here.refuse(Refuse(), Refuse())
+            call = stub.BidiStream(iter(requests()), timeout=0.01 if how == "deadline" else None)
+            if how.startswith("cancelled"):
+                until = time.monotonic() + PATIENCE
+                while not (delay.arrived.is_set() or "between" in repr(call)) and time.monotonic() < until:
+                    await asyncio.sleep(0.001)
+                call.cancel()
+            with pytest.raises((grpc.RpcError, asyncio.CancelledError)):
+                await drained(call)
+        here.server.ledger.clear()
+
+    async with here.aio_stub(auth, retry=retry) as stub:
+        await some(20)
+        before, tasks = Standing(asyncio=True), len(asyncio.all_tasks())
+        await some(100)
+        await asyncio.sleep(0.05)
+        assert len(asyncio.all_tasks()) <= tasks + 1
+        assert before.kept() == {}
+
+
+def test_a_big_request_is_let_go_with_its_call(here: Place) -> None:
+    with here.stub(here.auth()) as stub:
+        here.refuse(Refuse())
+        stub.Unary(request())
+        before = memory()
+        here.refuse(*[Refuse()] * 20)
+        for _ in range(5):
+            call = stub.ClientStream.future(iter([request(0, b"x" * 1_000_000)]))
+            call.exception(PATIENCE)
+        del call
+
+        assert eventually(lambda: memory() - before < 500_000, 5)
