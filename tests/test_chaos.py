@@ -44,7 +44,7 @@ def test_a_short_run_in_which_everything_goes_wrong(tmp_path: Path) -> None:
 
     if report.problems and report.stalled > STANDS_STILL:
         pytest.skip(f"the machine stood still for {report.stalled:.1f} s: {report.problems}")
-    assert report.problems == [], "\n".join(report.details)
+    assert report.problems == [], "\n".join([*report.problems, *report.details])
 
 
 def test_the_same_seed_writes_the_same_script() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from _contract.aio_doors import DOORS, Noop, World, users, wait
-from _contract.observe import aended, aoutcome, astanding, error, outcome, plain, types
+from _contract.observe import aended, aoutcome, astanding, error, outcome, plain, scrubbed, types
 from _contract.runner import contract
 from _contract.stage import KINDS, PATIENCE, SERVICE, Act, Stage
 from grpc import aio
@@ -29,6 +29,9 @@ alike = functools.partial(contract, DOORS)
 UNARY_REPLY = ("unary_unary", "stream_unary")
 STREAM_REPLY = ("unary_stream", "stream_stream")
 STREAM_REQUEST = ("stream_unary", "stream_stream")
+# Doors whose calls are gRPC's own; in all others they are ours, around those of gRPC.
+BARE_DOORS = ("warm_once", "composite")
+FAILED_REPR = dict.fromkeys(set(DOORS) - {*BARE_DOORS}, "a failed call prints as an object at some address")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,17 @@ class TestOneCall:
         act.release.set()
         body = await pull(call) if w.kind in STREAM_REPLY else await aoutcome(call)
         return seen, open_questions, body, await asyncio.gather(*waiting)
+
+    @alike(kinds=KINDS, differs=FAILED_REPR)
+    async def test_what_a_call_looks_like_when_it_is_printed(w: World) -> Any:
+        seen = []
+        for code in (grpc.StatusCode.OK, grpc.StatusCode.ABORTED):
+            w.act(after=0, code=code, details="so")
+            call = w.start(w.kind)
+            await read(w, call)
+            await call.code()
+            seen.append((scrubbed(repr(call)), scrubbed(str(call))))
+        return seen
 
     @alike(kinds=KINDS)
     async def test_awaited_and_asked_again_after_the_end(w: World) -> Any:
@@ -405,10 +419,11 @@ class TestEarlyEnd:
         call = w.start(w.kind, method=w.method(w.kind, channel=await w.open(nobody())), timeout=60)
         return await read(w, call), await aended(call)
 
-    @alike(kinds=KINDS)
-    async def test_a_dropped_call_is_cancelled_at_the_server(w: World) -> Any:
+    @alike(kinds=("unary_stream",))
+    async def test_a_dropped_stream_is_cancelled_at_the_server(w: World) -> Any:
         act = w.act(before=1, hold=True)
         call = w.start(w.kind)
+        await call.read()
         await wait(act.held)
         del call
         return await collected(act.cancelled)
@@ -454,6 +469,7 @@ class TestChannel:
             calls = [w.start(kind) for kind in KINDS]
             seen += [types(call) for call in calls]
             for call in calls:
+                call.cancel()
                 await aoutcome(call.code)
         return seen
 

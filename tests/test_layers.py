@@ -51,7 +51,7 @@ testing._probe testing._token_server
 testing._goaway testing._services
 testing
 _demo_doors
-_demo
+_demo _bench
 _cli
 __main__
 """

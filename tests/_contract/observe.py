@@ -170,4 +170,4 @@ async def aended(call: Any) -> dict[str, Any]:
     # Of a call that was cancelled before it was sent some kinds wait for ever.
     answers["wait_for_connection"] = await aoutcome(asyncio.wait_for(call.wait_for_connection(), 0.1))
     late = {"same again": answers | again == answers, "cancel": outcome(call.cancel)}
-    return {**astanding(call), **answers, **late, "repr": scrubbed(repr(call)), "str": scrubbed(str(call))}
+    return {**astanding(call), **answers, **late}

@@ -30,8 +30,6 @@ class Capture(logging.Handler):
             self.texts.add(text)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.startswith("hpack"):  # the proxy's: it stands on the server's side
-            return
         self.records += 1
         # What differs each time and says nothing would make each text another.
         extras = {key: value for key, value in vars(record).items() if key not in _DULL}
@@ -54,12 +52,13 @@ class Capture(logging.Handler):
     @contextlib.contextmanager
     def listening(self) -> Iterator[Capture]:
         """Every logger at DEBUG, every warning; as before afterwards."""
-        loggers = [logging.getLogger(name) for name in LOGGERS]
+        loggers = [logging.getLogger(name) for name in (*LOGGERS, "hpack")]
         levels = [logger.level for logger in loggers]
         root = logging.getLogger()
         root.addHandler(self)
         for logger in loggers:
             logger.setLevel(logging.DEBUG)
+        logging.getLogger("hpack").setLevel(logging.INFO)  # the proxies': they stand on the server's side
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:

@@ -218,7 +218,9 @@ def _exchanges(world: World, played: Played) -> dict[str, str]:
 
 def _details(ours: Verdict, leaked: Sequence[str], played: Played) -> list[str]:
     """The first of what should not be, and what was wrong at the time."""
-    details = [f"avoidable: {_told(call, played)}" for call in ours.avoidable[:_TOLD]]
+    kinds = Counter(f"{call.auth} {call.code}" for call in ours.avoidable)
+    details = [f"avoidable, {count:,} times: {what}" for what, count in kinds.most_common()]
+    details += [f"avoidable: {_told(call, played)}" for call in ours.avoidable[:_TOLD]]
     details += [f"mangled: {what}" for what in ours.mangled[:_TOLD]]
     details += [
         f"{call.ended - call.deadline:.1f} s past its deadline: {_told(call, played)}" for call in ours.late[:_TOLD]
