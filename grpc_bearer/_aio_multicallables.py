@@ -22,8 +22,8 @@ class _Watched(Once):
 
 class _StreamRequests(_AioMultiCallable):
     def _many(self, requests: Any) -> Any:
-        # grpc.aio puts a placeholder before the server's status when a write fails, and only our call looks behind it: so
-        # every request stream gets one, those too that are not kept.
+        # grpc.aio puts a placeholder before the server's status when a write fails, and only our call looks behind it:
+        # so every request stream gets one, those too that are not kept.
         replay = super()._many(requests)
         if not isinstance(replay, Once):
             return replay

@@ -1,4 +1,4 @@
-"""What the tests of retry share: a server that refuses, tokens that can be revoked, and call kinds with their replies."""
+"""What the tests of retry share: a server that refuses, tokens that can be revoked, and every kind of call."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def judged(
 @pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("default")
 def test_a_short_run_in_which_everything_goes_wrong(tmp_path: Path) -> None:
-    report = run.run(5, 12.0, tmp_path)
+    report = run.run(5, 9.0, tmp_path)
 
     if report.problems and report.stalled > STANDS_STILL:
         pytest.skip(f"the machine stood still for {report.stalled:.1f} s: {report.problems}")

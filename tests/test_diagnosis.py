@@ -89,12 +89,14 @@ class TestText:
         assert "the server's" not in text(Token("s3cret"), date=email.utils.formatdate(NOW + 3, usegmt=True))
 
     def test_the_servers_challenge_is_told(self) -> None:
-        said = text(Token("s3cret"), www_authenticate='Bearer realm="x", error="invalid_token", error_description="a b"')
+        challenge = 'Bearer realm="x", error="invalid_token", error_description="a b"'
 
-        assert "it says invalid_token" in said
+        assert "it says invalid_token" in text(Token("s3cret"), www_authenticate=challenge)
 
     def test_the_challenges_free_text_is_not(self) -> None:
-        assert "s3cret" not in text(Token("s3cret"), www_authenticate='Bearer error_description="no such token: s3cret"')
+        challenge = 'Bearer error_description="no such token: s3cret"'
+
+        assert "s3cret" not in text(Token("s3cret"), www_authenticate=challenge)
 
     @pytest.mark.parametrize(
         ("reason", "told"), [("ACCESS_TOKEN_EXPIRED", True), ("s3cret", False), ("no such token: s3cret", False)]
@@ -264,9 +266,9 @@ class TestSurfaced:
     def test_an_error_made_locally_costs_no_token(self, here: Place) -> None:
         auth = here.auth()
         with ProbeServer(credentials="insecure") as server:
-            with grpc_bearer.intercept_channel(grpc.insecure_channel(server.target), auth) as channel:
-                with pytest.raises(grpc.RpcError) as caught:
-                    ProbeStub(channel).Unary(request())
+            channel = grpc_bearer.intercept_channel(grpc.insecure_channel(server.target), auth)
+            with channel, pytest.raises(grpc.RpcError) as caught:
+                ProbeStub(channel).Unary(request())
             assert len(server.ledger) == 0
 
         assert isinstance(caught.value.__cause__, grpc_bearer.InsecureChannelError)

@@ -172,9 +172,7 @@ class TestCalls:
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("refusals", [0, 1, 2])
-    async def test_metadata_code_and_details_are_the_last_attempts(
-        self, here: Place, kind: str, refusals: int
-    ) -> None:
+    async def test_metadata_code_and_details_are_the_last_attempts(self, here: Place, kind: str, refusals: int) -> None:
         async with here.aio_stub(here.auth()) as stub:
             here.refuse(*[Refuse(details=f"no {n}", trailing=[("attempt", str(n))]) for n in range(refusals)])
             call = open_call(stub, kind)
@@ -348,9 +346,7 @@ class TestCancel:
 
     @pytest.mark.parametrize("kind", [*KINDS, "read", "write"])
     @pytest.mark.parametrize("phase", ["attempt", "pause", "second attempt"])
-    async def test_who_cancels_the_task_that_waits_cancels_the_call(
-        self, here: Place, kind: str, phase: str
-    ) -> None:
+    async def test_who_cancels_the_task_that_waits_cancels_the_call(self, here: Place, kind: str, phase: str) -> None:
         retry = SLOWLY if phase == "pause" else RetryPolicy()
         async with here.aio_stub(here.auth(), retry=retry) as stub:
             delay = Delay()
@@ -452,6 +448,7 @@ class TestDeadline:
 
 # ---------------------------------------------------------------------------------------------------- hidden status
 
+WHERE = [{}, {"when": "headers"}, {"after_requests": 1}, {"after_requests": 3}]
 RACES = int(os.environ.get("GRPC_BEARER_RACES", "2000"))
 
 
@@ -470,7 +467,7 @@ class TestHiddenStatus:
             here.refuse()
             await soon(stub.Unary(request()))
             for run in range(runs):
-                where: dict[str, Any] = [{}, {"when": "headers"}, {"after_requests": 1}, {"after_requests": 3}][run % 4]
+                where: dict[str, Any] = WHERE[run % len(WHERE)]
                 here.refuse(*[Refuse(details="theirs", trailing=[("from", "server")], **where)] * 2)
                 error = await asyncio.wait_for(self.refused(stub, kind, style), PATIENCE)
                 errors[type(error), error.code(), error.details(), dict(error.trailing_metadata()).get("from")] += 1

@@ -282,10 +282,8 @@ class TestDecision:
         status = status_pb2.Status(code=16)
         status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=b"\xff\xff")
 
-        assert rich(Failure(None, UNAUTHENTICATED, "", (), (("grpc-status-details-bin", status.SerializeToString()),))) == (
-            "",
-            0.0,
-        )
+        trailing = (("grpc-status-details-bin", status.SerializeToString()),)
+        assert rich(Failure(None, UNAUTHENTICATED, "", (), trailing)) == ("", 0.0)
 
     def test_a_negative_delay_is_none(self) -> None:
         assert rich(failure(UNAUTHENTICATED, retry_info(-5))) == ("", 0.0)
@@ -328,7 +326,7 @@ class TestConfiguration:
         assert not policy.applies("/a/b")
 
     def test_a_door_takes_policies_only(self, here: Place) -> None:
-        with pytest.raises(ConfigurationError, match="^retry: "):
+        with pytest.raises(ConfigurationError, match=r"^retry: "):
             here.channel(here.auth(), retry=3)
 
     def test_policies_compare_by_value(self) -> None:

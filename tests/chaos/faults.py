@@ -124,9 +124,8 @@ class Conductor:
         self.log.count(f"token endpoint: {event.how}")
 
     def _revoke(self, event: Event) -> None:
-        began = time.time()
         if self.world.revoke(event.target) is not None:
-            self.log.revoked.append((event.target, began))
+            self.log.revoked.append((event.target, time.time()))
             self.log.count("token revoked" + (" (a control's)" if event.target.startswith("control") else ""))
 
     def _restart(self, event: Event) -> None:
@@ -156,5 +155,4 @@ class Conductor:
     def _refuse(self, event: Event) -> None:
         method, fault = _REFUSALS[event.how]
         self.world.servers["midway"].script(fault, method=method)
-        self.log.revoked.append(("midway", time.time()))
         self.log.count(f"refused midway: {event.how}")

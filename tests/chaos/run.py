@@ -203,11 +203,12 @@ def _exchanges(world: World, played: Played) -> dict[str, str]:
     """Exchanges that gave a token, the least possible in brackets; then those that failed."""
     made = exchanges_of(world.tokens.exchanges, world.asked)
     totals: dict[str, Counter[str]] = defaultdict(Counter)
+    midway = [each.received_at for each in world.servers["midway"].ledger if each.reason.startswith("scripted")]
     for name, (good, failed) in made.items():
         if name == "bear-fork" or not name:
             continue  # a process of its own has a token of its own, and there are many
         who = name.split()[-1] if name.startswith("control") else "ours"
-        revoked = [when for what, when in played.log.revoked if what == name]
+        revoked = midway if name == "midway" else [when for what, when in played.log.revoked if what == name]
         lifetime = SHORT if "short" in name else HOUR
         answered = [call.began for call in played.calls if call.auth == name and call.ok]
         totals[who]["least"] += least_exchanges(answered, lifetime, revoked)
