@@ -123,7 +123,9 @@ class TestOneCall:
 
     @alike(kinds=KINDS)
     async def test_a_call_that_the_server_fails_answers_every_question(w: World) -> Any:
-        w.act(before=2, code=grpc.StatusCode.NOT_FOUND, details="no such thing", trailing=[("t", "2"), ("t-bin", b"\xfe")])
+        w.act(
+            before=2, code=grpc.StatusCode.NOT_FOUND, details="no such thing", trailing=[("t", "2"), ("t-bin", b"\xfe")]
+        )
         call = w.start(w.kind, timeout=60)
         return await read(w, call), await aended(call)
 
@@ -143,7 +145,9 @@ class TestOneCall:
         seen = [early, astanding(call)]
         if w.kind in STREAM_REPLY:
             seen += [await aoutcome(call.initial_metadata), await call.read(), astanding(call)]
-        waiting = [asyncio.ensure_future(aoutcome(getattr(call, ask))) for ask in ("code", "details", "trailing_metadata")]
+        waiting = [
+            asyncio.ensure_future(aoutcome(getattr(call, ask))) for ask in ("code", "details", "trailing_metadata")
+        ]
         await asyncio.sleep(0)
         open_questions = [question.done() for question in waiting]
         act.release.set()
@@ -228,7 +232,12 @@ class TestOneCall:
         await call.write(b"x")
         await call.done_writing()
         lost = w.start(w.kind, None, method=w.method(w.kind, channel=await w.open(nobody())))
-        return seen, await read(w, call), await aoutcome(call.wait_for_connection), await aoutcome(lost.wait_for_connection)
+        return (
+            seen,
+            await read(w, call),
+            await aoutcome(call.wait_for_connection),
+            await aoutcome(lost.wait_for_connection),
+        )
 
     @alike(kinds=STREAM_REQUEST)
     async def test_requests_from_iterators_of_every_form(w: World) -> Any:

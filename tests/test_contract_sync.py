@@ -618,7 +618,8 @@ class TestChannel:
             early = [standing(call) for call in calls]
             late.server.start()
             return early, [
-                plain(drain(call)) if kind in STREAM_REPLY else outcome(call.result) for kind, call in zip(KINDS, calls, strict=True)
+                plain(drain(call)) if kind in STREAM_REPLY else outcome(call.result)
+                for kind, call in zip(KINDS, calls, strict=True)
             ]
 
     @alike(kinds=KINDS, without=("wrap_stub",))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from doors import PATIENCE, TLS
 
@@ -124,6 +125,10 @@ def test_trap_43_a_child_forked_in_the_middle_of_a_fetch_works(
     assert len(ground.server.ledger.tokens) == 2
 
 
+@pytest.mark.skipif(
+    tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 82),
+    reason="until 1.82 gRPC itself loses the child of a fork while a plugin is to answer, whoever's plugin it is",
+)
 @pytest.mark.parametrize("waiting", ["sync", "asyncio"])
 def test_trap_43_a_child_forked_while_calls_wait_in_core_works(waiting: str, ground: Ground) -> None:
     """With gRPC's fork support on, the parent may have channels, and calls that wait for the token."""

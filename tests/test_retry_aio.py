@@ -453,7 +453,7 @@ RACES = int(os.environ.get("GRPC_BEARER_RACES", "2000"))
 
 
 class TestHiddenStatus:
-    """grpc.aio shows INTERNAL for a stream that was refused while the client still wrote; the server's is what counts."""
+    """grpc.aio shows INTERNAL for a stream refused while the client still wrote; the server's is what counts."""
 
     @pytest.mark.parametrize("retry", [RetryPolicy(), None], ids=["retry", "no retry"])
     @pytest.mark.parametrize("style", ["iterator", "async iterator", "write"])

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 from grpc import aio
 
 import grpc_bearer

@@ -90,7 +90,8 @@ class Act:
 class Stage:
     """A `ProbeServer` that also serves `contract.Stage`, whose calls play the acts put up for them, in order.
 
-    Each world has acts of its own, known by its user agent: a call that was cancelled may arrive when the next one plays.
+    Each world has acts of its own, known by its user agent: a call that was cancelled may arrive when the next one
+    plays.
     """
 
     def __init__(self, credentials: Any = "tls", ca: CA | None = None) -> None:
