@@ -189,11 +189,13 @@ async def _bidi_stream_async(stub: Any, **how: Any) -> Seen:
 async def _bidi_stream_write(stub: Any, **how: Any) -> Seen:
     call = stub.BidiStream(**how)
     replies = []
-    for message in requests():
-        with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-            await call.write(message)
-        replies.append(await call.read())
-    await call.done_writing()
+    try:
+        for message in requests():
+            with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                await call.write(message)
+            replies.append(await call.read())
+    finally:
+        await call.done_writing()  # until then grpc.aio's interceptors wait for more
     assert await call.read() is grpc.aio.EOF
     return _seen(*replies)
 

@@ -114,7 +114,7 @@ def test_the_judge_excuses_only_what_could_not_be_helped(code: str, window: Wind
 def test_the_least_possible_number_of_tokens(
     answered: list[float], lifetime: float, revoked: list[float], expected: int
 ) -> None:
-    assert least_exchanges(answered, lifetime, revoked) == expected
+    assert least_exchanges([(at, at) for at in answered], lifetime, revoked) == expected
 
 
 def test_a_secret_is_found_in_text_even_cut_off_and_not_shown_again() -> None:

@@ -413,19 +413,19 @@ class TestDeadline:
 
     @pytest.mark.parametrize("kind", AIO)
     async def test_the_second_attempt_gets_what_the_first_one_left(self, here: Place, kind: str) -> None:
-        async with here.aio_stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(0.25))) as stub:
+        async with here.aio_stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(0.3))) as stub:
             delay = Delay()
             here.server.faults.clear()
             here.server.script(Refuse(), delay)
             begin = time.monotonic()
             with pytest.raises(grpc.RpcError) as caught:
-                await soon(AIO[kind](stub, timeout=0.5))
+                await soon(AIO[kind](stub, timeout=0.4))
             took = time.monotonic() - begin
             delay.release.set()
 
         assert delay.arrived.is_set()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert 0.45 <= took < 0.8
+        assert 0.35 <= took < 0.65
 
     @pytest.mark.parametrize("door", DOORS)
     @pytest.mark.parametrize("kind", ["unary", "server_stream"])

@@ -318,19 +318,19 @@ class TestDeadline:
 
     @pytest.mark.parametrize("kind", SYNC)
     def test_the_second_attempt_gets_what_the_first_one_left(self, here: Place, kind: str) -> None:
-        with here.stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(0.25))) as stub:
+        with here.stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(0.3))) as stub:
             delay = Delay()
             here.server.faults.clear()
             here.server.script(Refuse(), delay)
             begin = time.monotonic()
             with pytest.raises(grpc.RpcError) as caught:
-                SYNC[kind](stub, timeout=0.5)
+                SYNC[kind](stub, timeout=0.4)
             took = time.monotonic() - begin
             delay.release.set()
 
         assert delay.arrived.is_set()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert 0.45 <= took < 0.7
+        assert 0.35 <= took < 0.65
 
     @pytest.mark.parametrize(("door", "kind"), retried(SYNC, *(kind for kind in SYNC if kind[0] in "cb")))
     def test_a_refresh_that_hangs_ends_the_call_on_time(self, here: Place, kind: str, door: str) -> None:

@@ -26,7 +26,7 @@ import grpc_bearer
 from grpc_bearer import RetryPolicy
 from grpc_bearer.testing import Delay, Refuse
 
-CALLS = int(os.environ.get("GRPC_BEARER_LEAK_CALLS", "5000"))
+CALLS = int(os.environ.get("GRPC_BEARER_LEAK_CALLS", "3000"))
 OURS = os.path.dirname(grpc_bearer.__file__)
 
 

@@ -26,7 +26,7 @@ from grpc_bearer import RetryPolicy
 from grpc_bearer.testing import ProbeReply, ProbeRequest, ProbeStub, Refuse
 
 #: How many cases the property tests try; more for a night.
-EXAMPLES = int(os.environ.get("GRPC_BEARER_STREAM_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("GRPC_BEARER_STREAM_EXAMPLES", "100"))
 PROPERTY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 

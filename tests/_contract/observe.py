@@ -61,6 +61,8 @@ def scrubbed(text: str | None) -> str | None:
     if text is not None:
         for pattern, instead in _OWN:
             text = pattern.sub(instead, text)
+        # Older versions of core list what they know in any order.
+        text = re.sub(r"\{(\w+:[^{}]*)\}", lambda known: "{" + ", ".join(sorted(known[1].split(", "))) + "}", text)
     return text
 
 

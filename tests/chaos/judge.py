@@ -213,13 +213,16 @@ def repeated_nonces(attempts: Iterable[Attempt]) -> Counter[str]:
     return Counter(kid for (kid, _), count in seen.items() if count > 1)
 
 
-def least_exchanges(answered: Iterable[float], lifetime: float, revoked: Sequence[float]) -> int:
-    """The fewest tokens that could serve calls begun at these times: another only once the last is revoked or over."""
+def least_exchanges(answered: Iterable[tuple[float, float]], lifetime: float, revoked: Sequence[float]) -> int:
+    """The fewest tokens that could serve these calls, each from when it began to when it ended.
+
+    Another one is needed only once the last is revoked or over; a call may have got its own as late as at its end.
+    """
     count, good_until = 0, float("-inf")
-    for began in sorted(answered):
+    for began, ended in sorted(answered, key=lambda call: call[1]):
         if began >= good_until:
             count += 1
-            good_until = min([when for when in revoked if when > began] + [began + lifetime])
+            good_until = min([when for when in revoked if when > ended] + [ended + lifetime])
     return count
 
 

@@ -210,7 +210,7 @@ def _exchanges(world: World, played: Played) -> dict[str, str]:
         who = name.split()[-1] if name.startswith("control") else "ours"
         revoked = midway if name == "midway" else [when for what, when in played.log.revoked if what == name]
         lifetime = SHORT if "short" in name else HOUR
-        answered = [call.began for call in played.calls if call.auth == name and call.ok]
+        answered = [(call.began, call.ended) for call in played.calls if call.auth == name and call.ok]
         totals[who]["least"] += least_exchanges(answered, lifetime, revoked)
         totals[who]["good"] += good
         totals[who]["failed"] += failed
