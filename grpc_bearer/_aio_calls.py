@@ -225,6 +225,9 @@ class AioCall(aio.Call):
             inner = self._make(self._trial.left(), metadata, credentials)
         except aio.UsageError as error:
             inner = Ended(aio.AioRpcError(grpc.StatusCode.CANCELLED, aio.Metadata(), aio.Metadata(), str(error)))
+        except Exception as error:
+            text = f"gRPC refused the call: {type(error).__name__}"
+            inner = Ended(aio.AioRpcError(grpc.StatusCode.INTERNAL, aio.Metadata(), aio.Metadata(), text))
         if asyncio.iscoroutine(inner):  # an interceptor's continuation
             self._task = self._loop.create_task(inner)
             self._task.add_done_callback(lambda task: self._take(_result(task), carrier))
@@ -274,7 +277,11 @@ class AioCall(aio.Call):
             return
         failure = None if inner.cancelled() else failure_of(inner)
         if failure is None:
-            self._end(inner)
+            cause = self._carrier.error if isinstance(self._carrier, Attempt) and inner.cancelled() else None
+            if cause is None or self._cancelled:
+                self._end(inner)
+            else:  # grpc.aio cancels a call itself whose requests it cannot send
+                self._show(None, cause.fresh())
             return
         if failure.details == _PLACEHOLDER and look_again < _PATIENCE:
             self._make_way(inner)
@@ -282,7 +289,7 @@ class AioCall(aio.Call):
             return
         delay = None
         if not self._cancelled:
-            replayable = not self._seen and (self._replay is None or self._replay.whole)
+            replayable = not self._seen and (self._replay is None or self._replay.rewind())
             # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
             delay = self._trial.after(Ended(failure.error), self._carrier, failure, replayable=replayable)
         if delay is None:
@@ -346,6 +353,15 @@ class AioCall(aio.Call):
         except asyncio.CancelledError:
             self.cancel()  # as a plain call does when the task that awaits it is cancelled
             raise
+
+    def _cancellation(self, inner: Any, error: asyncio.CancelledError) -> asyncio.CancelledError:
+        """A cancellation out of an attempt: raised, unless it is grpc.aio's own and has an error behind it."""
+        task = asyncio.current_task()
+        asked = task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
+        if inner is self._inner or not self._final or asked:
+            self._cancelled = True
+            raise error
+        return error
 
     async def _live(self) -> Any:
         while self._inner is None:
@@ -453,9 +469,8 @@ class _UnaryResponse(AioCall):
                 return (yield from inner.__await__())
             except (aio.AioRpcError, aio.UsageError) as error:
                 failed = error
-            except asyncio.CancelledError:
-                self._cancelled = True
-                raise
+            except asyncio.CancelledError as error:
+                failed = self._cancellation(inner, error)  # type: ignore[assignment]
             yield from self._decided(inner, failed).__await__()
             if inner is self._inner:
                 raise failed
@@ -513,9 +528,8 @@ class _StreamResponse(AioCall):
                 return
             except (aio.AioRpcError, aio.UsageError) as error:
                 failed = error
-            except asyncio.CancelledError:
-                self._cancelled = True
-                raise
+            except asyncio.CancelledError as error:
+                failed = self._cancellation(inner, error)  # type: ignore[assignment]
             await self._decided(inner, failed)
             if inner is self._inner:
                 raise failed
@@ -528,9 +542,8 @@ class _StreamResponse(AioCall):
                 return await self._receive(inner.read)
             except (aio.AioRpcError, aio.UsageError) as error:
                 failed = error
-            except asyncio.CancelledError:
-                self._cancelled = True
-                raise
+            except asyncio.CancelledError as error:
+                failed = self._cancellation(inner, error)  # type: ignore[assignment]
             await self._decided(inner, failed)
             if inner is self._inner:
                 raise failed

@@ -22,7 +22,7 @@ def renewable(engine: Engine, lease: Lease, context: CallContext) -> bool:
     """Give up a refused token, if it is still the current one; whether another is to be had."""
     if engine.single_use or engine.invalidate(lease.token.fingerprint):
         return True
-    held = engine.peek(context)
+    held = engine.held(context)
     return held is None or held.token.fingerprint != lease.token.fingerprint
 
 
@@ -68,7 +68,7 @@ class Attempts:
     def _begun(self) -> Attempts:
         self._made += 1
         self._delay = None
-        self._lease = self._engine.peek(self._context)
+        self._lease = self._engine.held(self._context)
         return self
 
     @property
@@ -94,7 +94,7 @@ class Attempts:
         delay = self._decide(failure, self._made, elapsed)
         if delay is None or (self._timeout is not None and elapsed + delay >= self._timeout):
             return None
-        lease = self._lease or self._engine.peek(self._context)
+        lease = self._lease or self._engine.held(self._context)
         return delay if lease is None or replaceable(self._engine, lease, self._context) else None
 
 

@@ -160,7 +160,9 @@ def _later(make: Callable[[], Any]) -> Any:
             return CallError(error.code(), error.details() or "")
         return CallError(grpc.StatusCode.INTERNAL, type(error).__name__)
     except ValueError as error:
-        return CallError(grpc.StatusCode.CANCELLED, str(error), cause=error)
+        return CallError(grpc.StatusCode.CANCELLED, str(error))
+    except Exception as error:
+        return CallError(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}")
 
 
 class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
@@ -293,7 +295,7 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         """Seconds until another attempt; `None`: this one counts. Under the lock."""
         if inner.code() is not grpc.StatusCode.OK and not self._cancelled:
             failure = failure_of(inner)
-            replayable = not self._seen and (self._replay is None or self._replay.whole)
+            replayable = not self._seen and (self._replay is None or self._replay.rewind())
             delay = self._trial.after(inner, self._carrier, failure, replayable=replayable)
             if delay is not None:
                 return delay

@@ -92,6 +92,14 @@ class Engine:
         """Whether `close` was called."""
         return self._closed
 
+    def held(self, context: CallContext) -> Lease | None:
+        """The current token, fresh or not."""
+        try:
+            entry = self._only or self._entries.get(self._source.key(context))
+        except Exception:  # of key(); request() will tell
+            return None
+        return None if entry is None else entry.lease
+
     def peek(self, context: CallContext) -> Lease | None:
         """The token if it is at hand and fresh; otherwise `None`: then `request` it. Takes no lock."""
         entry = self._only

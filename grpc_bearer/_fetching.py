@@ -107,8 +107,8 @@ class Fetcher:
 
 
 def is_lasting(error: GrpcBearerError) -> bool:
-    """Whether trying again soon is of no use."""
-    return not getattr(error, "retryable", False)
+    """Whether trying again soon is of no use. After garbage it is: a proxy may have sent that."""
+    return not getattr(error, "retryable", False) and not isinstance(error, TokenFormatError)
 
 
 def closed_error() -> GrpcBearerError:

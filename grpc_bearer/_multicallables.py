@@ -87,7 +87,7 @@ def _attempts(trial: Trial, make: Callable[..., Any], carrier: Any, failed: Any,
     while True:
         if failed is not None:
             failure = failure_of(failed)
-            delay = trial.after(failed, carrier, failure, replayable=replay is None or replay.whole)
+            delay = trial.after(failed, carrier, failure, replayable=replay is None or replay.rewind())
             if delay is None:
                 raise concluded(trial, carrier, failed, failure)
             if delay > 0:

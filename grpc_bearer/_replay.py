@@ -53,7 +53,6 @@ def snapshot(request: Any) -> Any:
 class Once:
     """The requests of a stream that cannot be sent again."""
 
-    whole = False
     pushed = False
 
     def __init__(self, requests: Any) -> None:
@@ -61,6 +60,10 @@ class Once:
 
     def reader(self) -> Any:
         return self._requests
+
+    def rewind(self) -> bool:
+        """Whether the stream can be sent again."""
+        return False
 
     def release(self) -> None:
         """Nothing is kept."""
@@ -90,6 +93,11 @@ class Kept:
         self.room -= len(item) if isinstance(item, (bytes, bytearray, memoryview)) else 0
         if self.whole and (len(self.items) > self.messages or self.room < 0):
             self.whole = False
+
+    def holds(self, position: int) -> bool:
+        if position < self.first:
+            raise AssertionError("what was dropped is asked for")  # a negative index would be another request
+        return position - self.first < len(self.items)
 
     def drop_before(self, position: int) -> None:
         """Once the stream is not to be sent again, what was sent is of no use."""
@@ -128,6 +136,16 @@ class ReplayBuffer:
         with self._changed:
             self._kept.whole = False
 
+    def rewind(self) -> bool:
+        """The attempt at hand is over, so its reader comes to its end. Whether the stream can be sent again, whole.
+
+        If so it stays so: only readers drop anything, and the next one begins at the start.
+        """
+        with self._changed:
+            self._reader = None
+            self._changed.notify_all()
+            return self._kept.whole
+
     def stop(self) -> None:
         """The call has ended: whoever still wants to read comes to the end."""
         with self._changed:
@@ -148,7 +166,7 @@ class ReplayBuffer:
                 if reader is not self._reader:
                     raise StopIteration
                 kept = self._kept
-                if position - kept.first < len(kept.items):
+                if kept.holds(position):
                     item = kept.items[position - kept.first]
                     kept.drop_before(position + 1)
                     return item
@@ -232,6 +250,12 @@ class AsyncReplayBuffer:
         """The stream will not be sent again: keep no more of it than has to be kept."""
         self._kept.whole = False
 
+    def rewind(self) -> bool:
+        """As `ReplayBuffer.rewind`."""
+        self._reader = None
+        self.wake()
+        return self._kept.whole
+
     def stop(self) -> None:
         """The call has ended: whoever still wants to read comes to the end."""
         self._reader = None
@@ -282,7 +306,7 @@ class AsyncReplayBuffer:
     async def get(self, reader: _AsyncReader, position: int) -> Item:
         while reader is self._reader:
             kept = self._kept
-            if position - kept.first < len(kept.items):
+            if kept.holds(position):
                 item = kept.items[position - kept.first]
                 kept.drop_before(position + 1)
                 return item

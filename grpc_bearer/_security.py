@@ -48,12 +48,11 @@ def provable_target(channel: Any, credentials: grpc.ChannelCredentials | None = 
     inner = getattr(channel, "_channel", None)
     if isinstance(inner, grpc.Channel):  # what grpc.intercept_channel makes
         return provable_target(inner)
-    target = getattr(inner, "target", None)
-    if callable(target):  # sync: as core understood it, with its scheme; asyncio: as it was given
-        target = target()
-    if not isinstance(target, bytes):
-        return None
-    return None if target.decode().startswith(_XDS_SCHEMES) else target.decode()
+    # Where sync objects and asyncio's keep it. Core itself is not asked: of a closed channel that would be a crash.
+    target = getattr(channel, "_target", None) or getattr(inner, "target", None)
+    if isinstance(target, bytes):
+        target = target.decode()
+    return target if isinstance(target, str) and not target.startswith(_XDS_SCHEMES) else None
 
 
 def _kind(credentials: grpc.ChannelCredentials) -> str:

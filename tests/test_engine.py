@@ -382,7 +382,18 @@ def test_a_failing_endpoint_sees_backoff_and_not_a_request_a_call(make: Any, clo
     assert len(begun) < 16
 
 
-@pytest.mark.parametrize("error", [TokenRejectedError("no"), TokenFormatError("html"), SigningError("bad key")])
+def test_garbage_for_an_answer_is_forgotten_in_seconds(make: Any, clock: ManualClock) -> None:
+    source = Scripted(TokenFormatError("html"))
+    engine = make(source)
+    with pytest.raises(TokenFormatError):
+        value(engine)
+    source.script = [source.fresh]
+    clock.advance(2)
+
+    assert value(engine) == "t2"
+
+
+@pytest.mark.parametrize("error", [TokenRejectedError("no"), SigningError("bad key")])
 def test_a_permanent_failure_is_tried_again_after_minutes(make: Any, clock: ManualClock, error: Exception) -> None:
     source = Scripted(error)
     engine = make(source)

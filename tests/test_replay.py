@@ -62,7 +62,7 @@ class TestItems:
         once = Once(requests)
 
         assert once.reader() is requests
-        assert not once.whole
+        assert not once.rewind()
         once.stop()
 
 
@@ -135,6 +135,36 @@ class TestThreads:
 
         assert count == 10_000
         assert most <= (1 if release else 11)
+
+    def test_what_an_ended_attempt_still_asks_for_cannot_break_the_next_one(self) -> None:
+        """A second attempt is decided on while the first one's thread is inside the user's iterator."""
+        asked, go = threading.Event(), threading.Event()
+
+        def slow() -> Iterator[str]:
+            yield "a"
+            yield "b"
+            asked.set()
+            assert go.wait(PATIENCE)
+            yield "c"
+            yield "d"
+
+        kept = buffer(slow(), messages=2)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(list, kept.reader())
+            assert asked.wait(PATIENCE)
+            assert kept.rewind()
+            go.set()  # the third message is one more than may be kept
+            assert first.result(PATIENCE) == [b"a", b"b"]
+
+        assert list(kept.reader()) == [b"a", b"b", b"c", b"d"]
+        assert not kept.rewind()
+
+    def test_what_was_dropped_is_never_read_as_something_else(self) -> None:
+        kept = buffer("abcd", messages=1)
+        assert list(kept.reader()) == [b"a", b"b", b"c", b"d"]
+
+        with pytest.raises(AssertionError):
+            next(kept.reader())
 
     def test_the_iterators_error_is_the_readers(self) -> None:
         def failing() -> Iterator[str]:
@@ -267,6 +297,26 @@ class TestAsyncio:
 
         assert await second == [b"a", b"b"]
         assert await first == [b"a"]
+
+    async def test_what_an_ended_attempt_still_asks_for_cannot_break_the_next_one(self) -> None:
+        go = asyncio.Event()
+
+        async def slow() -> AsyncIterator[str]:
+            yield "a"
+            yield "b"
+            await go.wait()
+            yield "c"
+            yield "d"
+
+        kept = AsyncReplayBuffer(slow(), encode, 2, 1000)
+        first = asyncio.ensure_future(read(kept.reader()))
+        await asyncio.sleep(0.01)
+        assert kept.rewind()
+        go.set()  # the third message is one more than may be kept
+
+        assert await first == [b"a", b"b"]
+        assert await read(kept.reader()) == [b"a", b"b", b"c", b"d"]
+        assert not kept.rewind()
 
     async def test_a_cancel_reaches_the_iterable_that_an_earlier_attempt_still_asks(self) -> None:
         told: list[str] = []

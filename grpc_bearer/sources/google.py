@@ -91,14 +91,13 @@ class GoogleAuthSource(Source):
             if prepare := getattr(credentials, "_create_self_signed_jwt", None):
                 _calling_google(prepare, None)
             _calling_google(credentials.refresh, self._request)
-        token = made_token(
+        self._given_out = fingerprint(_text(credentials.token))  # whatever it is worth: the next one is another
+        return made_token(
             type(credentials).__name__,
             _text(credentials.token),
             now=context.clock.time(),
             expires_at=_since_epoch(credentials.expiry),
         )
-        self._given_out = token.fingerprint
-        return token
 
     def _signed_for(self, context: CallContext) -> Token:
         if not context.service_url:

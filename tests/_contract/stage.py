@@ -107,8 +107,9 @@ class Stage:
         return act
 
     def clear(self, world: str) -> None:
-        """Forget the acts that nobody has played."""
+        """Forget the acts that nobody has played, and what was written down."""
         self._acts.pop(world, None)
+        self.server.ledger.clear()
 
     def attempts(self, world: str) -> list[Attempt]:
         """What the server's ledger has of one world."""
