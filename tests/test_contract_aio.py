@@ -416,7 +416,7 @@ class TestEarlyEnd:
 
     @alike(kinds=KINDS)
     async def test_the_deadline_ends_a_call_in_flight(w: World) -> Any:
-        act = w.act(before=1, hold=True)
+        act = w.act(hold=True)
         call = w.start(w.kind, timeout=0.1)
         return await read(w, call), await aended(call), await wait(act.cancelled) if act.arrived.is_set() else True
 

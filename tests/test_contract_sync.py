@@ -366,7 +366,7 @@ class TestEarlyEnd:
 
     @alike(kinds=KINDS)
     def test_the_deadline_ends_a_call_in_flight(w: World) -> Any:
-        act = w.act(before=1, hold=True)
+        act = w.act(hold=True)
         call = w.start(w.kind, timeout=0.1)
         seen = read(w, call)
         return seen, ended(finished(call)), wait(act.cancelled)
@@ -874,7 +874,7 @@ for wrap in wraps:
 def test_a_channel_that_is_closed_already_can_be_wrapped() -> None:
     done = alone(CLOSED_ALREADY)
 
-    assert (done.returncode, done.stdout) == (0, "Cannot invoke RPC: Channel closed!\n" * 2), done.stderr
+    assert (done.returncode, done.stdout) == (0, "Cannot invoke RPC on closed channel!\n" * 2), done.stderr
 
 
 MALFORMED_LATER = """
