@@ -38,8 +38,7 @@ FAILED_REPR = dict.fromkeys(
     set(DOORS) - {*BARE_DOORS, "interceptors"}, "a failed call of ours prints as an object at some address"
 )
 # What gRPC says at once of a call, it can say only later of one that waits for its token first.
-LATER = "in the clear a call exists before gRPC has seen it, and what gRPC would raise at once becomes a cancellation"
-LOST = "in the clear an error of gRPC's while the call begins is lost, and the call ends at its deadline or never"
+LATER = "in the clear a call exists before gRPC has seen it, and what gRPC would raise at once comes out of the call"
 # Plain calls through a user's interceptors say EOF; ours say why, as plain calls without interceptors do.
 BETTER = dict.fromkeys(("under_users", "over_users"), "read() after a failure, where users have interceptors: says why")
 
@@ -642,7 +641,7 @@ class TestMetadata:
             await read(w, w.start(w.kind, method=method, metadata=form))
         return [arrived(act) for act in acts]
 
-    @alike(kinds=KINDS, differs={"clear": LOST})
+    @alike(kinds=KINDS, differs={"clear": LATER})
     async def test_malformed_metadata_fails_the_same_way(w: World) -> Any:
         w.carries_token = False
         seen = []

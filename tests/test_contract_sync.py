@@ -57,7 +57,7 @@ def wait(event: threading.Event) -> bool:
 
 def collected(event: threading.Event) -> bool:
     """What only the garbage collector brings about, once other threads have let go too."""
-    until = time.monotonic() + PATIENCE / 4
+    until = time.monotonic() + PATIENCE / 8
     while not event.wait(0.05) and time.monotonic() < until:
         gc.collect()
     return event.is_set()
