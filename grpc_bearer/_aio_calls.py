@@ -88,6 +88,9 @@ class Ended:
     def __init__(self, error: aio.AioRpcError) -> None:
         self.error = error
 
+    def __repr__(self) -> str:
+        return repr(self.error)
+
     def cancelled(self) -> bool:
         return bool(self.error.code() is grpc.StatusCode.CANCELLED)
 
@@ -564,6 +567,8 @@ class _StreamRequest(AioCall):
             await self._explained(inner, inner.write(request))
             return
         if self._final:
+            if isinstance(self._inner, Ended):
+                await self._inner.write(request)  # which raises, and knows best what
             raise asyncio.InvalidStateError(_FINISHED)
         if replay.closed:
             raise asyncio.InvalidStateError(_HALF_CLOSED)

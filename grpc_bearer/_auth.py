@@ -74,6 +74,11 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         """The metadata key that carries the token."""
         return self._header
 
+    @property
+    def single_use(self) -> bool:
+        """Whether each attempt of a call gets a token of its own."""
+        return self._source.single_use
+
     def token(self, url: str = "", method: str = "", *, timeout: float | None = None) -> Token:
         """The current token, fetched if need be.
 

@@ -159,9 +159,9 @@ def _later(make: Callable[[], Any]) -> Any:
         if isinstance(error, grpc.Call):
             return CallError(error.code(), error.details() or "")
         return CallError(grpc.StatusCode.INTERNAL, type(error).__name__)
-    except ValueError as error:
-        return CallError(grpc.StatusCode.CANCELLED, str(error))
     except Exception as error:
+        if isinstance(error, ValueError) and "closed" in str(error):
+            return CallError(grpc.StatusCode.CANCELLED, str(error))
         return CallError(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}")
 
 
@@ -188,7 +188,8 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         self._seen = False  # a message of the answer has reached the user
         self._reading = 0  # how many are inside next(): they will know whether a message came
         self._cancelled = False
-        self._blocks = False  # making an attempt may take as long as the attempt: an interceptor's continuation
+        # Whether making an attempt may take as long as the attempt: an interceptor's continuation.
+        self._blocks = trial.route.door.intercepts
         self._stop_pause: Callable[[], None] = lambda: None
         self._callbacks: list[Callable[[], None]] = []
 
@@ -223,11 +224,12 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
             if self._final:
                 return
-            if lease is not None and lease.token.fingerprint != trial.avoid:
-                metadata = (*(trial.metadata or ()), *lease.metadata)
-                self._take(_later(lambda: self._make(trial.left(), metadata, None)), lease)
-            else:
+            if lease is None or lease.token.fingerprint == trial.avoid:
                 self._end(tokenless(trial, error))
+            elif self._blocks:  # and not the thread that brings everybody's tokens
+                threading.Thread(target=self._begin_with, args=(lease,), name="grpc-bearer-call", daemon=True).start()
+            else:
+                self._begin_with(lease)
 
         trial.route.door.engine.request(trial.route.context, deliver)
         left = trial.left()
@@ -235,14 +237,19 @@ class SyncCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             cancel = SYSTEM_CLOCK.call_later(left, self._expire)
             self.add_done_callback(lambda _: cancel())
 
+    def _begin_with(self, lease: Lease) -> None:
+        metadata = (*(self._trial.metadata or ()), *lease.metadata)
+        self._take(_later(lambda: self._make(self._trial.left(), metadata, None)), lease)
+
     def _expire(self) -> None:
+        """On the timer's thread, which others wait for too: what users hung on to the end of the call may take long."""
         if self._inner is None:
-            self._end(deadline_exceeded())
+            end = functools.partial(self._end, deadline_exceeded())
+            threading.Thread(target=end, name="grpc-bearer-deadline", daemon=True).start()
 
     def _take(self, inner: Any, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
         with self._changed:
-            self._blocks = bool(inner.done())
             late = self._final
             if not late:
                 self._inner, self._carrier = inner, carrier

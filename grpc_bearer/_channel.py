@@ -97,6 +97,8 @@ def insecure_channel(
     bearer = as_auth(auth)
     if not allow_plaintext:
         raise refuse_plaintext()
+    # Core's retries would send a single-use token again, and here it can only go as metadata.
+    options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
     channel = grpc.insecure_channel(target, options, compression)
     return Channel(channel, Door(bearer, provable_target(channel), plaintext=True, retry=retry))
 

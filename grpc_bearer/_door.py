@@ -45,7 +45,7 @@ class Door:
         retry: when a refused call is made once more; `None`: never.
     """
 
-    __slots__ = ("auth", "engine", "header", "mints", "plaintext", "provable", "proven", "retry", "url")
+    __slots__ = ("auth", "engine", "header", "intercepts", "mints", "plaintext", "provable", "proven", "retry", "url")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Door:
         self.engine = auth._engine
         self.header = auth.header
         self.plaintext = plaintext
+        self.intercepts = False
         self.retry = checked_policy(retry)
         source = auth._source
         self.mints = attach == "metadata" and source.single_use and source.local
@@ -212,7 +213,7 @@ def _minted(engine: Engine, context: CallContext) -> Lease | None:
     """A single-use token made on the caller's thread; `None` if that failed: core's attempt will tell why."""
     made: list[Lease | None] = []
     engine.request(context, lambda lease, error: made.append(lease))
-    return made[0]
+    return made[0] if made else None
 
 
 def materialised(metadata: Any) -> Any:
@@ -225,7 +226,8 @@ def materialised(metadata: Any) -> Any:
 def has_header(metadata: Any, header: str) -> bool:
     """Whether the caller brings an entry of their own under our header, or what only gRPC can refuse."""
     try:
-        return any(entry[0] == header for entry in metadata)
+        names = (header, header.encode())  # gRPC takes keys as bytes, too
+        return any(entry[0] in names for entry in metadata)
     except (TypeError, IndexError, KeyError):
         return True
 
@@ -259,4 +261,7 @@ def check_attach(attach: Attach) -> Attach:
 
 def with_attach_options(options: Sequence[tuple[str, Any]] | None, attach: Attach) -> Sequence[tuple[str, Any]] | None:
     # Core's retries, the transparent ones too, would send a single-use token again.
-    return (*(options or ()), ("grpc.enable_retries", 0)) if attach == "metadata" else options
+    if attach != "metadata":
+        return options
+    # Of two equal options core takes the first.
+    return (*(option for option in options or () if option[0] != "grpc.enable_retries"), ("grpc.enable_retries", 0))

@@ -262,24 +262,31 @@ class Engine:
         if self._source.local:
             job()
             return
-        cancel = self._fetcher.clock.call_later(
-            self._fetcher.timeout, lambda: self._settle_loose(pending, self._fetcher.overdue_error())
-        )
-        pending.add_done_callback(lambda _: cancel())
         if own_thread and len(self._loose) <= _OWN_THREADS:
+            self._give_up_later(pending)
             job()
             return
         try:
+            self._give_up_later(pending)
             _workers.submit(job)
         except RuntimeError:
             error = TokenUnavailableError("the system gives no thread to fetch a token on")
             self._settle_loose(pending, error)
 
+    def _give_up_later(self, pending: Pending) -> None:
+        cancel = self._fetcher.clock.call_later(
+            self._fetcher.timeout, lambda: self._settle_loose(pending, self._fetcher.overdue_error())
+        )
+        pending.add_done_callback(lambda _: cancel())
+
     def _fetch_single_use(self, pending: Pending, context: CallContext) -> None:
         fetching_for.set((*fetching_for.get(), self._fetcher))
-        fetched = self._fetcher.fetch_single_use(context)
-        outcome = fetched if isinstance(fetched, GrpcBearerError) else Lease(*fetched, fresh_until=-math.inf)
-        self._settle_loose(pending, outcome)
+        outcome: Outcome = TokenUnavailableError(f"{self._fetcher.name}.fetch: interrupted")
+        try:
+            fetched = self._fetcher.fetch_single_use(context)
+            outcome = fetched if isinstance(fetched, GrpcBearerError) else Lease(*fetched, fresh_until=-math.inf)
+        finally:
+            self._settle_loose(pending, outcome)
 
     def _settle_loose(self, pending: Pending, outcome: Outcome) -> None:
         with self._fetcher.lock:

@@ -127,21 +127,26 @@ class Entry:
             job()
             return
         give_up = _weakly(self._give_up)
-        cancel = self._fetcher.clock.call_later(self._fetcher.timeout, lambda: give_up(pending))
-        pending.add_done_callback(lambda _: cancel())
         try:
+            cancel = self._fetcher.clock.call_later(self._fetcher.timeout, lambda: give_up(pending))
+            pending.add_done_callback(lambda _: cancel())
             _workers.submit(job)
         except RuntimeError:
             self._land_error(number, TokenUnavailableError("the system gives no thread to fetch a token on"))
 
     def _fly(self, number: int | None, pending: Pending, context: CallContext) -> None:
         fetching_for.set((*fetching_for.get(), pending))
-        while number is not None:
-            fetched = self._fetcher.fetch(context)
-            if isinstance(fetched, GrpcBearerError):
-                self._land_error(number, fetched)
-                return
-            number = self._land_token(number, *fetched)
+        try:
+            while number is not None:
+                fetched = self._fetcher.fetch(context)
+                if isinstance(fetched, GrpcBearerError):
+                    self._land_error(number, fetched)
+                    return
+                number = self._land_token(number, *fetched)
+        except BaseException as error:  # Ctrl-C, on the main thread: nobody shall wait for a flight that is over
+            text = f"{self._fetcher.name}.fetch raised {type(error).__name__}"
+            self._land_error(self.state.sequence, TokenUnavailableError(text))
+            raise
 
     def _land_token(self, number: int, token: Token, metadata: Metadata) -> int | None:
         """Take what a flight brought. Returns the number of the flight that must follow at once, if one must."""

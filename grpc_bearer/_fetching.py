@@ -70,6 +70,8 @@ class Fetcher:
             token = self.source.fetch(context)
             if isinstance(token, Token):
                 metadata = self.metadata_of(token)
+        except KeyboardInterrupt:
+            raise  # whoever called settles what waits, and lets it through
         except BaseException as error:
             return _wrapped(error, f"{self.name}.fetch")
         if inspect.iscoroutine(token):

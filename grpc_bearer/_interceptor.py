@@ -54,6 +54,7 @@ class BearerInterceptor(grpc.AuthMetadataPlugin, *_SYNC_KINDS):  # type: ignore[
     """
 
     def __init__(self, door: Door) -> None:
+        door.intercepts = True
         self._door = door
 
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:

@@ -47,7 +47,10 @@ def passing(serializer: Callable[[Any], bytes] | None) -> Callable[[Item], bytes
 
 def snapshot(request: Any) -> Any:
     """A request as it is now, where its serializer is not ours to call."""
-    return request if isinstance(request, bytes) else copy.deepcopy(request)
+    try:
+        return request if isinstance(request, bytes) else copy.deepcopy(request)
+    except Exception:  # it holds a lock, a file: such a one is made for its moment, and nobody changes it unseen
+        return request
 
 
 class Once:

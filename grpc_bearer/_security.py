@@ -45,6 +45,8 @@ def provable_target(channel: Any, credentials: grpc.ChannelCredentials | None = 
     """
     if credentials is not None and _kind(credentials) == "XDSChannelCredentials":
         return None
+    if not type(channel).__module__.startswith("grpc."):
+        return None  # somebody else's may lead its methods to several channels, of which core proves but one
     inner = getattr(channel, "_channel", None)
     if isinstance(inner, grpc.Channel):  # what grpc.intercept_channel makes
         return provable_target(inner)

@@ -7,6 +7,7 @@ cache, from two answers that agree, and within a bound: a `Date` that lies must 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,8 @@ NO_SKEW = 5.0
 AGREE = 3.0
 #: An answer that took longer says too little about the time, in seconds.
 MAX_ROUND_TRIP = 5.0
+#: The correction changes at most once in so many seconds.
+MIN_INTERVAL = 300.0
 #: Some issuers back-date what they issue; a difference below this is not learnt from `iat` alone, in seconds.
 NO_SKEW_BY_IAT = 120.0
 
@@ -79,6 +82,7 @@ class SkewedClock:
         self.monotonic: Callable[[], float] = base.monotonic
         self.call_later = base.call_later
         self.skew = Skew()
+        self._learnt_at = -math.inf
         self._epoch = 0.0  # the wall clock at the monotonic zero when the offset was learnt
 
     def time(self) -> float:
@@ -119,9 +123,14 @@ class SkewedClock:
         sample = measured(date, received, elapsed)
         if sample is None:
             return False
-        before, self.skew = self.skew, observed(self.skew, sample, confirming=confirming)
+        skew = observed(self.skew, sample, confirming=confirming)
+        if skew.offset != self.skew.offset:
+            if self.monotonic() - self._learnt_at < MIN_INTERVAL:
+                return False  # two who tell different times: each change costs a token
+            self._learnt_at = self.monotonic()
+        changed, self.skew = skew.offset != self.skew.offset, skew
         self._epoch = received - self.monotonic()
-        return self.skew.offset != before.offset
+        return changed
 
 
 def suspects(clock: Clock) -> bool:

@@ -37,9 +37,13 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
     methods = {name: value for name, value in attributes.items() if isinstance(value, tuple(_KINDS))}
     if not methods:
         raise ConfigurationError(f"stub: no gRPC method found in {type(stub).__name__}; expected a generated stub")
-    target = provable_target(next(iter(methods.values())))
-    door = Door(as_auth(auth), target, plaintext=allow_plaintext, retry=retry)
+    bearer = as_auth(auth)
+    doors: dict[int, Door] = {}  # one for each channel: what core proves of one says nothing of another
     ours = copy.copy(stub)
     for name, method in methods.items():
+        channel = getattr(method, "_channel", method)
+        door = doors.setdefault(
+            id(channel), Door(bearer, provable_target(method), plaintext=allow_plaintext, retry=retry)
+        )
         setattr(ours, name, wrapped(_KINDS, method, Route(door, getattr(method, "_method", ""))))
     return ours

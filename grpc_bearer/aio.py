@@ -94,6 +94,7 @@ def insecure_channel(
     bearer = as_auth(auth)
     if not allow_plaintext:
         raise refuse_plaintext()
+    options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
     channel = aio.insecure_channel(target, options, compression, interceptors)
     return Channel(channel, Door(bearer, provable_target(channel), plaintext=True, retry=retry))
 

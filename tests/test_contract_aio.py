@@ -35,7 +35,7 @@ STREAM_REQUEST = ("stream_unary", "stream_stream")
 # Doors whose calls are gRPC's own; in all others they are ours, around those of gRPC.
 BARE_DOORS = ("warm_once", "composite")
 FAILED_REPR = dict.fromkeys(
-    set(DOORS) - {*BARE_DOORS, "interceptors"}, "a failed call of ours prints as an object at some address"
+    set(DOORS) - {*BARE_DOORS, "interceptors"}, "a failed call of ours prints as its error does"
 )
 # What gRPC says at once of a call, it can say only later of one that waits for its token first.
 LATER = "in the clear a call exists before gRPC has seen it, and what gRPC would raise at once comes out of the call"

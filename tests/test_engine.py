@@ -453,7 +453,17 @@ class Odd(Exception):
     pass
 
 
-@pytest.mark.parametrize("raised", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, Odd, BaseException])
+def test_ctrl_c_in_a_local_fetch_goes_through_and_leaves_no_flight_behind(make: Any) -> None:
+    source = Scripted(KeyboardInterrupt("s3cret"), local=True)
+    engine = make(source)
+    with pytest.raises(KeyboardInterrupt):
+        value(engine)
+
+    with pytest.raises(TokenUnavailableError, match="raised KeyboardInterrupt"):
+        value(engine)
+
+
+@pytest.mark.parametrize("raised", [ValueError, SystemExit, GeneratorExit, Odd, BaseException])
 @pytest.mark.parametrize("local", [False, True])
 def test_what_a_source_raises_is_named_by_type_alone(
     make: Any, raised: type[BaseException], local: bool, caplog: Any

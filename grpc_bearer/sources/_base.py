@@ -28,6 +28,9 @@ class Source(ABC):
     #: True if `fetch` is quick and does no I/O (a local file, a signature): it may then run on the thread that asks.
     local: bool = False
 
+    #: True if its tokens are signed on this machine, so that its clock decides what they are worth.
+    signs: bool = False
+
     @abstractmethod
     def fetch(self, context: CallContext) -> Token:
         """Get a token, blocking.

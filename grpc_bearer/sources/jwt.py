@@ -60,6 +60,8 @@ class JWTSource(Source):
     Token(<hidden>, expires_at=...)
     """
 
+    signs = True
+
     def __init__(
         self,
         key: object,

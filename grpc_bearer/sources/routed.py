@@ -49,6 +49,7 @@ class RoutedSource(Source):
         if len({source.single_use for source in self._sources}) > 1:
             raise ConfigurationError("routes: some sources are single-use and others are not; use an auth for each")
         self.single_use = self._sources[0].single_use
+        self.signs = any(source.signs for source in self._sources)
         self.local = all(source.local for source in self._sources)
         self._routes = [(pattern, _compiled(pattern), self._number(source)) for pattern, source in routes.items()]
         self._known: dict[tuple[str, str], int] = {}
