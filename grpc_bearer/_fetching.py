@@ -70,9 +70,9 @@ class Fetcher:
             token = self.source.fetch(context)
             if isinstance(token, Token):
                 metadata = self.metadata_of(token)
-        except KeyboardInterrupt:
-            raise  # whoever called settles what waits, and lets it through
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # the user's own: whoever called settles what waits, and lets it through
             return _wrapped(error, f"{self.name}.fetch")
         if inspect.iscoroutine(token):
             token.close()
