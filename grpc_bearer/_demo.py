@@ -2,6 +2,7 @@
 
 Each service is played by a server that really verifies. Two rounds of calls go through every door; between them the
 first token comes to its end, as tokens of that service do. What the servers wrote down decides whether all went well.
+At last the token in use is revoked: the next call heals by itself, or its error says why it cannot.
 """
 
 from __future__ import annotations
@@ -16,9 +17,21 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer import BearerAuth, GrpcBearerError
+from grpc_bearer import BearerAuth, GrpcBearerError, TokenRejectedError, secure_channel
 from grpc_bearer._demo_doors import AIO_DOORS, DOORS, WrongReply, acall_all, call_all
-from grpc_bearer.testing import Ledger, ManualClock, ProbeRequest, ProbeServer, ProbeStub, Service, Services
+from grpc_bearer.testing import (
+    JWTVerifier,
+    Ledger,
+    ManualClock,
+    OpaqueVerifier,
+    ProbeRequest,
+    ProbeServer,
+    ProbeStub,
+    Service,
+    Services,
+    public_pem,
+    throwaway_key,
+)
 
 _HOUR = 3600.0
 
@@ -33,6 +46,7 @@ class Act:
         retried: how many calls meet that refusal, and pass with another token.
         tokens: how many distinct ones were accepted; `None`: one for each call.
         story: the same in a few words.
+        heals: whether a call with a revoked token passes after all; if not, its error has to say why.
     """
 
     end: Callable[[Service, ManualClock], None]
@@ -40,6 +54,7 @@ class Act:
     retried: int
     tokens: int | None
     story: str
+    heals: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +67,13 @@ class Result:
     tokens: int
     doors: list[str]
     story: str = ""
+    revoked: str = ""
     error: str = ""
 
     def __str__(self) -> str:
         counts = f"{self.calls} calls, {self.accepted} accepted, {self.tokens:>2} tokens"
-        return f"{self.service:<10} {counts}: {self.error or self.story}"
+        revoked = f"\n{'':<11}revoked: {self.revoked}" if self.revoked else ""
+        return f"{self.service:<10} {counts}: {self.error or self.story}{revoked}"
 
     def as_json(self) -> dict[str, Any]:
         shown = {name: getattr(self, name) for name in ("service", "calls", "accepted", "tokens", "doors")}
@@ -89,17 +106,40 @@ def play_all() -> list[Result]:
 def play(service: Service, act: Act, clock: ManualClock) -> Result:
     """Two rounds through every door, and the end of a token between them; then the ledger is read."""
     calls, error, ledger = 0, "", service.server.ledger
+    accepted, tokens, revoked = 0, 0, ""
     try:
         with service.auth() as auth:
             calls += _round(service.server, auth)
             act.end(service, clock)
             calls += _round(service.server, auth)
             _repeat_first_token(service.server, auth.header)
+            error = disagreement(ledger, act, calls)
+            accepted, tokens = len(ledger.accepted), len(ledger.tokens)
+            revoked = _revoked(service, auth, act, clock)
     except (GrpcBearerError, grpc.RpcError, WrongReply) as problem:
         error = _described(problem)
     service.server.stop(grace=1)  # else gRPC logs that it hung up on channels which are just closing
-    error = error or disagreement(ledger, act, calls)
-    return Result(service.name, calls, len(ledger.accepted), len(ledger.tokens), _doors(), act.story, error)
+    return Result(service.name, calls, accepted, tokens, _doors(), act.story, revoked, error)
+
+
+def _revoked(service: Service, auth: BearerAuth, act: Act, clock: ManualClock) -> str:
+    """Revoke what is in use: the next call passes with another token, or its error says clearly why it does not."""
+    server, verifier = service.server, service.verifier
+    if isinstance(verifier, JWTVerifier) and verifier.single_use:
+        verifier.key = public_pem(throwaway_key("ES256", 99))  # single-use tokens cannot be revoked, but their key can
+    if isinstance(verifier, (JWTVerifier, OpaqueVerifier)):
+        verifier.revoke(*server.ledger.tokens)
+    clock.advance(1)  # what is signed again in the same second is the same
+    with secure_channel(server.target, server.ca.channel_credentials(), auth=auth) as channel:
+        try:
+            ProbeStub(channel).Unary(ProbeRequest(), timeout=10)
+        except grpc.RpcError as refusal:
+            if act.heals or not isinstance(refusal.__cause__, TokenRejectedError):
+                raise
+            return str(refusal.__cause__)
+    if not act.heals:
+        raise WrongReply("a revoked token was accepted")
+    return "healed within the call"
 
 
 def _doors() -> list[str]:
@@ -156,8 +196,8 @@ ACTS = {
     "bear": Act(_time_passes, "expired", 0, 2, "exchanged again when it expired"),
     "skykit": Act(_time_passes, "expired", 0, 2, "signed again when it expired"),
     "bitbroker": Act(
-        _replaced_in_its_file, "token revoked", 3, 6, "three roles, each revoked and replaced in its file"
+        _replaced_in_its_file, "token revoked", 3, 6, "three roles, each revoked and replaced in its file", heals=False
     ),
-    "crm": Act(_replaced_in_its_file, "token revoked", 1, 2, "revoked and replaced in its file"),
-    "openfx": Act(_used_up, "nonce seen before", 0, None, "one for each attempt"),
+    "crm": Act(_replaced_in_its_file, "token revoked", 1, 2, "revoked and replaced in its file", heals=False),
+    "openfx": Act(_used_up, "nonce seen before", 0, None, "one for each attempt", heals=False),
 }

@@ -61,7 +61,10 @@ def test_one_line_a_service(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
 
     assert code == 0
-    assert [line.split()[0] for line in lines[:5]] == SERVICES
+    assert [line.split()[0] for line in lines if line[0] != " "][:5] == SERVICES
+    revoked = dict(zip(SERVICES, [line.split("revoked: ")[1] for line in lines if line[0] == " "], strict=True))
+    assert [name for name, end in revoked.items() if end == "healed within the call"] == ["bear", "skykit"]
+    assert all("the server refused the token" in revoked[name] for name in ("bitbroker", "crm", "openfx"))
 
 
 def test_a_token_that_is_not_replaced_makes_it_fail(
