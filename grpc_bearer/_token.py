@@ -47,7 +47,7 @@ class Token:
         object.__setattr__(self, "value", checked_token(self.value))
         for name in ("expires_at", "refresh_at"):
             at = getattr(self, name)
-            if at is not None and (isinstance(at, bool) or not isinstance(at, (int, float)) or at != at):
+            if at is not None and (isinstance(at, bool) or not isinstance(at, (int, float))):
                 raise TokenFormatError(f"{name}: expected seconds since the Unix epoch, got {type(at).__name__}")
 
     def __repr__(self) -> str:
