@@ -167,7 +167,7 @@ class TestSurfaced:
         error = caught.value
         assert type(error) is grpc.aio.AioRpcError
         assert (error.code(), error.details()) == (UNAUTHENTICATED, "token revoked")
-        assert "www-authenticate" in dict(error.trailing_metadata())
+        assert "www-authenticate" in dict(tuple(error.trailing_metadata()))
         assert isinstance(error.__cause__, TokenRejectedError)
         assert "no other" in str(error.__cause__)
         assert len(here.server.ledger) == 1

@@ -89,7 +89,13 @@ async def tidy(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
     """No test leaves a task, nor an exception that nobody has seen."""
     complaints: list[str] = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+
+    def complain(_: object, context: dict[str, str]) -> None:
+        # Until 1.67 grpc.aio's poller wakes the loops of tests that are over, too.
+        if "PollerCompletionQueue" not in context["message"]:
+            complaints.append(context["message"])
+
+    loop.set_exception_handler(complain)
     before = asyncio.all_tasks()
     yield
     for _ in range(500):
@@ -99,9 +105,10 @@ async def tidy(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
         await asyncio.sleep(0.01)
     gc.collect()
     await asyncio.sleep(0)
-    assert not left
+    # Of grpc.aio's own: interceptors' writes go through a queue, which older versions leave behind full.
+    assert not [task for task in left if "Queue.put" not in repr(task)]
     assert complaints == []
-    assert not [record for record in caplog.records if record.name == "asyncio"]
+    assert not [r for r in caplog.records if r.name == "asyncio" and "PollerCompletionQueue" not in r.getMessage()]
 
 
 def open_call(stub: Any, method: str, **how: Any) -> Any:
@@ -187,7 +194,7 @@ class TestCalls:
             else:
                 assert error is None
                 assert await call.code() is grpc.StatusCode.OK
-                assert "attempt" not in dict(await call.trailing_metadata())
+                assert "attempt" not in dict(tuple(await call.trailing_metadata()))
             assert await call.initial_metadata() is not None
             assert call.done()
             assert not call.cancelled()
@@ -470,7 +477,9 @@ class TestHiddenStatus:
                 where: dict[str, Any] = WHERE[run % len(WHERE)]
                 here.refuse(*[Refuse(details="theirs", trailing=[("from", "server")], **where)] * 2)
                 error = await asyncio.wait_for(self.refused(stub, kind, style), PATIENCE)
-                errors[type(error), error.code(), error.details(), dict(error.trailing_metadata()).get("from")] += 1
+                errors[
+                    type(error), error.code(), error.details(), dict(tuple(error.trailing_metadata())).get("from")
+                ] += 1
 
         assert errors == {(grpc.aio.AioRpcError, UNAUTHENTICATED, "theirs", "server"): runs}
 

@@ -118,6 +118,9 @@ def test_sync_calls_with_one_in_a_hundred_refused_leave_nothing(here: Place) -> 
         assert before.kept() == {}
 
 
+@pytest.mark.skipif(
+    tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 80), reason="what is left behind is measured on current gRPC"
+)
 async def test_asyncio_calls_with_one_in_a_hundred_refused_leave_nothing(here: Place) -> None:
     auth = here.auth()
     kinds = list(AIO)

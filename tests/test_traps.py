@@ -277,7 +277,9 @@ def test_trap_05_closing_while_calls_wait_ends_them_once(
 
     assert codes(ends) == everywhere(door, UNAVAILABLE if door in CORE_ONLY else UNAUTHENTICATED)
     assert all("closed" in end.value.details() for end in ends.values())
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    # Until 1.67 grpc.aio's poller wakes the loops of tests that are over, too.
+    told = [record for record in caplog.records if "PollerCompletionQueue" not in record.getMessage()]
+    assert [record for record in told if record.levelno >= logging.WARNING] == []
 
 
 # -------------------------------------------------------------------------------------------------------- big tokens
