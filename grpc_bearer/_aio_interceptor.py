@@ -5,20 +5,16 @@ As in the sync door nothing is ever proved here: each call takes its token throu
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from grpc import aio
 
-from grpc_bearer._aio_calls import (
-    AioCall,
-    StreamStreamCall,
-    StreamUnaryCall,
-    UnaryStreamCall,
-    UnaryUnaryCall,
-    refused,
-)
+from grpc_bearer._aio_call import AioCall
+from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from grpc_bearer._aio_ends import refused
 from grpc_bearer._auth import as_auth
 from grpc_bearer._door import WAIT, Door, Route, materialised
 from grpc_bearer._interceptor import changed
@@ -48,40 +44,43 @@ class _Interceptor:
             return await make(timeout, sent, credentials)
         began = time.monotonic()
         deadline = None if timeout is None else began + timeout
-        call = self._call(Trial(route, metadata, details.wait_for_ready, deadline, began), make, replay)
+        begun = functools.partial(Trial, route, make, metadata, details.wait_for_ready, deadline, began)
         if carrier is WAIT:
-            return call.begin(None, None, carrier)
+            return self._call(begun, replay, None, carrier)
         try:
             inner = await make(timeout, sent, credentials)
         except aio.UsageError as error:
             inner = refused(carrier, error)
-        return call.begun(inner, carrier)
+        return self._call(begun, replay, inner, carrier)
 
-    async def _intercept_one(self, continuation: Any, details: Any, request: Any) -> Any:
-        return await self._intercept(continuation, details, snapshot(request) if self._door.retry else request)
+    # The names of arguments are gRPC's.
+    async def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._intercept(
+            continuation, client_call_details, snapshot(request) if self._door.retry else request
+        )
 
-    async def _intercept_many(self, continuation: Any, details: Any, request_iterator: Any) -> Any:
-        return await self._intercept(continuation, details, request_iterator, Once(request_iterator))
+    async def _intercept_many(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await self._intercept(continuation, client_call_details, request_iterator, Once(request_iterator))
 
 
 class _UnaryUnary(_Interceptor, aio.UnaryUnaryClientInterceptor):
     _call = UnaryUnaryCall
-    intercept_unary_unary = _Interceptor._intercept_one  # type: ignore[assignment]
+    intercept_unary_unary = _Interceptor._intercept_one
 
 
 class _UnaryStream(_Interceptor, aio.UnaryStreamClientInterceptor):
     _call = UnaryStreamCall
-    intercept_unary_stream = _Interceptor._intercept_one  # type: ignore[assignment]
+    intercept_unary_stream = _Interceptor._intercept_one
 
 
 class _StreamUnary(_Interceptor, aio.StreamUnaryClientInterceptor):
     _call = StreamUnaryCall
-    intercept_stream_unary = _Interceptor._intercept_many  # type: ignore[assignment]
+    intercept_stream_unary = _Interceptor._intercept_many
 
 
 class _StreamStream(_Interceptor, aio.StreamStreamClientInterceptor):
     _call = StreamStreamCall
-    intercept_stream_stream = _Interceptor._intercept_many  # type: ignore[assignment]
+    intercept_stream_stream = _Interceptor._intercept_many
 
 
 def interceptors(auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False) -> list[Any]:

@@ -2,18 +2,78 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from typing import Any
 
 import grpc
 from grpc import aio
 
+from grpc_bearer._aio_call import AioCall
 from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
-from grpc_bearer._methods import MultiCallable
+from grpc_bearer._aio_ends import refused
+from grpc_bearer._door import WAIT, materialised
+from grpc_bearer._engine import Lease
+from grpc_bearer._methods import MultiCallable, history
 from grpc_bearer._replay import AsyncReplayBuffer, Once
 
 
 class _AioMultiCallable(MultiCallable):
+    _call: type[AioCall]
     _buffer = AsyncReplayBuffer
+    _made: tuple[Lease | None, Any] = (None, None)
+
+    def _open(
+        self,
+        request: Any,
+        replay: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Begin a call."""
+        route, call, began = self._route, self._inner, time.monotonic()
+        carrier: Any = None
+        if metadata is None and credentials is None and not wait_for_ready:
+            carrier = route.at_hand()
+        if carrier is not None:
+            sent = self._made[1] if carrier is self._made[0] and not call._interceptors else self._metadata_of(carrier)
+        else:
+            metadata = materialised(metadata)
+            sent, credentials, carrier = route.plan(metadata, credentials, wait_for_ready)
+        inner = None
+        if carrier is not WAIT:
+            plain = carrier is None or (route.policy is None and type(carrier) is Lease)
+            plain = plain and (replay is None or not replay.pushed)
+            if plain and replay is not None:
+                replay.release()
+            try:
+                inner = call(
+                    request if replay is None else replay.reader(),
+                    timeout=timeout,
+                    metadata=sent,
+                    credentials=credentials,
+                    wait_for_ready=wait_for_ready,
+                    compression=compression,
+                )
+            except aio.UsageError as error:
+                inner = refused(carrier, error)
+            if plain:
+                return inner
+        begun = functools.partial(
+            history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began
+        )
+        return self._call(begun, replay, inner, carrier)
+
+    def _metadata_of(self, lease: Lease) -> Any:
+        """What grpc.aio would make anew for each call; but with an interceptor, which may change it, it has to."""
+        if getattr(self._inner, "_interceptors", True):
+            return lease.metadata
+        made = aio.Metadata(*lease.metadata)
+        self._made = lease, made
+        return made
 
 
 class _Watched(Once):
@@ -47,9 +107,8 @@ class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: igno
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._open(
-            self._inner, self._kept_one(request), None, timeout, metadata, credentials, wait_for_ready, compression
-        )
+        one = self._kept_one(request)
+        return self._open(one, None, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _UnaryStream(_AioMultiCallable, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
@@ -65,9 +124,8 @@ class _UnaryStream(_AioMultiCallable, aio.UnaryStreamMultiCallable):  # type: ig
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._open(
-            self._inner, self._kept_one(request), None, timeout, metadata, credentials, wait_for_ready, compression
-        )
+        one = self._kept_one(request)
+        return self._open(one, None, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _StreamUnary(_StreamRequests, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
@@ -83,7 +141,7 @@ class _StreamUnary(_StreamRequests, aio.StreamUnaryMultiCallable):  # type: igno
         compression: grpc.Compression | None = None,
     ) -> Any:
         replay = self._many(request_iterator)
-        return self._open(self._inner, None, replay, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(None, replay, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _StreamStream(_StreamRequests, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
@@ -99,7 +157,7 @@ class _StreamStream(_StreamRequests, aio.StreamStreamMultiCallable):  # type: ig
         compression: grpc.Compression | None = None,
     ) -> Any:
         replay = self._many(request_iterator)
-        return self._open(self._inner, None, replay, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(None, replay, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 #: gRPC's own kinds of multicallable, and ours around them.

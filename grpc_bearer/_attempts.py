@@ -13,6 +13,7 @@ import grpc
 from grpc_bearer._engine import Engine, Lease
 from grpc_bearer._failure import Failure
 from grpc_bearer._token import CallContext
+from grpc_bearer.events import CallRetried
 
 #: Seconds until the next attempt, from the failure, the attempts made and the seconds gone; `None`: there is none.
 Decide = Callable[[Failure, int, float], "float | None"]
@@ -20,7 +21,7 @@ Decide = Callable[[Failure, int, float], "float | None"]
 
 def renewable(engine: Engine, lease: Lease, context: CallContext) -> bool:
     """Give up a refused token, if it is still the current one; whether another is to be had."""
-    if engine.single_use or engine.invalidate(lease.token.fingerprint):
+    if engine.invalidate(lease.token.fingerprint) or engine.single_use:
         return True
     held = engine.held(context)
     return held is None or held.token.fingerprint != lease.token.fingerprint
@@ -28,7 +29,7 @@ def renewable(engine: Engine, lease: Lease, context: CallContext) -> bool:
 
 def replaceable(engine: Engine, lease: Lease, context: CallContext) -> bool:
     """As `renewable`, and begin to fetch the other one: a source that answers at once may have none."""
-    if engine.single_use or not renewable(engine, lease, context):
+    if not renewable(engine, lease, context) or engine.single_use:
         return engine.single_use
     others: list[Lease | None] = []
     engine.request(context, lambda other, error: others.append(other))
@@ -95,7 +96,12 @@ class Attempts:
         if delay is None or (self._timeout is not None and elapsed + delay >= self._timeout):
             return None
         lease = self._lease or self._engine.held(self._context)
-        return delay if lease is None or replaceable(self._engine, lease, self._context) else None
+        if lease is not None and not replaceable(self._engine, lease, self._context):
+            return None
+        notify, context = self._engine.notify, self._context
+        method = f"{context.service}/{context.method}" if context.method else ""
+        notify(CallRetried(*notify.who, method=method, code=failure.code.name, attempt=self._made, delay=delay))
+        return delay
 
 
 def failure_in(error: grpc.RpcError) -> Failure | None:

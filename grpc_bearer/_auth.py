@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._engine import Engine
+from grpc_bearer._notify import Notifier, checked_name, checked_observers
 from grpc_bearer._skew import SkewedClock
-from grpc_bearer._token import CallContext, Token, checked_header_name, checked_scheme, fingerprint
+from grpc_bearer._token import (
+    CallContext,
+    Token,
+    checked_header_name,
+    checked_scheme,
+    fingerprint,
+    secrets_may_travel,
+)
 from grpc_bearer.errors import ConfigurationError
+from grpc_bearer.events import Observer
 from grpc_bearer.sources._base import Source
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
+
+    from grpc_bearer.cache._shared import SharedCache
 
 
 class BearerAuth(grpc.AuthMetadataPlugin):
@@ -32,8 +44,14 @@ class BearerAuth(grpc.AuthMetadataPlugin):
             function that returns a token, or google-auth credentials.
         header: the metadata key; upper case is lowered, as HTTP/2 wants it.
         scheme: the word before the token; `""` sends the bare token.
+        name: what to call it in log lines, events and metrics, where there are several.
         keep_warm: refresh on a timer, so that the first call after a long pause finds a fresh token too.
         max_keys: how many tokens are kept for a source whose tokens differ by call; the least recently used go first.
+        observers: who is told of its events, besides the log and `grpc_bearer.events.add_observer`'s; see
+            `grpc_bearer.events`. They stay behind when it is pickled.
+        cache: a `SharedCache`: the processes of a machine or a fleet then share the token, and one of them fetches it.
+        pickle_secrets: when this auth is pickled, also carry what was given inline (keys, secrets, tokens). They are in
+            the clear then, for all who see the pickle; better name files.
         clock: where to read time.
 
     Raises:
@@ -52,8 +70,12 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         header: str = "authorization",
         scheme: str = "Bearer",
         *,
+        name: str = "",
         keep_warm: bool = False,
         max_keys: int = 1024,
+        observers: Iterable[Observer] = (),
+        cache: SharedCache | None = None,
+        pickle_secrets: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._source = as_source(source)
@@ -61,9 +83,18 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         self._scheme = checked_scheme(scheme)
         self._keep_warm = keep_warm
         self._max_keys = _checked_max_keys(max_keys)
-        self._clock = SkewedClock(_checked_clock(clock))
+        self._name = checked_name(name)
+        base, kind = _checked_clock(clock), type(self._source).__name__
+        notify = Notifier(self._name, kind, checked_observers(observers), base.monotonic)
+        self._clock = SkewedClock(base, notify.skew)
+        self._cache, self._pickle_secrets = cache, pickle_secrets
         self._engine = Engine(
-            self._source, metadata_of=self._metadata_of, clock=self._clock, keep_warm=keep_warm, max_keys=max_keys
+            self._source if cache is None else _cached(self._source, cache),
+            metadata_of=self._metadata_of,
+            clock=self._clock,
+            keep_warm=keep_warm,
+            max_keys=max_keys,
+            notify=notify,
         )
 
     def _metadata_of(self, token: Token) -> tuple[tuple[str, str], ...]:
@@ -142,16 +173,58 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         return as_google_credentials(self)
 
     def __repr__(self) -> str:
-        return f"BearerAuth({type(self._source).__name__}, header={self._header!r})"
+        name = f", name={self._name!r}" if self._name else ""
+        return f"BearerAuth({type(self._source).__name__}, header={self._header!r}{name})"
 
     def __reduce__(self) -> tuple[Callable[..., BearerAuth], tuple[Any, ...]]:
         # Configuration only: the other process fetches a token of its own.
-        args = (self._source, self._header, self._scheme, self._keep_warm, self._max_keys, self._clock.base)
-        return _rebuild, args
+        options = {
+            "name": self._name,
+            "keep_warm": self._keep_warm,
+            "max_keys": self._max_keys,
+            "cache": self._cache,
+            "pickle_secrets": self._pickle_secrets,
+            "clock": self._clock.base,
+        }
+        args = self._source, self._header, self._scheme, options
+        return (_unsealed, (_with_secrets(args),)) if self._pickle_secrets else (_rebuild, args)
 
 
-def _rebuild(source: Source, header: str, scheme: str, keep_warm: bool, max_keys: int, clock: Clock) -> BearerAuth:
-    return BearerAuth(source, header, scheme, keep_warm=keep_warm, max_keys=max_keys, clock=clock)
+def _rebuild(source: Source, header: str, scheme: str, options: dict[str, Any]) -> BearerAuth:
+    return BearerAuth(source, header, scheme, **options)
+
+
+def _with_secrets(args: tuple[Any, ...]) -> bytes:
+    """A pickle in the pickle, made while secrets may travel."""
+    import sys
+
+    allowed = secrets_may_travel.set(True)
+    try:
+        # Functions of __main__ and lambdas travel by value with cloudpickle, if the engine around us uses that.
+        by_value = sys.modules.get("cloudpickle")
+        try:
+            dumped = pickle.dumps(args)
+            if by_value is None or b"__main__" not in dumped:
+                return dumped
+        except (pickle.PicklingError, AttributeError, TypeError):
+            if by_value is None:
+                raise
+        return cast(bytes, by_value.dumps(args))
+    finally:
+        secrets_may_travel.reset(allowed)
+
+
+def _unsealed(dumped: bytes) -> BearerAuth:
+    return _rebuild(*pickle.loads(dumped))  # noqa: S301  # part of the pickle that is being loaded
+
+
+def _cached(source: Source, cache: object) -> Source:
+    from grpc_bearer.cache._cached import CachedSource
+    from grpc_bearer.cache._shared import SharedCache
+
+    if not isinstance(cache, SharedCache):
+        raise ConfigurationError(f"cache: expected a SharedCache, got {type(cache).__name__}")
+    return CachedSource(source, cache)
 
 
 def _checked_max_keys(max_keys: object) -> int:

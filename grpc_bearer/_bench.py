@@ -6,7 +6,6 @@ import getpass
 import random
 import secrets
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any
 
 from grpc_bearer._keys import KeyFile, load_text
 from grpc_bearer._signing import ALGORITHMS, Signer, load_signer
+from grpc_bearer._terminal import print_json, print_line, print_table, progress
 from grpc_bearer._token import CallContext
-from grpc_bearer.errors import GrpcBearerError
 from grpc_bearer.sources.jwt import JWTSource, nonce
 
 #: Seconds to measure for, and the least rounds.
@@ -35,7 +34,9 @@ class Line:
     high: float
 
 
-def main(key: str, algorithm: str | None = None, *, ask: bool = False, seconds: float = SECONDS) -> int:
+def main(
+    key: str, algorithm: str | None = None, *, ask: bool = False, seconds: float = SECONDS, as_json: bool = False
+) -> int:
     """Measure and print.
 
     Args:
@@ -43,19 +44,23 @@ def main(key: str, algorithm: str | None = None, *, ask: bool = False, seconds: 
         algorithm: a JWS name; `None`: chosen by the key.
         ask: for the passphrase of an encrypted PEM, on the terminal.
         seconds: how long to measure for.
+        as_json: print one JSON object instead of a table.
 
     Returns:
-        The exit code: 1 if the key cannot be used.
+        The exit code: 0.
+
+    Raises:
+        ConfigurationError, SigningError: the key cannot be used.
     """
     passphrase = getpass.getpass("passphrase: ") if ask else None
-    try:
-        signer = load_signer(Path(key), algorithm, passphrase=passphrase)
-        calls = ways(Path(key), signer, passphrase)
-    except GrpcBearerError as error:
-        print(error, file=sys.stderr)
-        return 1
-    rounds, lines = measured(calls, seconds)
-    print(table(signer, rounds, lines))
+    signer = load_signer(Path(key), algorithm, passphrase=passphrase)
+    calls = ways(Path(key), signer, passphrase)
+    with progress("measuring"):
+        rounds, lines = measured(calls, seconds)
+    if as_json:
+        print_json(document(signer, rounds, lines))
+    else:
+        show(signer, rounds, lines)
     return 0
 
 
@@ -129,26 +134,27 @@ def _line(name: str, values: list[float]) -> Line:
     return Line(name, median, low, high)
 
 
-def table(signer: Signer, rounds: int, lines: list[Line]) -> str:
-    """For people."""
-    floor = lines[0].median
-    width = max(len(line.name) for line in lines)
-    rows = [
-        f"{line.name:{width}}  {_micro(line.median)}  {_micro(line.low)} – {_micro(line.high).strip():<9} "
-        f"{line.median / floor:7.2f}"
+def document(signer: Signer, rounds: int, lines: list[Line]) -> dict[str, Any]:
+    """For programs; times in microseconds."""
+    ways = [
+        {"way": line.name, **{name: round(getattr(line, name) * 1e6, 1) for name in ("median", "low", "high")}}
+        | {"ratio": round(line.median / lines[0].median, 3)}
         for line in lines
     ]
-    return "\n".join(
-        [
-            f"One {signer.algorithm} token ({signer.key_type} key), {rounds} rounds shuffled call by call",
-            "",
-            f"{'':{width}}  {'median µs':>9}  {'middle half':^21} {'ratio':>7}",
-            *rows,
-            "",
-            "If the second line is far from 1, the machine is too busy to tell.",
-        ]
-    )
+    return {"algorithm": signer.algorithm, "key": signer.key_type, "rounds": rounds, "unit": "us", "ways": ways}
+
+
+def show(signer: Signer, rounds: int, lines: list[Line]) -> None:
+    """For people."""
+    floor = lines[0].median
+    print_line(f"One {signer.algorithm} token ({signer.key_type} key), {rounds} rounds shuffled call by call", "name")
+    rows = [
+        [line.name, _micro(line.median), f"{_micro(line.low)} – {_micro(line.high)}", f"{line.median / floor:.2f}"]
+        for line in lines
+    ]
+    print_table(rows, ["", "median µs", "middle half", "ratio"], right=(1, 2, 3))
+    print_line("If the second line is far from 1, the machine is too busy to tell.")
 
 
 def _micro(seconds: float) -> str:
-    return f"{seconds * 1e6:9,.1f}"
+    return f"{seconds * 1e6:,.1f}"

@@ -19,6 +19,7 @@ import grpc
 
 from grpc_bearer import BearerAuth, GrpcBearerError, TokenRejectedError, secure_channel
 from grpc_bearer._demo_doors import AIO_DOORS, DOORS, WrongReply, acall_all, call_all
+from grpc_bearer._terminal import print_line, progress
 from grpc_bearer.testing import (
     JWTVerifier,
     Ledger,
@@ -86,14 +87,16 @@ def main(*, as_json: bool = False) -> int:
     Returns:
         The exit code: 0 only if what the servers wrote down agrees with the calls that were made.
     """
-    results = play_all()
+    with progress("calling five services"):
+        results = play_all()
     ok = not any(result.error for result in results)
     if as_json:
         print(json.dumps({"services": [result.as_json() for result in results], "ok": ok}))
     else:
-        print(*results, sep="\n")
-        print(f"Each through {', '.join(_doors())}.")
-        print("The servers' ledgers agree." if ok else "NOT as it should be.")
+        for result in results:
+            print_line(str(result), "fail" if result.error else "")
+        print_line(f"Each through {', '.join(_doors())}.")
+        print_line("The servers' ledgers agree." if ok else "NOT as it should be.", "ok" if ok else "fail")
     return 0 if ok else 1
 
 

@@ -12,6 +12,8 @@ with the auth.
 from __future__ import annotations
 
 import contextvars
+import functools
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
@@ -56,18 +58,18 @@ class Door:
         attach: Attach = "auto",
         retry: RetryPolicy | None = None,
     ) -> None:
-        self.auth = auth
-        self.engine = auth._engine
-        self.header = auth.header
-        self.plaintext = plaintext
-        self.intercepts = False
-        self.retry = checked_policy(retry)
+        self.auth: BearerAuth = auth
+        self.engine: Engine = auth._engine
+        self.header: str = auth.header
+        self.plaintext: bool = plaintext
+        self.intercepts: bool = False
+        self.retry: RetryPolicy | None = checked_policy(retry)
         source = auth._source
-        self.mints = attach == "metadata" and source.single_use and source.local
-        self.provable = target is not None
-        self.proven = False
+        self.mints: bool = attach == "metadata" and source.single_use and source.local
+        self.provable: bool = target is not None
+        self.proven: bool = False
         # Core tells the true one when it runs the plugin; in the clear it never does.
-        self.url = f"http://{(target or '').rpartition('/')[2]}" if plaintext else ""
+        self.url: str = f"http://{(target or '').rpartition('/')[2]}" if plaintext else ""
 
     def prove(self, service_url: str, service_path: str) -> None:
         """Core ran our plugin: it found privacy and integrity, so the channel may carry tokens."""
@@ -82,14 +84,17 @@ class Attempt(grpc.AuthMetadataPlugin):
     Args:
         route: the method.
         avoid: the fingerprint of a token that the server has refused; it is not sent again.
+        patient: rather wait for a token than fail while none is to be had.
     """
 
-    __slots__ = ("_avoid", "_caller", "_route", "context", "error", "lease", "ran", "same")
+    __slots__ = ("_avoid", "_caller", "_patient", "_route", "context", "error", "lease", "ran", "same")
 
-    def __init__(self, route: Route, avoid: str | None = None) -> None:
+    def __init__(self, route: Route, avoid: str | None = None, *, patient: bool = False) -> None:
         self._route: Route | None = route
         self._avoid = avoid
-        self._caller = contextvars.copy_context()
+        self._patient = patient
+        # Thousands of calls may wait for one token: what they can share they share.
+        self._caller = contextvars.copy_context() or _NOBODY
         self.context = route.context
         self.ran = False
         self.same = False
@@ -106,6 +111,10 @@ class Attempt(grpc.AuthMetadataPlugin):
         self._route, self._caller = None, _NOBODY
         self.context, self.lease = _NOWHERE, None
 
+    def waits(self) -> bool:
+        """Whether the call has not ended, as far as is known."""
+        return self._route is not None
+
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         self._caller.copy().run(self._answer, context, callback)
 
@@ -118,16 +127,28 @@ class Attempt(grpc.AuthMetadataPlugin):
         self.ran, self.lease, self.error = True, None, None
         door = route.door
         door.prove(context.service_url, route.service_path)
+        url, method = sys.intern(context.service_url), sys.intern(context.method_name)  # the same for thousands
+        self.context = CallContext(url, method, door.auth._clock)
+        deliver, patient = functools.partial(_deliver, self, callback), self.waits if self._patient else None
+        door.engine.request(self.context, deliver, own_thread=True, patient=patient)
 
-        def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
-            if lease is not None and self._avoid is not None and lease.token.fingerprint == self._avoid:
-                self.same, lease, error = True, None, TokenRejectedError("the source has no other token")
-            if self._route is not None:
-                self.lease, self.error = lease, error
-            callback(() if lease is None else lease.metadata, error)
+    def take(self, lease: Lease | None, error: GrpcBearerError | None) -> tuple[Lease | None, GrpcBearerError | None]:
+        """What has come for this call, and what it means for it."""
+        if lease is not None and self._avoid is not None and lease.token.fingerprint == self._avoid:
+            self.same, lease, error = True, None, TokenRejectedError("the source has no other token")
+        if self._route is not None:
+            self.lease, self.error = lease, error
+        return lease, error
 
-        self.context = CallContext(context.service_url, context.method_name, door.auth._clock)
-        door.engine.request(self.context, deliver, own_thread=True)
+
+def _deliver(
+    attempt: Attempt,
+    callback: grpc.AuthMetadataPluginCallback,
+    lease: Lease | None,
+    error: GrpcBearerError | None,
+) -> None:
+    lease, error = attempt.take(lease, error)
+    callback(() if lease is None else lease.metadata, error)
 
 
 _NOWHERE, _NOBODY = CallContext(), contextvars.Context()
@@ -153,6 +174,11 @@ class Route:
         self._context: CallContext | None = None
 
     @property
+    def path(self) -> str:
+        """`package.Service/Method`."""
+        return f"{self.service_path.lstrip('/')}/{self._method}"
+
+    @property
     def context(self) -> CallContext:
         """The call as a source sees it; the same as core tells the plugin."""
         if self._context is not None:
@@ -161,6 +187,11 @@ class Route:
         if self.door.url:  # until core has told where the channel leads, this is but a guess
             self._context = context
         return context
+
+    def at_hand(self) -> Lease | None:
+        """The token for a call with nothing of its own, if it can go as metadata right away: the hot path of `plan`."""
+        door = self.door
+        return door.engine.peek(self._context or self.context) if door.proven else None
 
     def refuse_wait(self) -> None:
         """Asked on a thread that may be about to wait for a token; see `Source.refuse_wait`."""
@@ -205,12 +236,15 @@ class Route:
                 return (*metadata, *lease.metadata) if metadata else lease.metadata, None, lease
             if door.plaintext:
                 return metadata, None, WAIT
-        attempt = Attempt(self, avoid)
+        attempt = Attempt(self, avoid, patient=bool(wait_for_ready))
         return metadata, attempt.credentials(), attempt
 
 
 def _minted(engine: Engine, context: CallContext) -> Lease | None:
-    """A single-use token made on the caller's thread; `None` if that failed: core's attempt will tell why."""
+    """A single-use token, made ahead or on the caller's thread; `None` if that failed: core's attempt will tell why."""
+    lease = engine.take(context)
+    if lease is not None:
+        return lease
     made: list[Lease | None] = []
     engine.request(context, lambda lease, error: made.append(lease))
     return made[0] if made else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from grpc_bearer._clock import Clock
+from grpc_bearer._notify import Notifier, Tale
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources._base import Source
@@ -48,12 +49,17 @@ class Fetcher:
     jitter: Callable[[], float]
     timeout: float
     keep_warm: bool
+    notify: Notifier
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def name(self) -> str:
         """The source's, for messages."""
         return type(self.source).__name__
+
+    def tale(self, *, ahead: bool = False, quiet: bool = False) -> Tale:
+        """What observers are to hear of the next fetch."""
+        return Tale(self.notify, self.clock.monotonic, ahead=ahead, quiet=quiet)
 
     def key(self, context: CallContext) -> Hashable | GrpcBearerError:
         """The source's key for this call; an error if it gives none that can be one."""

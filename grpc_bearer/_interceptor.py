@@ -6,6 +6,7 @@ core, with call credentials of its own. `intercept_channel` is the faster door.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +14,12 @@ from typing import Any
 import grpc
 
 from grpc_bearer._auth import as_auth
+from grpc_bearer._bare import whole
 from grpc_bearer._calls import SyncCall
-from grpc_bearer._door import Door, Route, materialised
+from grpc_bearer._door import WAIT, Door, Route, materialised
 from grpc_bearer._replay import Once, snapshot
 from grpc_bearer._retry import DEFAULT, RetryPolicy
 from grpc_bearer._trial import Trial
-
-_SYNC_KINDS = (
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.UnaryStreamClientInterceptor,
-    grpc.StreamUnaryClientInterceptor,
-    grpc.StreamStreamClientInterceptor,
-)
 
 
 def changed(details: Any, **changes: Any) -> Any:
@@ -43,7 +38,13 @@ class _Details(grpc.ClientCallDetails):
         return getattr(self._details, name)
 
 
-class BearerInterceptor(grpc.AuthMetadataPlugin, *_SYNC_KINDS):  # type: ignore[misc]
+class BearerInterceptor(
+    grpc.AuthMetadataPlugin,
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
     """A client interceptor of all four kinds, and an `AuthMetadataPlugin`.
 
     Make one with `grpc_bearer.interceptor(auth)`.
@@ -69,24 +70,30 @@ class BearerInterceptor(grpc.AuthMetadataPlugin, *_SYNC_KINDS):  # type: ignore[
         sent, credentials, carrier = route.plan(metadata, getattr(details, "credentials", None), wait_for_ready)
 
         def make(left: float | None, sent: Any, credentials: Any) -> Any:
-            return continuation(changed(details, timeout=left, metadata=sent, credentials=credentials), request)
+            return whole(continuation(changed(details, timeout=left, metadata=sent, credentials=credentials), request))
 
         if carrier is None:
             return make(timeout, sent, credentials)
         began = time.monotonic()
-        trial = Trial(route, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
-        call = SyncCall(trial, make, replay).begin(sent, credentials, carrier)
+        deadline = None if timeout is None else began + timeout
+        begun = functools.partial(Trial, route, make, metadata, wait_for_ready, deadline, began)
+        call = SyncCall(begun, replay, None if carrier is WAIT else make(timeout, sent, credentials), carrier)
         # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
         return call.outcome() or call
 
-    def _intercept_one(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
-        return self._intercept(continuation, details, snapshot(request) if self._door.retry else request)
+    # The names of arguments are gRPC's.
+    def _intercept_one(self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any) -> Any:
+        return self._intercept(continuation, client_call_details, snapshot(request) if self._door.retry else request)
 
-    def _intercept_many(self, continuation: Callable[[Any, Any], Any], details: Any, requests: Any) -> Any:
-        return self._intercept(continuation, details, requests, Once(requests))
+    def _intercept_many(
+        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return self._intercept(continuation, client_call_details, request_iterator, Once(request_iterator))
 
-    intercept_unary_unary = intercept_unary_stream = _intercept_one
-    intercept_stream_unary = intercept_stream_stream = _intercept_many
+    intercept_unary_unary = _intercept_one
+    intercept_unary_stream = _intercept_one
+    intercept_stream_unary = _intercept_many
+    intercept_stream_stream = _intercept_many
 
     def __repr__(self) -> str:
         return f"BearerInterceptor({self._door.auth!r})"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 
-from grpc_bearer._door import Door, Route, materialised
-from grpc_bearer._engine import Lease
+from grpc_bearer._door import Door, Route
 from grpc_bearer._replay import UNKNOWN, Once, passing, serialise, snapshot
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import ConfigurationError
@@ -24,23 +23,21 @@ class MultiCallable:
         serializer: of requests; `inner` then takes what `_replay.serialise` gives. Not given: `inner` takes requests.
     """
 
-    _call: Any  # the class of the call that users get
     _buffer: Any  # the class that keeps a request stream
+    _one: Callable[[Any], Any]
+    _kept_one: Callable[[Any], Any]
 
     def __init__(self, inner: Any, route: Route, serializer: Any = UNKNOWN) -> None:
         self._inner = inner
         self._route = route
         self._serializer = serializer
-
-    def _one(self, request: Any) -> Any:
-        """The request, for a call that lasts as long as the caller waits for it."""
-        return request if self._serializer is UNKNOWN else serialise(self._serializer, request)
-
-    def _kept_one(self, request: Any) -> Any:
-        """The request, for a call that goes on after it was handed out: what the caller does to it now is theirs."""
-        if self._serializer is not UNKNOWN:
-            return serialise(self._serializer, request)
-        return request if self._route.policy is None else snapshot(request)
+        # The request, for a call that lasts as long as the caller waits for it; and for one that goes on after it was
+        # handed out, for which it is kept as it is now: what the caller does to it then is theirs.
+        if serializer is not UNKNOWN:
+            self._one = self._kept_one = functools.partial(serialise, serializer)
+        else:
+            self._one = _same
+            self._kept_one = _same if route.policy is None else snapshot
 
     def _many(self, requests: Any) -> Any:
         policy = self._route.policy
@@ -48,42 +45,60 @@ class MultiCallable:
             return Once(requests)
         return self._buffer(requests, self._serializer, policy.replay_messages, policy.replay_bytes)
 
-    def _open(
-        self,
-        call: Callable[..., Any],
-        request: Any,
-        replay: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-    ) -> Any:
-        """Begin a call that is handed out at once: a future, a stream, or anything of asyncio's."""
-        metadata = materialised(metadata)
-        began = time.monotonic()
-        sent, credentials, carrier = self._route.plan(metadata, credentials, wait_for_ready)
-
-        def make(left: float | None, sent: Any, credentials: Any) -> Any:
-            return call(
-                request if replay is None else replay.reader(),
-                timeout=left,
-                metadata=sent,
-                credentials=credentials,
-                wait_for_ready=wait_for_ready,
-                compression=compression,
-            )
-
-        untouched = carrier is None or (type(carrier) is Lease and self._route.policy is None)
-        if untouched and (replay is None or not replay.pushed):
-            if replay is not None:
-                replay.release()
-            return make(timeout, sent, credentials)
-        trial = Trial(self._route, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
-        return self._call(trial, make, replay).begin(sent, credentials, carrier)
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+def _same(request: Any) -> Any:
+    return request
+
+
+def history(
+    route: Route,
+    call: Callable[..., Any],
+    request: Any,
+    replay: Any,
+    timeout: float | None,
+    metadata: Any,
+    wait_for_ready: bool | None,
+    compression: grpc.Compression | None,
+    began: float,
+) -> Trial:
+    """The history of a call, from what its first attempt was made with.
+
+    Args:
+        route: the method.
+        call: of gRPC's own multicallable: makes an attempt.
+        request: the request, if it is one.
+        replay: the requests, if they are a stream.
+        timeout: as gRPC takes it; and so on.
+        metadata: the caller's own, materialised.
+        wait_for_ready: as gRPC takes it.
+        compression: likewise.
+        began: when the first attempt was made, in `time.monotonic()` seconds.
+    """
+    make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
+    return Trial(route, make, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
+
+
+def _make(
+    call: Callable[..., Any],
+    request: Any,
+    replay: Any,
+    wait_for_ready: bool | None,
+    compression: grpc.Compression | None,
+    left: float | None,
+    metadata: Any,
+    credentials: grpc.CallCredentials | None,
+) -> Any:
+    return call(
+        request if replay is None else replay.reader(),
+        timeout=left,
+        metadata=metadata,
+        credentials=credentials,
+        wait_for_ready=wait_for_ready,
+        compression=compression,
+    )
 
 
 class Methods:

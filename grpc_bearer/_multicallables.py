@@ -10,17 +10,18 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._calls import SyncCall, concluded, deadline_exceeded, failure_of, tokenless
+from grpc_bearer._bare import whole_streams
+from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, materialised
+from grpc_bearer._ends import concluded, deadline_exceeded, failure_of, tokenless
 from grpc_bearer._engine import Lease
-from grpc_bearer._methods import MultiCallable
+from grpc_bearer._methods import MultiCallable, history
 from grpc_bearer._replay import ReplayBuffer
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
 
 
 class _SyncMultiCallable(MultiCallable):
-    _call = SyncCall
     _buffer = ReplayBuffer
 
     def _blocking(
@@ -34,6 +35,7 @@ class _SyncMultiCallable(MultiCallable):
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> Any:
+        """Make a call and wait for its end."""
         metadata = materialised(metadata)
         began = time.monotonic()
         sent, credentials, carrier = self._route.plan(metadata, credentials, wait_for_ready)
@@ -48,10 +50,8 @@ class _SyncMultiCallable(MultiCallable):
                 if carrier is None or not isinstance(error, grpc.Call):
                     raise
                 failed = error
-        # No closure: its cells would slow down each call that goes well.
-        make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
-        trial = Trial(self._route, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
-        return _try_again(trial, make, carrier, failed, replay)
+        trial = history(self._route, call, request, replay, timeout, metadata, wait_for_ready, compression, began)
+        return _try_again(trial, carrier, failed, replay)
 
     def _prepare(self, carrier: Any, replay: Any) -> None:
         if carrier is not None:
@@ -59,35 +59,57 @@ class _SyncMultiCallable(MultiCallable):
         elif replay is not None:
             replay.release()
 
+    def _open(
+        self,
+        call: Callable[..., Any],
+        request: Any,
+        replay: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Begin a call that is handed out at once: a future or a stream."""
+        route, began = self._route, time.monotonic()
+        carrier: Any = None
+        if metadata is None and credentials is None and not wait_for_ready:
+            carrier = route.at_hand()
+        if carrier is not None:
+            sent = carrier.metadata
+        else:
+            metadata = materialised(metadata)
+            sent, credentials, carrier = route.plan(metadata, credentials, wait_for_ready)
+        inner = None
+        if carrier is not WAIT:
+            plain = carrier is None or (route.policy is None and type(carrier) is Lease)
+            if plain and replay is not None:
+                replay.release()
+            requests = request if replay is None else replay.reader()
+            inner = call(requests, timeout, sent, credentials, wait_for_ready, compression)
+            if plain:
+                return inner
+        begun = functools.partial(
+            history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began
+        )
+        return SyncCall(begun, replay, inner, carrier)
 
-def _make(
-    call: Callable[..., Any],
-    request: Any,
-    replay: Any,
-    wait_for_ready: bool | None,
-    compression: grpc.Compression | None,
-    left: float | None,
-    sent: Any,
-    credentials: grpc.CallCredentials | None,
-) -> Any:
-    requests = request if replay is None else replay.reader()
-    return call(requests, left, sent, credentials, wait_for_ready, compression)
 
-
-def _try_again(trial: Trial, make: Callable[..., Any], carrier: Any, failed: Any, replay: Any) -> Any:
+def _try_again(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
     """The attempts of a blocking call after its first, on the caller's own thread."""
     try:
-        return _attempts(trial, make, carrier, failed, replay)
+        return _attempts(trial, carrier, failed, replay)
     finally:
         if replay is not None:
             replay.stop()
 
 
-def _attempts(trial: Trial, make: Callable[..., Any], carrier: Any, failed: Any, replay: Any) -> Any:
+def _attempts(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
     while True:
         if failed is not None:
             failure = failure_of(failed)
             delay = trial.after(failed, carrier, failure, replayable=replay is None or replay.rewind())
+            trial.tell()
             if delay is None:
                 raise concluded(trial, carrier, failed, failure)
             if delay > 0:
@@ -96,7 +118,7 @@ def _attempts(trial: Trial, make: Callable[..., Any], carrier: Any, failed: Any,
         if carrier is WAIT:
             sent, carrier = _waited(trial)
         try:
-            return make(trial.left(), sent, credentials)
+            return trial.attempt(sent, credentials)
         except grpc.RpcError as error:
             if not isinstance(error, grpc.Call):
                 raise
@@ -107,7 +129,7 @@ def _waited(trial: Trial) -> tuple[Any, Lease]:
     """The caller's own thread waits for the token, where core cannot."""
     error: GrpcBearerError | None = None
     try:
-        lease = trial.route.door.engine.future(trial.route.context).result(trial.left())
+        lease = trial.future().result(trial.left())
         if lease.token.fingerprint != trial.avoid:
             return (*(trial.metadata or ()), *lease.metadata), lease
     except concurrent.futures.TimeoutError:
@@ -127,9 +149,22 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._blocking(
-            self._inner, self._one(request), None, timeout, metadata, credentials, wait_for_ready, compression
-        )
+        # Nearly every call comes with nothing of its own and finds the token at hand: in as few frames as can be.
+        lease = None
+        if metadata is None and credentials is None and not wait_for_ready:
+            lease = self._route.at_hand()
+        call, request = self._inner, self._one(request)
+        if lease is None:
+            return self._blocking(call, request, None, timeout, metadata, credentials, wait_for_ready, compression)
+        began = time.monotonic()
+        try:
+            return call(request, timeout, lease.metadata, None, wait_for_ready, compression)
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call):
+                raise
+            failed = error
+        trial = history(self._route, call, request, None, timeout, None, wait_for_ready, compression, began)
+        return _try_again(trial, lease, failed, None)
 
     def with_call(
         self,
@@ -165,7 +200,12 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
         )
 
 
-class _UnaryStream(_SyncMultiCallable, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+class _Streams(_SyncMultiCallable):
+    def __init__(self, inner: Any, *rest: Any) -> None:
+        super().__init__(whole_streams(inner), *rest)
+
+
+class _UnaryStream(_Streams, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request: Any,
@@ -235,7 +275,7 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
         )
 
 
-class _StreamStream(_SyncMultiCallable, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class _StreamStream(_Streams, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request_iterator: Any,

@@ -15,15 +15,17 @@ expiring                  yes           no               WAIT for it; if it fail
 expiring                  no            no               FETCH; if it fails, use the token while it is valid
 none, expired or          yes           any              WAIT for that one
 invalidated
-none, expired or          no            yes              FAIL at once with the last error
-invalidated
+none, expired or          no            yes              FAIL at once with the last error; who asked to wait
+invalidated                                              (`wait_for_ready`) may REST, if the error can pass
 none, expired or          no            no               FETCH; everyone else waits on this one
 invalidated
 closed                    any           any              FAIL, saying so
 ========================= ============= ================ ============================================================
 
-Single-use sources never come here: nothing of theirs is kept. A fetch that has taken too long (`overdue`) is no longer
-waited for, but no second one is begun beside it: it counts as a backoff that ends when the fetch does.
+To rest is to wait until the backoff is over and then to ask again, as often as need be: what `wait_for_ready` means for
+connections (gRPC's doc/wait-for-ready.md), and the call's own deadline ends it. Single-use sources never come here:
+nothing of theirs is kept. A fetch that has taken too long (`overdue`) is no longer waited for, but no second one is
+begun beside it: it counts as a backoff that ends when the fetch does.
 
 Rules for this file: no lock, no thread, no chance, and no clock is read. Every time is monotonic, in seconds, and an
 argument; wall-clock times of a token are converted once, by `arrival`. States are values: a transition returns a new
@@ -66,6 +68,7 @@ class Decision(enum.Enum):
     WAIT = "wait for the fetch in flight"
     FETCH = "start a fetch and wait for it"
     FAIL = "fail at once with the last error"
+    REST = "wait until the backoff is over, and ask again"
 
 
 class Verdict(enum.Enum):
@@ -174,11 +177,13 @@ def phase(state: State, now: float) -> Phase:
     return Phase.STALE if now >= held.refresh_at else Phase.FRESH
 
 
-def decide(state: State, now: float) -> Decision:
-    """What to answer somebody who wants the token at `now`."""
+def decide(state: State, now: float, *, patient: bool = False) -> Decision:
+    """What to answer somebody who wants the token at `now`. `patient`: they would rather wait than fail."""
     overdue = state.flight is not None and state.flight.overdue is not None
     waitable = state.flight is not None and not overdue
-    return TABLE[phase(state, now), waitable, overdue or now < state.backoff.until]
+    decision = TABLE[phase(state, now), waitable, overdue or now < state.backoff.until]
+    rests = patient and decision is Decision.FAIL and not state.closed and (overdue or not state.backoff.lasting)
+    return Decision.REST if rests else decision
 
 
 def usable(state: State, now: float) -> bool:
@@ -207,6 +212,16 @@ def next_fetch_at(state: State) -> float:
     if state.closed or (state.held is None and state.backoff.error is None):
         return math.inf
     return max(state.held.refresh_at if state.held else -math.inf, state.backoff.until)
+
+
+def rest_until(state: State) -> float:
+    """Until when it is of no use to ask again; infinity: until the fetch that takes too long has ended."""
+    return math.inf if state.flight is not None else state.backoff.until
+
+
+def failures(state: State) -> int:
+    """How many fetches have failed in a row, of the kind that failed last."""
+    return state.backoff.strikes if state.backoff.error is not None else 0
 
 
 def strikes(state: State, *, lasting: bool) -> int:
@@ -268,8 +283,9 @@ def fetched(state: State, held: Held, *, now: float, delay: float) -> tuple[Stat
     kept = _continued(state.held, held)
     if not extends_nothing(state, held, now):
         return replace(landed, held=kept, backoff=Backoff(), refusal=None), Verdict.KEPT
-    # Without an error to fail with, so it must not outlast the token.
-    until = min(now + delay, kept.expires_at)
+    # Without an error to fail with, so it must not outlast the token; nor the pace that a polled file sets itself.
+    own_pace = held.refresh_at if held.token.refresh_at is not None and held.refresh_at > now else math.inf
+    until = min(now + delay, kept.expires_at, own_pace)
     backoff = Backoff(until, strikes(state, lasting=False))
     refusal = refusal if refusal is not None and refusal.fingerprint == held.fingerprint else None
     return replace(landed, held=kept, backoff=backoff, refusal=refusal), Verdict.KEPT

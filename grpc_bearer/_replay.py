@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+from _thread import RLock  # what is in threading is a function around it
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
@@ -123,7 +124,8 @@ class ReplayBuffer:
     ) -> None:
         self._requests = iter(requests)
         self._serializer = serializer
-        self._changed = threading.Condition()
+        self._lock = RLock()  # guards what follows
+        self._changed: threading.Condition | None = None  # made for the first who waits
         self._kept = Kept(messages, size)
         self._asking = False
         self._end: BaseException | None = None
@@ -136,7 +138,7 @@ class ReplayBuffer:
 
     def release(self) -> None:
         """The stream will not be sent again: keep no more of it than has to be kept."""
-        with self._changed:
+        with self._lock:
             self._kept.whole = False
 
     def rewind(self) -> bool:
@@ -144,43 +146,54 @@ class ReplayBuffer:
 
         If so it stays so: only readers drop anything, and the next one begins at the start.
         """
-        with self._changed:
+        with self._lock:
             self._reader = None
-            self._changed.notify_all()
+            self._notify()
             return self._kept.whole
 
     def stop(self) -> None:
         """The call has ended: whoever still wants to read comes to the end."""
-        with self._changed:
+        with self._lock:
             self._reader = None
-            self._changed.notify_all()
+            self._notify()
 
     def reader(self) -> Iterator[Item]:
         """The requests from the first on, for one attempt; an earlier reader comes to its end."""
         reader = _Reader(self)
-        with self._changed:
+        with self._lock:
             self._reader = reader
-            self._changed.notify_all()
+            self._notify()
         return reader
 
     def get(self, reader: object, position: int) -> Item:
-        with self._changed:
-            while True:
-                if reader is not self._reader:
-                    raise StopIteration
-                kept = self._kept
-                if kept.holds(position):
-                    item = kept.items[position - kept.first]
-                    kept.drop_before(position + 1)
-                    return item
-                if self._end is not None:
-                    raise self._end
-                if not self._asking:
-                    break
-                self._changed.wait()
-            self._asking = True
-        self._ask()
-        return self.get(reader, position)
+        while True:
+            with self._lock:
+                while True:
+                    if reader is not self._reader:
+                        raise StopIteration
+                    kept = self._kept
+                    if kept.holds(position):
+                        item = kept.items[position - kept.first]
+                        if not kept.whole:
+                            kept.drop_before(position + 1)
+                        return item
+                    if self._end is not None:
+                        raise self._end
+                    if not self._asking:
+                        break
+                    self._wait()
+                self._asking = True
+            self._ask()
+
+    def _wait(self) -> None:
+        """Under the lock, which is free while this waits."""
+        if self._changed is None:
+            self._changed = threading.Condition(self._lock)
+        self._changed.wait()
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.notify_all()
 
     def _ask(self) -> None:
         """Ask the user's iterator for one more, with no lock held: it may take for ever."""
@@ -189,12 +202,12 @@ class ReplayBuffer:
             item = serialise(self._serializer, next(self._requests))
         except BaseException as error:
             end = error
-        with self._changed:
+        with self._lock:
             self._asking = False
             if end is None:
                 self._kept.add(item)
             self._end = end
-            self._changed.notify_all()
+            self._notify()
 
 
 class _Reader:

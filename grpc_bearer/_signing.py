@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from grpc_bearer._credentials import as_path
 from grpc_bearer._keys import KeyFile, LoadedKey, is_key_text, load_jwk, load_text
+from grpc_bearer._token import secrets_may_travel
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, SigningError, TokenUnavailableError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Signer:
         key_id: the key's own name, from a JWK or a google-auth signer.
         local: whether signing is quick and does no I/O.
         origin: what loads it again after pickling; `None` if that would carry a secret.
+        private: gives the private key itself, as PKCS#8 in DER; `None` if it is not at hand.
     """
 
     algorithm: str
@@ -75,17 +77,20 @@ class Signer:
     key_id: str | None = None
     local: bool = True
     origin: Callable[[], Signer] | None = None
+    private: Callable[[], bytes] | None = None
 
     def __repr__(self) -> str:
         return f"Signer({self.algorithm}, {self.key_type})"
 
     def __reduce__(self) -> tuple[Callable[[], Signer], tuple[()]]:
-        if self.origin is None:
-            raise ConfigurationError(
-                "key: given inline or with a passphrase, and a pickle would carry it in the clear; "
-                "name a file without a passphrase or use a callable instead"
-            )
-        return self.origin, ()
+        if self.origin is not None:
+            return self.origin, ()
+        if self.private is not None and secrets_may_travel.get():
+            return functools.partial(_from_pkcs8, self.private(), self.algorithm, self.key_id), ()
+        raise ConfigurationError(
+            "key: given inline or with a passphrase, and a pickle would carry it in the clear; name a file without a "
+            "passphrase, or say BearerAuth(..., pickle_secrets=True)"
+        )
 
 
 def load_signer(
@@ -144,7 +149,20 @@ def _from_loaded(
     wanted = ALGORITHMS[algorithm].key
     if kind not in wanted.split(" or "):
         raise SigningError(f"{where}: {algorithm} needs a private key of type {wanted}, and this one is {kind}")
-    return Signer(algorithm, kind, _sign_with(loaded.key, algorithm), loaded.key_id, origin=again)
+    sign, private = _sign_with(loaded.key, algorithm), functools.partial(_pkcs8, loaded.key)
+    return Signer(algorithm, kind, sign, loaded.key_id, origin=again, private=private)
+
+
+def _pkcs8(key: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return cast(bytes, key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _from_pkcs8(der: bytes, algorithm: str, key_id: str | None) -> Signer:
+    from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+    return _from_loaded(LoadedKey(load_der_private_key(der, None), algorithm, key_id), algorithm, "key")
 
 
 def _describe(key: object, where: str) -> str:

@@ -7,10 +7,13 @@ cache, from two answers that agree, and within a bound: a `Date` that lies must 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from grpc_bearer import _workers
 from grpc_bearer._clock import Clock
 
 #: A clock further off than this is not corrected, in seconds: so much longer would a token live that a lie has got.
@@ -70,6 +73,10 @@ def observed(skew: Skew, sample: float, *, confirming: bool = False) -> Skew:
 class SkewedClock:
     """A clock that is put right by what others say; one for each auth.
 
+    Args:
+        base: the clock of this machine.
+        changed: called with the old and the new correction, in seconds, whenever it changes; with no lock held.
+
     >>> from grpc_bearer.testing import ManualClock
     >>> slow = ManualClock(1_000_000.0)
     >>> clock = SkewedClock(slow)
@@ -77,11 +84,14 @@ class SkewedClock:
     (False, True, 1000601)
     """
 
-    def __init__(self, base: Clock) -> None:
+    def __init__(self, base: Clock, changed: Callable[[float, float], object] | None = None) -> None:
         self.base = base
+        self._changed = changed or _nobody
         self.monotonic: Callable[[], float] = base.monotonic
         self.call_later = base.call_later
         self.skew = Skew()
+        #: What the last answer that told the time said, believed or not; for whoever looks for a fault.
+        self.sample: float | None = None
         self._learnt_at = -math.inf
         self._epoch = 0.0  # the wall clock at the monotonic zero when the offset was learnt
 
@@ -92,7 +102,11 @@ class SkewedClock:
             return wall
         if abs(wall - self.monotonic() - self._epoch) > NO_SKEW:
             # Somebody has set the clock meanwhile, most likely right.
-            self.skew, offset = Skew(), 0.0
+            self.skew = Skew()
+            # Elsewhere: whoever asks for the time may hold a lock. Without a thread it stays unsaid.
+            with suppress(RuntimeError):
+                _workers.submit(functools.partial(self._changed, offset, 0.0))
+            offset = 0.0
         return wall + offset
 
     @property
@@ -123,14 +137,22 @@ class SkewedClock:
         sample = measured(date, received, elapsed)
         if sample is None:
             return False
+        self.sample = sample
         skew = observed(self.skew, sample, confirming=confirming)
         if skew.offset != self.skew.offset:
             if self.monotonic() - self._learnt_at < MIN_INTERVAL:
                 return False  # two who tell different times: each change costs a token
             self._learnt_at = self.monotonic()
-        changed, self.skew = skew.offset != self.skew.offset, skew
+        before, self.skew = self.skew, skew
         self._epoch = received - self.monotonic()
-        return changed
+        if skew.offset == before.offset:
+            return False
+        self._changed(before.offset, skew.offset)
+        return True
+
+
+def _nobody(before: float, after: float) -> None:
+    """Whom a clock tells that nobody listens to."""
 
 
 def suspects(clock: Clock) -> bool:

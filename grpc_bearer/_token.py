@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -65,6 +66,24 @@ class Token:
     def fingerprint(self) -> str:
         """The token's identity: equal for equal tokens in every process, of no use for anything else."""
         return fingerprint(self.value)
+
+
+def made_token(value: str, expires_at: float, single_use: bool) -> Token:
+    """A `Token` that we wrote ourselves: its characters need no check, which would cost more than all else about it."""
+    if len(value) > LARGE_TOKEN:
+        return Token(value, expires_at, single_use=single_use)  # warns
+    token = object.__new__(Token)
+    _put_value(token, value)
+    _put_expires_at(token, expires_at)
+    _put_refresh_at(token, None)
+    _put_single_use(token, single_use)
+    return token
+
+
+# What `object.__setattr__` would look up by name each time.
+_put_value, _put_expires_at, _put_refresh_at, _put_single_use = (
+    vars(Token)[name].__set__ for name in ("value", "expires_at", "refresh_at", "single_use")
+)
 
 
 def fingerprint(value: str) -> str:
@@ -129,6 +148,7 @@ class CallContext:
         service_url: `https://host[:port]/package.Service`, as gRPC names it (the port is left out if it is 443).
         method: the bare method name.
         clock: where to read time.
+        refused: the fingerprint of the token that a server refused, if that is why another is wanted; else empty.
 
     >>> CallContext("https://api.example.com/fleet.v1.Fleet", "List").service
     'fleet.v1.Fleet'
@@ -137,6 +157,7 @@ class CallContext:
     service_url: str = ""
     method: str = ""
     clock: Clock = field(default=SYSTEM_CLOCK, compare=False, repr=False)
+    refused: str = field(default="", compare=False, repr=False)
 
     @property
     def service(self) -> str:
@@ -144,8 +165,17 @@ class CallContext:
         return self.service_url.rpartition("/")[2]
 
 
+#: What to do about a secret that does not pickle.
+INSTEAD = (
+    "name a file (pathlib.Path) or an environment variable (functools.partial(os.getenv, 'NAME')) where it is taken, "
+    "or say BearerAuth(..., pickle_secrets=True)"
+)
+#: Whether what is pickled just now may carry secrets: only if the user said `pickle_secrets=True`.
+secrets_may_travel: ContextVar[bool] = ContextVar("grpc_bearer_secrets_may_travel", default=False)
+
+
 class Secret:
-    """A credential kept in memory: shows itself to nobody, and does not pickle.
+    """A credential kept in memory: shows itself to nobody, and does not pickle unless the user says so.
 
     >>> Secret("s3cret", "api_key")
     <api_key: hidden>
@@ -170,7 +200,7 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._value)
 
-    def __reduce__(self) -> NoReturn:
-        raise ConfigurationError(
-            f"{self._field}: given inline, and a pickle would carry it in the clear; name a file or use a callable"
-        )
+    def __reduce__(self) -> tuple[type[Secret], tuple[str, str]]:
+        if secrets_may_travel.get():
+            return Secret, (self._value, self._field)
+        raise ConfigurationError(f"{self._field}: given inline, and a pickle would carry it in the clear; {INSTEAD}")

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeAlias
 
 import grpc
 
 from grpc_bearer._attempts import renewable
 from grpc_bearer._diagnosis import diagnose, too_large
 from grpc_bearer._door import Attempt, Carrier, Route, explain
-from grpc_bearer._engine import Lease
+from grpc_bearer._engine import Deliver, Lease
 from grpc_bearer._failure import Failure
+from grpc_bearer._notify import held_back, tell
 from grpc_bearer._retry import RetryPolicy, delay_before, means_stale
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
+from grpc_bearer.events import CallRetried
 from grpc_bearer.sources._answer import http_date
+
+#: Makes an attempt, given its timeout, metadata and credentials.
+Make: TypeAlias = Callable[["float | None", Any, Any], Any]
 
 #: What servers answer when they do not take a token, whether another would help or not.
 _REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -26,6 +33,7 @@ class Trial:
 
     Args:
         route: the method.
+        make: makes an attempt, given its timeout, metadata and credentials.
         metadata: the caller's own, materialised.
         wait_for_ready: as the caller wants it.
         deadline: for all attempts together, in `time.monotonic()` seconds.
@@ -38,7 +46,9 @@ class Trial:
         "began",
         "corrected",
         "deadline",
+        "make",
         "metadata",
+        "news",
         "refusal",
         "route",
         "sent",
@@ -47,15 +57,23 @@ class Trial:
     )
 
     def __init__(
-        self, route: Route, metadata: Any, wait_for_ready: bool | None, deadline: float | None, began: float
+        self,
+        route: Route,
+        make: Make,
+        metadata: Any,
+        wait_for_ready: bool | None,
+        deadline: float | None,
+        began: float,
     ) -> None:
         self.route = route
+        self.make = make
         self.metadata = metadata
         self.wait_for_ready = wait_for_ready
         self.deadline = deadline
         self.began = began
         self.sent = began
         self.attempts = 0
+        self.news: list[Any] = []
         self.corrected = False  # the clock was put right on the way
         self.avoid: str | None = None
         self.refusal: tuple[Any, Lease, Failure] | None = None
@@ -70,8 +88,25 @@ class Trial:
         self.sent = time.monotonic()
         return self.route.plan(self.metadata, None, self.wait_for_ready, self.avoid)
 
+    def attempt(self, metadata: Any, credentials: grpc.CallCredentials | None) -> Any:
+        """Make an attempt, as planned, with the time that is left."""
+        return self.make(self.left(), metadata, credentials)
+
+    def request(self, deliver: Deliver) -> None:
+        """The token for the next attempt, where core cannot do the waiting; see `Engine.request`."""
+        self.route.door.engine.request(self.route.context, deliver, patient=self._patient())
+
+    def future(self) -> Future[Lease]:
+        """The same for a thread that waits."""
+        return self.route.door.engine.future(self.route.context, patient=self._patient())
+
+    def _patient(self) -> Callable[[], bool] | None:
+        return (lambda: self.left() != 0) if self.wait_for_ready else None
+
     def after(self, call: Any, carrier: Carrier, failure: Failure, *, replayable: bool = True) -> float | None:
         """Seconds until the next attempt, now that one has failed; `None`: there is none.
+
+        It may be called under a call's lock, so what observers are to hear of it waits for `tell`.
 
         Args:
             call: what the user would be shown for this attempt.
@@ -92,7 +127,19 @@ class Trial:
             self.why = "no new token cures that"
             return None
         context = carrier.context if isinstance(carrier, Attempt) else self.route.context
-        return self._after(self.route.policy, lease, context, failure, replayable)
+        with held_back(self.news):
+            delay = self._after(self.route.policy, lease, context, failure, replayable)
+            if delay is not None:
+                self._announce(failure, delay)
+        return delay
+
+    def _announce(self, failure: Failure, delay: float) -> None:
+        notify, method = self.route.door.engine.notify, self.route.path
+        notify(CallRetried(*notify.who, method=method, code=failure.code.name, attempt=self.attempts, delay=delay))
+
+    def tell(self) -> None:
+        """Tell observers what `after` has decided, now that no lock is held."""
+        tell(self.news)
 
     def _after(
         self, policy: RetryPolicy, lease: Lease, context: CallContext, failure: Failure, replayable: bool

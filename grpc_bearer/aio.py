@@ -73,10 +73,13 @@ def secure_channel(
     bearer = as_auth(auth)
     credentials = protecting(credentials)
     checked_policy(retry)
+    # By name: where a program is instrumented, OpenTelemetry stands in gRPC's place here and adds its own to them.
     if check_attach(attach) == "call_credentials":
         composite = grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(bearer))
-        return aio.secure_channel(target, composite, options, compression, interceptors)
-    channel = aio.secure_channel(target, credentials, with_attach_options(options, attach), compression, interceptors)
+        return aio.secure_channel(target, composite, options, compression, interceptors=interceptors)
+    channel = aio.secure_channel(
+        target, credentials, with_attach_options(options, attach), compression, interceptors=interceptors
+    )
     return Channel(channel, Door(bearer, provable_target(channel, credentials), attach=attach, retry=retry))
 
 
@@ -95,7 +98,7 @@ def insecure_channel(
     if not allow_plaintext:
         raise refuse_plaintext()
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
-    channel = aio.insecure_channel(target, options, compression, interceptors)
+    channel = aio.insecure_channel(target, options, compression, interceptors=interceptors)
     return Channel(channel, Door(bearer, provable_target(channel), plaintext=True, retry=retry))
 
 

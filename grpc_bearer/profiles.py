@@ -6,6 +6,7 @@ Every function returns a `BearerAuth`. Further keyword arguments (`keep_warm=`, 
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 
 from grpc_bearer._auth import BearerAuth, as_source
 from grpc_bearer._credentials import checked_fields, read_object
+from grpc_bearer._identity import Identity
 from grpc_bearer._keys import KeyFile
 from grpc_bearer._signing import load_signer
+from grpc_bearer._token import Secret
 from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources.http import HTTPTokenSource
@@ -65,6 +68,13 @@ class _BearFile(HTTPTokenSource):
         body, kind = functools.partial(_bear_body, path), {"content-type": "application/json"}
         super().__init__(url, body=body, headers=kind, refresh_after=_BEAR_AGES, ca=ca)
         self._again = path, url, ca
+
+    def identity(self) -> Identity | None:
+        try:
+            body = _bear_body(self._again[0])
+        except TokenUnavailableError:
+            return None
+        return self._identity_with(Secret(json.dumps(body), "credentials"))
 
     def __reduce__(self) -> tuple[type[_BearFile], tuple[Any, ...]]:
         return _BearFile, self._again
@@ -196,6 +206,7 @@ def openfx(
     audience: str = "developer-api",
     issuer: str = "openfx",
     lifetime: float = 120.0,
+    presign: int = 0,
     **options: Any,
 ) -> BearerAuth:
     """OpenFX: a JWT signed with an API key (ES256), two minutes long, for one request only.
@@ -209,6 +220,7 @@ def openfx(
         audience: the service's name.
         issuer: as OpenFX wants it.
         lifetime: in seconds, 120 at most.
+        presign: how many tokens may be signed ahead for channels with `attach="metadata"`; see `JWTSource`.
         **options: for `BearerAuth`.
 
     Raises:
@@ -228,6 +240,7 @@ def openfx(
         max_lifetime=120.0,
         not_before=True,
         single_use=True,
+        presign=presign,
     )
     return BearerAuth(source, **options)
 

@@ -13,6 +13,7 @@ import pytest
 from doors import (
     AIO_DOORS,
     ALL_DOORS,
+    EXPLAINING,
     FOREIGN,
     PATIENCE,
     SYNC_DOORS,
@@ -158,6 +159,50 @@ def test_the_event_loop_goes_on_while_the_endpoint_hangs(door: str, setting: Set
     assert turns > 0
     assert counts == [1, 1]
     assert len(setting.tokens.exchanges) == 1
+
+
+# ------------------------------------------------------------------------------------- an endpoint that fails for once
+
+
+@pytest.mark.parametrize("door", [*EXPLAINING, *(f"plaintext {door}" for door in FOREIGN)])
+def test_calls_that_wait_for_ready_wait_out_the_endpoint_s_backoff_and_others_fail_at_once(
+    door: str, ca_file: str
+) -> None:
+    door, plaintext = door.removeprefix("plaintext "), door.startswith("plaintext ")
+    clock = ManualClock()
+    with Setting(ca_file, clock, plaintext=plaintext) as setting:
+        setting.tokens.script(Status(503))
+        with pytest.raises(TokenUnavailableError):
+            setting.auth.token()
+        how = {"allow_plaintext": True} if plaintext else {}
+        arguments = (door, setting.server.target, setting.server.channel_credentials(), setting.auth)
+        assert codes(try_all(*arguments, door_how=how, timeout=PATIENCE)) == everywhere(door, UNAVAILABLE)
+        late = try_all(*arguments, door_how=how, timeout=0.5, wait_for_ready=True)
+        assert codes(late) == everywhere(door, DEADLINE)
+        assert len(setting.tokens.exchanges) == 1
+
+        over = threading.Timer(0.2, clock.advance, (2.0,))
+        over.start()
+        served = try_all(*arguments, door_how=how, timeout=PATIENCE, wait_for_ready=True)
+        over.join()
+
+        assert codes(served) == everywhere(door, OK)
+        assert len(setting.tokens.exchanges) == 2
+
+
+@pytest.mark.parametrize("door", [door for door in SYNC_DOORS if door in EXPLAINING])
+def test_calls_that_ended_in_a_backoff_are_let_go_and_cause_no_fetch_after_it(door: str, ca_file: str) -> None:
+    clock = ManualClock()
+    with Setting(ca_file, clock) as setting:
+        setting.tokens.script(Status(503))
+        with pytest.raises(TokenUnavailableError):
+            setting.auth.token()
+        arguments = (door, setting.server.target, setting.server.channel_credentials(), setting.auth)
+        late = try_all(*arguments, timeout=0.3, wait_for_ready=True)
+        clock.advance(600.0)
+
+        assert codes(late) == everywhere(door, DEADLINE)
+        assert len(setting.tokens.exchanges) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------- cancelling

@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -30,6 +34,7 @@ from grpc_bearer.testing import (
     ProbeStub,
     Refusal,
     Verdict,
+    private_pem,
     throwaway_key,
 )
 
@@ -58,7 +63,7 @@ CALLERS = 16
 class Openfx(JWTSource):
     """As the OpenFX service wants them: ES256, a nonce in the header, 120 s, one for each attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, presign: int = 0) -> None:
         super().__init__(
             throwaway_key("ES256"),
             claims={"iss": "openfx", "sub": "key-1"},
@@ -67,6 +72,7 @@ class Openfx(JWTSource):
             lifetime=120,
             not_before=True,
             single_use=True,
+            presign=presign,
         )
         self.made_by: Counter[int] = Counter()
 
@@ -261,6 +267,75 @@ def test_single_use_tokens_as_metadata_are_made_by_the_caller_itself(server: Pro
     assert (cold, warm) == (0, 5)  # core proves the channel first
     assert source.made_by[me] == 5  # who waits for a connection would send a token that has aged
     assert len(server.ledger.accepted) == 7
+
+
+@pytest.mark.parametrize(("attach", "served"), [("metadata", {OK, UNAVAILABLE}), ("auto", {OK})])
+def test_ten_thousand_calls_with_tokens_signed_ahead_repeat_no_nonce(
+    attach: str, served: set[grpc.StatusCode], server: ProbeServer
+) -> None:
+    """In two halves: as metadata, where this pays, and through core, which asks for a token an attempt."""
+    source = Openfx(presign=64)
+    with goaways(server) as proxy:
+        ended = calls([(server, 4_000), (proxy, 1_000)], BearerAuth(source), attach=attach)
+
+    attempts, nonces = len(server.ledger), server.ledger.nonces
+    assert sum(ended.values()) == 5_000
+    assert ended[OK] >= 3_500
+    assert sum(ended[code] for code in served) >= 4_995
+    assert server.ledger.repeated_nonces() == []
+    assert len(nonces) == attempts
+    ahead = [made for thread, made in source.made_by.items() if thread in workers()]
+    assert sum(ahead) > 500
+
+
+def workers() -> set[int | None]:
+    return {thread.ident for thread in threading.enumerate() if thread.name.startswith("grpc-bearer-worker")}
+
+
+FORKED = """
+import os, sys, warnings
+warnings.filterwarnings("ignore", category=DeprecationWarning)  # 3.12 on: threads and fork
+import grpc, grpc_bearer
+from grpc_bearer.sources.jwt import nonce
+from grpc_bearer.testing import ProbeRequest, ProbeStub
+target, ca, key = sys.argv[1:]
+source = grpc_bearer.JWTSource(
+    open(key).read(), claims={"iss": "openfx", "sub": "key-1"}, headers={"kid": "key-1", "nonce": nonce},
+    audience=["api.openfx"], lifetime=120, not_before=True, single_use=True, presign=64,
+)
+auth = grpc_bearer.BearerAuth(source)
+
+def calls(count):
+    credentials = grpc.ssl_channel_credentials(open(ca, "rb").read())
+    with grpc_bearer.secure_channel(target, credentials, auth=auth, attach="metadata", retry=None) as channel:
+        for index in range(count):
+            ProbeStub(channel).Unary(ProbeRequest(index=index), timeout=30)
+
+calls(300)
+child = os.fork()
+if child == 0:
+    code = 3
+    try:
+        calls(300)
+        code = 0
+    finally:
+        os._exit(code)
+calls(300)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_parent_and_child_of_a_fork_share_no_token_signed_ahead(server: ProbeServer, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text(private_pem(throwaway_key("ES256")))
+    command = [sys.executable, "-c", FORKED, server.target, str(TLS.write(tmp_path)), str(key)]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "child 0\n"), done.stderr
+    assert len(server.ledger.accepted) == 900
+    assert server.ledger.repeated_nonces() == []
 
 
 def test_single_use_tokens_stay_with_core_unless_asked_for(server: ProbeServer) -> None:

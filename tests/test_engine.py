@@ -21,7 +21,8 @@ import pytest
 
 from grpc_bearer import _workers
 from grpc_bearer._clock import Clock
-from grpc_bearer._engine import Engine, Lease
+from grpc_bearer._engine import FETCH_TIMEOUT, Engine, Lease
+from grpc_bearer._entry import LOOK_AROUND
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import (
     GrpcBearerError,
@@ -35,6 +36,7 @@ from grpc_bearer.sources._base import Source
 from grpc_bearer.testing._clock import ManualClock
 
 CALL = CallContext()
+WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who")
 SOON = 10.0  # a bound for what must happen at once; nothing waits for it when all is well
 
 
@@ -393,6 +395,99 @@ def test_garbage_for_an_answer_is_forgotten_in_seconds(make: Any, clock: ManualC
     assert value(engine) == "t2"
 
 
+def patient(engine: Engine, waits: Callable[[], bool] = lambda: True) -> Future[Lease]:
+    return engine.future(CALL, patient=waits)
+
+
+def test_patient_calls_wait_out_the_backoff_and_share_the_fetch_after_it(make: Any, clock: ManualClock) -> None:
+    source = Scripted(TokenUnavailableError("down"), TokenFormatError("html"), TokenUnavailableError("down"), lambda: 0)
+    source.script[-1] = source.fresh
+    engine = make(source)
+    waiting = [patient(engine) for _ in range(100)]
+    assert source.entered.acquire(timeout=SOON)
+    with pytest.raises(TokenUnavailableError):  # who is not patient is told at once
+        value(engine)
+    for fetches in (2, 3, 4):
+        assert not any(future.done() for future in waiting)
+        assert source.calls == fetches - 1
+        clock.advance(5)
+        assert source.entered.acquire(timeout=SOON)
+        settled(engine)
+
+    assert {future.result(SOON).token.value for future in waiting} == {"t4"}
+    assert source.calls == 4
+
+
+@pytest.mark.parametrize("error", [TokenRejectedError("no"), SigningError("bad key")])
+def test_patient_calls_do_not_wait_for_what_will_not_pass(make: Any, error: Exception) -> None:
+    engine = make(Scripted(error))
+
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            patient(engine).result(SOON)
+
+
+def test_a_patient_call_that_has_ended_is_let_go_and_causes_no_fetch(make: Any, clock: ManualClock) -> None:
+    source = Scripted(TokenUnavailableError("down", retry_after=1000.0))
+    engine = make(source)
+    waits = [True]
+    future = patient(engine, lambda: waits[0])
+    settled(engine)
+    assert not future.done()
+    waits.clear()
+    waits.append(False)
+    clock.advance(LOOK_AROUND)
+
+    with pytest.raises(TokenUnavailableError, match="has ended"):
+        future.result(SOON)
+    clock.advance(2000)
+    assert source.calls == 1
+
+
+def test_patient_calls_are_told_when_the_auth_is_closed(make: Any) -> None:
+    engine = make(Scripted(TokenUnavailableError("down")))
+    future = patient(engine)
+    settled(engine)
+    engine.close()
+
+    with pytest.raises(TokenRejectedError, match="closed"):
+        future.result(SOON)
+
+
+def test_a_patient_source_that_asks_for_its_own_token_is_told_so(make: Any) -> None:
+    source = Scripted(lambda: patient(engine).result(SOON).token)
+    engine = make(source)
+
+    with pytest.raises(TokenUnavailableError, match="that very token"):
+        value(engine)
+
+
+def test_patient_calls_wait_for_a_fetch_that_takes_too_long(make: Any, clock: ManualClock) -> None:
+    source = Scripted(gate=True)
+    engine = make(source)
+    future = patient(engine)
+    assert source.entered.acquire(timeout=SOON)
+    clock.advance(FETCH_TIMEOUT)
+    with pytest.raises(TokenUnavailableError, match="goes on"):
+        value(engine)
+    assert not future.done()
+    source.gate.set()
+
+    assert future.result(SOON).token.value == "t1"
+
+
+def test_patient_calls_keep_their_context_variables(make: Any, clock: ManualClock) -> None:
+    seen: list[str] = []
+    source = Scripted(TokenUnavailableError("down"), lambda: seen.append(WHO.get()) or source.fresh())
+    engine = make(source)
+    future = contextvars.copy_context().run(lambda: (WHO.set("me"), patient(engine))[1])
+    settled(engine)
+    clock.advance(2)
+
+    future.result(SOON)
+    assert seen == ["me"]
+
+
 @pytest.mark.parametrize("error", [TokenRejectedError("no"), SigningError("bad key")])
 def test_a_permanent_failure_is_tried_again_after_minutes(make: Any, clock: ManualClock, error: Exception) -> None:
     source = Scripted(error)
@@ -591,6 +686,21 @@ def test_a_static_token_that_is_refused_for_ever_is_fetched_a_bounded_number_of_
     assert source.calls < 60
 
 
+def test_a_refused_token_that_is_polled_is_looked_at_again_at_its_own_pace(make: Any, clock: ManualClock) -> None:
+    source = Scripted(lambda: Token("same", refresh_at=clock.time() + 10))
+    engine = make(source)
+    for _ in range(60):  # refused for ten minutes, until somebody replaces the file
+        engine.invalidate(engine.token(CALL, SOON).token.fingerprint)
+        settled(engine)
+        clock.advance(10)
+    source.script = [lambda: Token("replaced", refresh_at=clock.time() + 10)]
+    value(engine)
+    settled(engine)
+
+    assert value(engine) == "replaced"
+    assert source.calls <= 2 * 61  # one ahead and one forced, each ten seconds
+
+
 def test_a_server_that_refuses_every_token_cannot_turn_each_call_into_a_fetch(make: Any, clock: ManualClock) -> None:
     source = Scripted(life=None, local=True)
     engine = make(source)
@@ -715,7 +825,7 @@ def test_eviction_loses_no_waiter_and_doubles_no_fetch(make: Any) -> None:
 @pytest.mark.parametrize("key", [[], {}])
 def test_a_key_that_cannot_be_one_is_an_error(make: Any, key: Any) -> None:
     source = ByUrl()
-    source.key = lambda context: key  # type: ignore[method-assign]
+    source.key = lambda context: key
 
     with pytest.raises(TokenUnavailableError, match=r"ByUrl\.key raised TypeError"):
         value(make(source))

@@ -6,6 +6,7 @@ import base64
 import json
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,38 @@ def test_any_json_comes_out_as_it_went_in(fixed: dict[str, Any], varying: dict[s
     token = JWTSource(throwaway_key("EdDSA"), claims=claims, lifetime=60).fetch(call()).value
 
     assert json.loads(payload_text(token)) == {**fixed, **varying, "iat": ISSUED, "exp": ISSUED + 60}
+
+
+@settings(max_examples=60, deadline=None)
+@given(kid=st.text(), fixed=st.dictionaries(st.text("abc"), st.text(), max_size=2), made=st.text())
+def test_any_header_comes_out_as_it_went_in(kid: str, fixed: dict[str, Any], made: str) -> None:
+    """However the part that is encoded once ends: base64 goes by groups of three bytes."""
+    headers = {"kid": kid, **fixed, "nonce": PerToken(lambda: made)}
+
+    token = JWTSource(throwaway_key("EdDSA"), headers=headers, lifetime=60).fetch(call()).value
+
+    segment = token.split(".")[0]
+    header = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    assert header == {"alg": "EdDSA", "typ": "JWT", "kid": kid, **fixed, "nonce": made}
+    assert "=" not in token
+
+
+def test_threads_that_sign_in_different_seconds_do_not_mix_them_up() -> None:
+    source = JWTSource(throwaway_key("EdDSA"), claims={"iss": "me"}, lifetime=60, single_use=True)
+
+    def sign(number: int) -> bool:
+        at = NOW + number % 3
+        token = source.fetch(call(at=at))
+        claims = json.loads(payload_text(token.value))
+        return bool(claims["iat"] == at - 5 and claims["exp"] == token.expires_at == at + 55)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(sign, range(2000)))
+
+
+def test_a_token_too_large_for_many_servers_is_told() -> None:
+    with pytest.warns(UserWarning, match="many servers and proxies refuse"):
+        JWTSource(KEY, claims={"x": "y" * 9000}).fetch(call())
 
 
 def fails(context: CallContext) -> object:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from grpc_bearer import _refresh
 from grpc_bearer._engine import Engine, Lease
+from grpc_bearer._entry import LOOK_AROUND
 from grpc_bearer._refresh import Decision, State, Verdict
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
@@ -80,6 +81,12 @@ class PureState(RuleBasedStateMachine):
             assert self.running is not None, "somebody waits for nothing"
         if decision is Decision.FAIL:
             assert _refresh.last_error(self.state) is not None, "a failure without a reason"
+        patient = _refresh.decide(self.state, self.now, patient=True)
+        if patient is Decision.REST:
+            assert decision is Decision.FAIL, "somebody rests who could be served"
+            assert _refresh.rest_until(self.state) > self.now, "somebody rests who could ask"
+        else:
+            assert patient is decision
         if decision in (Decision.AHEAD, Decision.FETCH):
             assert self.running is None, "two fetches in flight"
             self.state = _refresh.began(self.state)
@@ -301,20 +308,29 @@ class WholeEngine(RuleBasedStateMachine):
         """Until each flight that was begun has reached the gate."""
         self.until(lambda: all((self.state(key).flight is not None) is (key in self.world.in_flight) for key in "ab"))
 
-    @rule(key=KEYS, callers=st.integers(1, 20))
-    def callers_come(self, key: str, callers: int) -> None:
+    @rule(key=KEYS, callers=st.integers(1, 20), patient=st.booleans())
+    def callers_come(self, key: str, callers: int, patient: bool) -> None:
         for _ in range(callers):
             self.asked += 1
-            self.engine.request(CallContext(key), self.deliver)
+            self.engine.request(CallContext(key), self.deliver, patient=(lambda: True) if patient else None)
         self.settle()
+
+    def resting(self) -> list[str]:
+        return [key for key in "ab" if key in self.engine._entries and self.engine._entries[key]._resting]
+
+    def rests_in_order(self) -> bool:
+        now = self.clock.monotonic()
+        return all(_refresh.decide(self.state(key), now, patient=True) is Decision.REST for key in self.resting())
 
     @rule(step=STEPS)
     def time_passes(self, step: float) -> None:
         self.clock.advance(step)
+        self.settle()
 
     @rule(key=KEYS, point=POINTS, near=st.sampled_from([-0.01, 0.01, 0.5]))
     def time_comes_to_a_point(self, key: str, point: str, near: float) -> None:
         self.clock.advance(step_to(self.state(key), point, near, self.clock.monotonic()))
+        self.settle()
 
     @precondition(lambda self: self.world.in_flight)
     @rule(data=st.data(), life=LIFETIMES, how=st.sampled_from(["new", "new", "same", "fails"]))
@@ -358,12 +374,21 @@ class WholeEngine(RuleBasedStateMachine):
     @invariant()
     def nobody_is_forgotten(self) -> None:
         if hasattr(self, "engine") and not self.world.in_flight:
-            self.until(lambda: self.answered == self.asked)
+            self.until(lambda: self.answered == self.asked or self.resting())
+
+    @invariant()
+    def nobody_rests_without_need(self) -> None:
+        if hasattr(self, "engine") and not self.world.in_flight:
+            # A worker that sets a timer while the machine moves the clock sets it late; by no more than a look around.
+            latest = self.clock.monotonic() + LOOK_AROUND
+            self.until(lambda: self.rests_in_order() or self.clock.advance(0.1))
+            assert self.clock.monotonic() <= latest
+            self.settle()
 
     def teardown(self) -> None:
         if hasattr(self, "engine"):
             self.engine.close()
-            assert self.answered == self.asked
+            self.until(lambda: self.answered == self.asked)  # a worker may be about to tell some of them
             for ending in list(self.world.in_flight.values()):
                 ending.append(TokenUnavailableError("over"))
                 gate = ending[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 
+from grpc_bearer._identity import Identity
 from grpc_bearer._token import CallContext, Token
 
 
@@ -31,6 +32,13 @@ class Source(ABC):
     #: True if its tokens are signed on this machine, so that its clock decides what they are worth.
     signs: bool = False
 
+    #: How many single-use tokens of a key the engine may make ahead of their use. Only for a `local` source, and one
+    #: that makes the same of all calls with equal keys.
+    presign: int = 0
+
+    #: False if a shared cache has nothing to give: the token is at hand here as it is.
+    worth_sharing: bool = True
+
     @abstractmethod
     def fetch(self, context: CallContext) -> Token:
         """Get a token, blocking.
@@ -43,6 +51,13 @@ class Source(ABC):
     def key(self, context: CallContext) -> Hashable:
         """Which calls may share a token: those with equal keys. The default is one token for all."""
         return ()
+
+    def identity(self) -> Identity | None:
+        """Who this source is, for a cache that processes share: whoever gives an equal one may use its tokens.
+
+        `None`: it cannot tell; the cache then needs `encryption_key=` and `name=`.
+        """
+        return None
 
     def refuse_wait(self) -> None:
         """Asked on a thread that is about to wait for a `fetch` elsewhere; most sources have nothing against it.

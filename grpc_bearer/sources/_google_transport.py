@@ -71,4 +71,4 @@ def _plain(url: str, method: str, body: bytes | str | None, headers: dict[str, s
             return _Response(answer.status_code, answer.headers, answer.content)
         except requests.RequestException as error:
             failure = type(error).__name__
-    raise TransportError(f"the metadata server did not answer ({failure})")  # type: ignore[no-untyped-call]
+    raise TransportError(f"the metadata server did not answer ({failure})")

@@ -36,6 +36,8 @@ class FileSource(Source):
     FileSource('/var/run/secrets/tokens/api')
     """
 
+    worth_sharing = False
+
     def __init__(
         self, path: str | PathLike[str], *, strip: bool = True, json_field: str | None = None, poll: float = 5.0
     ) -> None:

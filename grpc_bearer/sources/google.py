@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from grpc_bearer._token import CallContext, Token, fingerprint
+from grpc_bearer._token import CallContext, Token, fingerprint, secrets_may_travel
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -113,10 +113,13 @@ class GoogleAuthSource(Source):
     def __repr__(self) -> str:
         return f"GoogleAuthSource({type(self._credentials).__name__})"
 
-    def __reduce__(self) -> NoReturn:
+    def __reduce__(self) -> tuple[Callable[..., GoogleAuthSource], tuple[Credentials]]:
+        if secrets_may_travel.get():
+            return functools.partial(GoogleAuthSource, request=self._request), (self._credentials,)
         raise ConfigurationError(
             "credentials: google-auth credentials may hold a key, which a pickle would carry in the clear; "
-            "load them anew in the other process"
+            "load them anew in the other process (google.auth.default reads the file that "
+            "GOOGLE_APPLICATION_CREDENTIALS names), or say BearerAuth(..., pickle_secrets=True)"
         )
 
 
@@ -213,7 +216,7 @@ def _credentials_class() -> type[Any]:
 
     class BearerCredentials(Credentials):
         def __init__(self, auth: _Auth) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
+            super().__init__()  # type: ignore[no-untyped-call]  # untyped_calls_exclude sees no super()
             self._auth = auth
             self._sent = threading.local()
 
@@ -244,7 +247,7 @@ def _credentials_class() -> type[Any]:
                 with _errors_for_google():
                     headers.update(self._auth.headers())
             else:
-                super().apply(headers, token)  # type: ignore[no-untyped-call]
+                super().apply(headers, token)  # type: ignore[no-untyped-call]  # likewise
 
         def __repr__(self) -> str:
             return f"BearerCredentials({self._auth!r})"
@@ -269,4 +272,4 @@ def _errors_for_google() -> Iterator[None]:
     except GrpcBearerError as error:
         # Chained, unlike the other way round: our own errors hold no secret.
         retryable = getattr(error, "retryable", False)
-        raise RefreshError(str(error), retryable=retryable) from error  # type: ignore[no-untyped-call]
+        raise RefreshError(str(error), retryable=retryable) from error

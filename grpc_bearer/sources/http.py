@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from urllib.parse import urlencode
 
+from grpc_bearer._identity import Identity, strong_secret
 from grpc_bearer._token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError
 from grpc_bearer.sources._answer import (
@@ -129,6 +130,15 @@ class HTTPTokenSource(Source):
         if expires_at is None and (lifetime := stated or self._lifetime) is not None:
             expires_at = now + lifetime
         return made_token(where, value, now=now, expires_at=expires_at, refresh_at=self._refresh_at(now, expires_at))
+
+    def identity(self) -> Identity | None:
+        """The address and the credential, if that is a strong one."""
+        return None if callable(self._body) else self._identity_with(self._body)
+
+    def _identity_with(self, body: Secret | None) -> Identity | None:
+        secrets = [*self._headers.values()] + ([] if body is None else [body])
+        secret = strong_secret([each.reveal() for each in secrets])
+        return None if secret is None else Identity((self._endpoint.url, self._method, self._field), secret)
 
     def close(self) -> None:
         """Close the kept-alive connections."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from base64 import urlsafe_b64encode
 from collections.abc import Hashable
 
+from grpc_bearer._identity import Identity
 from grpc_bearer._signing import load_signer
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._token import CallContext, Token, made_token
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._members import GivenMembers, Members, PerToken, nonce, to_json
+from grpc_bearer.sources._segment import Segment, base64url
 
 __all__ = ["JWTSource", "PerToken", "nonce"]
 
@@ -45,6 +47,11 @@ class JWTSource(Source):
         not_before: whether `nbf` is set too, equal to `iat`.
         single_use: one token for each attempt, never reused. If nothing in it varies, a random `jti` claim is added,
             for RSA and EdDSA sign the same text alike.
+        presign: how many single-use tokens may be signed ahead, on another thread; a call takes one and has not to wait
+            for its signature. It pays where the call itself makes its token: on channels with `attach="metadata"`. They
+            are signed only as calls use them up, lie for at most a quarter of their life and 30 s, and none is used
+            twice, also after a fork. `iat` says when a token was signed. `PerToken` functions run on that thread. 64 is
+            a good number: half of them at a time are signed anew, and few calls have to wake the other thread.
         passphrase: of an encrypted PEM.
 
     Raises:
@@ -75,29 +82,39 @@ class JWTSource(Source):
         backdate: float | None = None,
         not_before: bool = False,
         single_use: bool = False,
+        presign: int = 0,
         passphrase: str | bytes | None = None,
     ) -> None:
         self._lifetime = _checked_lifetime(lifetime, max_lifetime)
         self._backdate = _checked_backdate(backdate, self._lifetime)
         self._not_before = not_before
         self._signer = load_signer(key, algorithm, passphrase=passphrase)
-        self.local = self._signer.local
+        self.local: bool = self._signer.local
         self.single_use = single_use
+        self.presign: int = self._checked_presign(presign)
         kid = {} if self._signer.key_id is None else {"kid": self._signer.key_id}
         self._headers = Members(headers, "headers", _SIGNED_AS, {"typ": "JWT", **kid})
         aud = {} if audience is None else {"aud": audience}
         self._claims = Members(claims, "claims", _TIMES, aud)
         if single_use and self._headers.constant and self._claims.constant:
             self._claims = Members(claims, "claims", _TIMES, {**aud, "jti": nonce})
-        self._header_start = f'{{"alg":{to_json(self._signer.algorithm)}'
-        self._fixed_header = self._header(CallContext()) if self._headers.constant else None
-        self._fixed_claims = self._claims.text(CallContext()) if self._claims.constant else None
+        varies = self._headers.vary_by_call or self._claims.vary_by_call
+        self._keyed = varies and (not single_use or presign > 0)
+        self._header = Segment(self._headers, functools.partial(_open_header, self._signer.algorithm))
+        self._payload = Segment(self._claims, functools.partial(_open_claims, self._lifetime, not_before))
 
     def key(self, context: CallContext) -> Hashable:
         """What the functions of the call give; calls with equal answers share a token."""
-        if self.single_use or not (self._headers.vary_by_call or self._claims.vary_by_call):
+        if not self._keyed:
             return ()
         return self._headers.key(context), self._claims.key(context)
+
+    def identity(self) -> Identity | None:
+        """The key and what is written the same into each token; what varies by call is in `key`."""
+        if self._signer.private is None:
+            return None
+        about = (self._signer.algorithm, self._lifetime, self._backdate, self._not_before)
+        return Identity((*about, self._headers.fixed, self._claims.fixed), self._signer.private())
 
     def fetch(self, context: CallContext) -> Token:
         """Sign a new token.
@@ -109,25 +126,41 @@ class JWTSource(Source):
             SigningError: a callable returned what is no signature.
         """
         issued = int(context.clock.time()) - self._backdate
-        expires = issued + self._lifetime
-        times = f'"iat":{issued},"exp":{expires}' + (f',"nbf":{issued}' if self._not_before else "")
-        claims = self._claims.text(context) if self._fixed_claims is None else self._fixed_claims
-        signed = (self._fixed_header or self._header(context)) + b"." + _encoded(f"{{{times}{claims}}}")
-        signature = urlsafe_b64encode(self._signer.sign(signed)).rstrip(b"=")
-        return Token((signed + b"." + signature).decode("ascii"), float(expires), single_use=self.single_use)
+        header = self._header.written(0, context)
+        signed = header + b"." + self._payload.written(issued, context)
+        token = (signed + b"." + base64url(self._signer.sign(signed))).decode("ascii")
+        return made_token(token, float(issued + self._lifetime), self.single_use)
 
-    def _header(self, context: CallContext) -> bytes:
-        return _encoded(f"{self._header_start}{self._headers.text(context)}}}")
+    def _checked_presign(self, presign: object) -> int:
+        if not isinstance(presign, int) or isinstance(presign, bool) or not 0 <= presign <= MOST_PRESIGNED:
+            raise ConfigurationError(f"presign: expected a whole number of tokens from 0 to {MOST_PRESIGNED}")
+        if presign and not self.single_use:
+            raise ConfigurationError("presign: only for single_use=True; a token that is used again is at hand anyway")
+        if presign and not self.local:
+            raise ConfigurationError("presign: only for a key that signs here; signatures of a callable may be dear")
+        if presign and self._lifetime - self._backdate < PRESIGN_LIFETIME:
+            raise ConfigurationError(
+                f"presign: tokens that live {self._lifetime - self._backdate} s from their signature cannot be signed "
+                f"ahead; give them a lifetime of at least {PRESIGN_LIFETIME} s, without backdate"
+            )
+        return presign
 
     def __repr__(self) -> str:
         return f"JWTSource({self._signer.algorithm}, lifetime={self._lifetime}{', single_use=True' * self.single_use})"
 
 
 _BACKDATE = 5
+#: The largest `presign`, and the shortest life in seconds that a token has from its signature to be signed ahead.
+MOST_PRESIGNED, PRESIGN_LIFETIME = 1024, 20
 
 
-def _encoded(text: str) -> bytes:
-    return urlsafe_b64encode(text.encode("ascii")).rstrip(b"=")
+def _open_header(algorithm: str, _: int) -> str:
+    return f'{{"alg":{to_json(algorithm)}'
+
+
+def _open_claims(lifetime: int, not_before: bool, issued: int) -> str:
+    nbf = f',"nbf":{issued}' if not_before else ""
+    return f'{{"iat":{issued},"exp":{issued + lifetime}{nbf}'
 
 
 def _checked_lifetime(lifetime: float, longest: float | None) -> int:

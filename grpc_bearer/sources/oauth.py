@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -9,9 +10,10 @@ from os import PathLike
 from typing import Literal
 from urllib.parse import quote_plus, urlencode
 
+from grpc_bearer._identity import Identity, is_strong
 from grpc_bearer._skew import suspects
 from grpc_bearer._token import CallContext, Secret, Token
-from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._answer import (
     Answer,
     check_bearer,
@@ -105,6 +107,7 @@ class ClientCredentialsSource(Source):
         self._client_id = _checked_id(client_id)
         self._auth_method = _checked_method(auth_method, client_secret, key)
         self._secret = _checked_secret(client_secret)
+        self._holds_secret = isinstance(client_secret, (str, PathLike))
         self._assertion = (
             None
             if auth_method != "private_key_jwt"
@@ -152,6 +155,28 @@ class ClientCredentialsSource(Source):
             if last or answer.status == 200 or self._assertion is None or not (corrected or suspects(context.clock)):
                 break
         return answer, context.clock.time() - answer.elapsed if corrected else now
+
+    def identity(self) -> Identity | None:
+        """The client, what it asks for, and its credential if that is a strong one."""
+        form = {name: revealed(value) for name, value in self._form.items()}
+        about = (self._endpoint.url, self._client_id, self._auth_method, form.get("scope"), form.get("audience"))
+        more = {name: value for name, value in sorted(form.items()) if name not in ("scope", "audience")}
+        secret = self._strong_secret()
+        if secret is None:
+            return None if more else Identity(about)
+        return Identity(about, secret + json.dumps(more).encode())
+
+    def _strong_secret(self) -> bytes | None:
+        if self._assertion is not None:
+            identity = self._assertion.identity()
+            return None if identity is None else identity.secret
+        if self._secret is None or not self._holds_secret:
+            return None
+        try:
+            text = _current(self._secret)
+        except GrpcBearerError:  # its file is not there yet
+            return None
+        return text.encode() if is_strong(text) else None
 
     def close(self) -> None:
         """Close the kept-alive connections."""

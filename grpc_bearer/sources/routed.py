@@ -48,11 +48,21 @@ class RoutedSource(Source):
         self._sources = list({id(source): source for source in routes.values()}.values())
         if len({source.single_use for source in self._sources}) > 1:
             raise ConfigurationError("routes: some sources are single-use and others are not; use an auth for each")
-        self.single_use = self._sources[0].single_use
-        self.signs = any(source.signs for source in self._sources)
-        self.local = all(source.local for source in self._sources)
+        self.single_use: bool = self._sources[0].single_use
+        self.signs: bool = any(source.signs for source in self._sources)
+        self.presign: int = min(source.presign for source in self._sources)
+        self.local: bool = all(source.local for source in self._sources)
         self._routes = [(pattern, _compiled(pattern), self._number(source)) for pattern, source in routes.items()]
         self._known: dict[tuple[str, str], int] = {}
+
+    @property
+    def parts(self) -> tuple[Source, ...]:
+        """The sources, each once."""
+        return tuple(self._sources)
+
+    def part(self, context: CallContext) -> Source:
+        """The source that the call is routed to."""
+        return self._sources[self._route(context)]
 
     def _number(self, source: Source) -> int:
         return next(number for number, other in enumerate(self._sources) if other is source)

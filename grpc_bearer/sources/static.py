@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from grpc_bearer._token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 from grpc_bearer.sources._base import Source
@@ -26,18 +28,26 @@ class StaticSource(Source):
     """
 
     local = True
+    worth_sharing = False
 
     def __init__(self, token: str) -> None:
         made = _made(token)
-        self._secret = Secret(made.value, "token")  # first, so that a pickle fails on it and says why
+        self._secret = Secret(made.value, "token")
         self._token = made
 
     def __repr__(self) -> str:
         return f"StaticSource({self._secret!r})"
 
+    def __reduce__(self) -> tuple[Callable[[Secret], StaticSource], tuple[Secret]]:
+        return _rebuilt, (self._secret,)  # which refuses, and says why, unless the user said otherwise
+
     def fetch(self, context: CallContext) -> Token:
         """The token."""
         return self._token
+
+
+def _rebuilt(secret: Secret) -> StaticSource:
+    return StaticSource(secret.reveal())
 
 
 def _made(token: str) -> Token:

@@ -1,0 +1,352 @@
+"""The call that an asyncio user holds: what all four kinds share of a plain `grpc.aio` call's API, over its attempts.
+
+The same as `_calls`, on the event loop and so without locks: the next attempt begins in the done-callback of the one
+before, and no task waits for it. Here too few calls need more than the first attempt, and only for those it is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from grpc_bearer._aio_ends import (
+    Ended,
+    aio_error,
+    deadline_exceeded,
+    failure_of,
+    insecure,
+    local_end,
+    result_of,
+)
+from grpc_bearer._door import WAIT, Attempt, Carrier
+from grpc_bearer._engine import Lease
+from grpc_bearer._replay import AsyncReplayBuffer, Once
+from grpc_bearer._trial import Trial
+from grpc_bearer.errors import GrpcBearerError
+
+Replay = Once | AsyncReplayBuffer
+
+_LOGGER = logging.getLogger("grpc_bearer")
+
+# What grpc.aio puts in the place of a status when a write fails because the call is ending; the server's own follows.
+_PLACEHOLDER = "Internal error from Core"
+# Nobody tells when it does, so it is asked for: first after, and at the longest for, so many seconds.
+_FIRST_LOOK, _PATIENCE = 0.001, 5.0
+
+
+class AioCall(aio.Call):
+    """What all four kinds of call share.
+
+    Args:
+        begun: makes the history of the call, for those that come to have one.
+        replay: the requests, if they are a stream.
+        inner: the first attempt; `None`, if it has to wait for its token.
+        carrier: what carries its token, or `WAIT`.
+    """
+
+    _inner: Any = None  # the attempt at hand; None between attempts
+    _carrier: Carrier = None
+    _final = False  # the attempt at hand is the one that counts
+    _seen = False  # a message of the answer has reached the user
+    _cancelled = False
+    _history: Trial | None = None
+    _task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
+    _pause: asyncio.TimerHandle | None = None  # between two attempts
+    _callbacks: tuple[Callable[[Any], None], ...] = ()
+    _waiters: tuple[asyncio.Future[None], ...] = ()
+
+    def __init__(self, begun: Callable[[], Trial], replay: Replay | None, inner: Any, carrier: Carrier) -> None:
+        self._begun = begun
+        self._replay = replay
+        if carrier is WAIT:
+            self._await_token()
+        else:
+            self._inner, self._carrier = inner, carrier
+            inner.add_done_callback(functools.partial(self._ended, inner))
+
+    @property
+    def _trial(self) -> Trial:
+        """The history of the call."""
+        if self._history is None:
+            self._history = self._begun()
+        return self._history
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    @property
+    def _channel(self) -> Any:
+        # Older versions of grpc.aio look for the calls to end at close() in the frames of running tasks, and ask this.
+        inner = self._inner
+        return getattr(inner, "_channel", None) or getattr(getattr(inner, "_cython_call", None), "_channel", None)
+
+    # --------------------------------------------------------------------------------------------- attempts
+
+    def _advance(self) -> None:
+        """Make the next attempt."""
+        if self._final:
+            return
+        metadata, credentials, carrier = self._trial.plan()
+        if carrier is WAIT:
+            self._await_token()
+        else:
+            self._launch(metadata, credentials, carrier)
+
+    def _launch(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
+        """Make an attempt of a call that was handed out before: what gRPC would raise has to come out of it."""
+        try:
+            inner = self._trial.attempt(metadata, credentials)
+        except aio.UsageError as error:
+            inner = local_end(grpc.StatusCode.CANCELLED, str(error))
+        except Exception as error:
+            inner = local_end(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}")
+        if asyncio.iscoroutine(inner):  # an interceptor's continuation
+            self._task = self._loop.create_task(inner)
+            self._task.add_done_callback(lambda task: self._take(result_of(task), carrier))
+        else:
+            self._take(inner, carrier)
+
+    def _await_token(self) -> None:
+        """Where core cannot do the waiting: begin when the token has come, or end when time is up."""
+        trial, loop = self._trial, self._loop
+
+        def begin(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            if self._final:
+                return
+            if lease is not None and lease.token.fingerprint != trial.avoid:
+                self._launch((*(trial.metadata or ()), *lease.metadata), None, lease)
+            else:
+                self._show(*trial.tokenless(error))
+
+        def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            try:
+                loop.call_soon_threadsafe(begin, lease, error)
+            except RuntimeError:
+                _LOGGER.debug("a token came for a call whose event loop is closed")
+
+        trial.request(deliver)
+        left = trial.left()
+        if left is not None:
+            timer = loop.call_later(left, self._expire)
+            self.add_done_callback(lambda _: timer.cancel())
+
+    def _expire(self) -> None:
+        if self._inner is None:
+            self._end(Ended(deadline_exceeded()))
+
+    def _take(self, inner: Any, carrier: Carrier) -> None:
+        """This attempt is the one at hand now, unless the call has ended meanwhile."""
+        if self._final:
+            inner.cancel()
+            return
+        self._inner, self._carrier = inner, carrier
+        self._wake()
+        inner.add_done_callback(functools.partial(self._ended, inner))
+
+    def _ended(self, inner: Any, _: object) -> None:
+        """News of an attempt."""
+        try:
+            well = inner._cython_call.is_ok()  # what gRPC itself asks; four coroutines have to be run to learn it else
+        except AttributeError:
+            well = False
+        if well and inner is self._inner and not self._final:
+            self._end(inner)
+        else:
+            self._settle(inner)
+
+    def _settle(self, inner: Any, look_again: float = _FIRST_LOOK) -> None:
+        """Decide, once, about an attempt that has ended: it counts, or another is made."""
+        if inner is not self._inner or self._final:
+            return
+        failure = None if inner.cancelled() else failure_of(inner)
+        if failure is None:
+            cause = self._carrier.error if isinstance(self._carrier, Attempt) and inner.cancelled() else None
+            if cause is None or self._cancelled:
+                self._end(inner)
+            else:  # grpc.aio cancels a call itself whose requests it cannot send
+                self._show(None, cause.fresh())
+            return
+        if failure.details == _PLACEHOLDER and look_again < _PATIENCE:
+            self._make_way(inner)
+            self._loop.call_later(look_again, self._settle, inner, 2 * look_again)
+            return
+        delay = None
+        if not self._cancelled:
+            replayable = not self._seen and (self._replay is None or self._replay.rewind())
+            # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
+            delay = self._trial.after(Ended(failure.error), self._carrier, failure, replayable=replayable)
+            self._trial.tell()
+        if delay is None:
+            found = self._trial.cause(self._carrier, failure)
+            self._end(Ended(failure.error)) if found is None else self._show(*found)
+            return
+        self._inner = None
+        self._retire()
+        if delay > 0:
+            self._pause = self._loop.call_later(delay, self._advance)
+        else:
+            self._advance()
+
+    def _make_way(self, inner: Any) -> None:
+        """Let the status of an attempt come through that shows only the placeholder for it."""
+
+    def _show(self, call: Ended | None, cause: GrpcBearerError) -> None:
+        if call is None:
+            self._end(Ended(aio_error(cause)))
+        else:
+            call.error.__cause__ = cause
+            self._end(call)
+
+    def _end(self, shown: Any) -> None:
+        self._inner, self._final = shown, True
+        if type(self._carrier) is not Lease:  # a lease asks for nothing
+            self._retire()
+        if self._task is not None:
+            self._task.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
+        callbacks, self._callbacks = self._callbacks, ()
+        if self._replay is not None:
+            self._replay.stop()
+        if self._waiters or self._replay is not None:
+            self._wake()
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:  # the next one is called all the same
+                _LOGGER.exception("Exception in callback %r", callback)
+
+    def _retire(self) -> None:
+        if isinstance(self._carrier, Attempt):
+            self._carrier.retire()
+
+    # -------------------------------------------------------------------------------------------- questions
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, ()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        if isinstance(self._replay, AsyncReplayBuffer):
+            self._replay.wake()
+
+    async def _change(self) -> None:
+        """Until another attempt is at hand, or this one is known to count."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters = (*self._waiters, waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self.cancel()  # as a plain call does when the task that awaits it is cancelled
+            raise
+
+    def _cancellation(self, inner: Any, error: asyncio.CancelledError) -> asyncio.CancelledError:
+        """A cancellation out of an attempt: raised, unless it is grpc.aio's own and has an error behind it."""
+        task = asyncio.current_task()
+        asked = task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
+        if inner is self._inner or not self._final or asked:
+            self._cancelled = True
+            raise error
+        return error
+
+    async def _live(self) -> Any:
+        while self._inner is None:
+            await self._change()
+        return self._inner
+
+    async def _decided(self, inner: Any, error: BaseException | None = None) -> None:
+        """Until it is known whether an attempt that has ended counts."""
+        if isinstance(error, aio.UsageError):
+            self._usage(inner, error)
+        elif inner.done():
+            self._settle(inner)
+        while inner is self._inner and not self._final:
+            await self._change()
+
+    def _usage(self, inner: Any, error: aio.UsageError) -> None:
+        """grpc.aio refuses credentials only once an interceptor's task makes the call."""
+        cause = insecure(self._carrier, error)
+        if inner is self._inner and not self._final and cause is not None:
+            self._show(None, cause)
+        if not self._final:
+            raise error
+
+    async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+        """The answer of the attempt that counts, or of the one at hand while none has ended."""
+        while True:
+            inner = await self._live()
+            try:
+                answer = await question(inner)
+            except aio.UsageError as error:
+                self._usage(inner, error)
+                continue
+            if self._final and inner is self._inner:
+                return answer
+            if not inner.done():
+                return answer
+            await self._decided(inner)
+
+    async def code(self) -> Any:
+        return await self._ask(lambda inner: inner.code())
+
+    async def details(self) -> Any:
+        return await self._ask(lambda inner: inner.details())
+
+    async def debug_error_string(self) -> Any:
+        return await self._ask(lambda inner: inner.debug_error_string())
+
+    async def initial_metadata(self) -> Any:
+        return await self._ask(lambda inner: inner.initial_metadata())
+
+    async def trailing_metadata(self) -> Any:
+        return await self._ask(lambda inner: inner.trailing_metadata())
+
+    async def wait_for_connection(self) -> None:
+        while True:
+            inner = await self._live()
+            try:
+                await inner.wait_for_connection()
+                return
+            except (aio.AioRpcError, aio.UsageError) as error:
+                failed = error
+            await self._decided(inner, failed)
+            if inner is self._inner:
+                raise failed
+
+    def done(self) -> bool:
+        return self._final
+
+    def cancelled(self) -> bool:
+        return self._inner is not None and bool(self._inner.cancelled())
+
+    def time_remaining(self) -> float | None:
+        return self._trial.left()
+
+    def cancel(self) -> bool:
+        if self._final:
+            return False
+        self._cancelled = True
+        if isinstance(self._replay, AsyncReplayBuffer):
+            self._replay.cancel()
+        if self._inner is None:
+            self._end(local_end(grpc.StatusCode.CANCELLED))
+            return True
+        return bool(self._inner.cancel())
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self._final:
+            callback(self)
+        else:
+            self._callbacks = (*self._callbacks, callback)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} between two attempts>" if self._inner is None else repr(self._inner)
+
+    __str__ = __repr__

@@ -1,0 +1,182 @@
+"""Who is told of events, and how: one `Notifier` an auth, and one `Tale` a fetch."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from grpc_bearer import events
+from grpc_bearer._log import Log
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError
+from grpc_bearer.events import Event, FetchBegun, Observer, RefreshFailed, RefreshOverdue, SkewLearnt, TokenFetched
+
+_LOGGER = logging.getLogger("grpc_bearer")
+_here = threading.local()
+_numbers = itertools.count(1)
+#: Which observers were complained of: the type of what each raised.
+_complaints: set[tuple[str, str]] = set()
+
+
+class Notifier:
+    """Tells the log and the observers of one auth; never raises, whatever they do.
+
+    Args:
+        auth: its name.
+        source: the class of its source.
+        observers: its own; those for all auths come after them.
+        monotonic: where the log reads time.
+    """
+
+    __slots__ = ("_log", "_observers", "who")
+
+    def __init__(
+        self,
+        auth: str = "",
+        source: str = "",
+        observers: Iterable[Observer] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.who: tuple[str, str] = (auth, source)
+        self._observers = tuple(observers)
+        self._log: Observer = Log(monotonic)
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens but the log."""
+        return bool(self._observers or events._everywhere)
+
+    def __call__(self, event: Event) -> None:
+        """Tell everybody, here and now; or later, inside of `held_back`."""
+        held = getattr(_here, "held", None)
+        if held is not None:
+            held.append((self, event))
+            return
+        for observer in (self._log, *self._observers, *events._everywhere):
+            try:
+                observer(event)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise  # the user's own
+                _complain(observer, error)
+
+    def skew(self, previous: float, offset: float) -> None:
+        """Tell that the correction of this machine's clock has changed."""
+        self(SkewLearnt(*self.who, offset=offset, previous=previous))
+
+
+def _complain(observer: Observer, error: BaseException) -> None:
+    """Once, and by type: the text of a foreign error may hold anything."""
+    with suppress(Exception):  # the log may be what is broken, by a filter that raises; or the name of the observer
+        complaint = str(getattr(observer, "__qualname__", type(observer).__qualname__)), type(error).__name__
+        if complaint not in _complaints:
+            _complaints.add(complaint)
+            _LOGGER.error("the observer %s raised %s; not said again", *complaint)
+
+
+@contextmanager
+def held_back(news: list[tuple[Notifier, Event]]) -> Iterator[None]:
+    """What this thread has to tell inside is put into `news`, for `tell` to pass on once no lock is held."""
+    before, _here.held = getattr(_here, "held", None), news
+    try:
+        yield
+    finally:
+        _here.held = before
+
+
+def tell(news: list[tuple[Notifier, Event]]) -> None:
+    """Tell what was held back."""
+    while news:
+        notify, event = news.pop(0)
+        notify(event)
+
+
+class Tale:
+    """What is told of one fetch: that it began, and once how it ended.
+
+    Args:
+        notify: who is told.
+        monotonic: where to read time.
+        ahead: nobody waits for the fetch.
+        quiet: only a failure is of interest.
+    """
+
+    __slots__ = ("_ahead", "_began", "_fetch", "_monotonic", "_notify", "_open", "_quiet")
+
+    def __init__(
+        self, notify: Notifier, monotonic: Callable[[], float], *, ahead: bool = False, quiet: bool = False
+    ) -> None:
+        self._notify = notify
+        self._monotonic = monotonic
+        self._ahead = ahead
+        self._quiet = quiet
+        self._open = True
+        self._fetch = 0
+        self._began = monotonic()
+
+    def begun(self) -> None:
+        """Tell that it begins; or, after it has ended, another in its place."""
+        self._open, self._fetch, self._began = True, next(_numbers), self._monotonic()
+        if not self._quiet:
+            self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead))
+
+    def fetched(self, lifetime: float | None, *, failures: int = 0, kept: bool = True) -> None:
+        """Tell that it brought a token, which lives for so long."""
+        if self._quiet or not self._open:
+            return
+        self._open = False
+        event = TokenFetched(
+            *self._notify.who,
+            fetch=self._fetch,
+            ahead=self._ahead,
+            duration=self._monotonic() - self._began,
+            lifetime=lifetime,
+            failures=failures,
+            kept=kept,
+        )
+        self._notify(event)
+
+    def failed(
+        self, error: GrpcBearerError, *, failures: int = 0, retry_in: float | None = 0.0, usable: bool = False
+    ) -> None:
+        """Tell that it brought none."""
+        if not self._open:
+            return
+        self._open = False
+        event = RefreshFailed(
+            *self._notify.who,
+            fetch=self._fetch,
+            ahead=self._ahead,
+            duration=self._monotonic() - self._began,
+            error=type(error).__name__,
+            message=str(error),
+            retryable=bool(getattr(error, "retryable", False)),
+            failures=failures,
+            retry_in=retry_in,
+            usable=usable,
+        )
+        self._notify(event)
+
+    def overdue(self, waited: float, *, usable: bool) -> None:
+        """Tell that it takes too long; it goes on."""
+        self._notify(RefreshOverdue(*self._notify.who, fetch=self._fetch, waited=waited, usable=usable))
+
+
+def checked_observers(observers: object) -> tuple[Observer, ...]:
+    """What `BearerAuth` was given for `observers=`."""
+    if not isinstance(observers, Iterable) or isinstance(observers, (str, bytes)):
+        raise ConfigurationError("observers: expected a list of them")
+    listed = tuple(observers)
+    for observer in listed:
+        events._checked_observer(observer, "observers")
+    return listed
+
+
+def checked_name(name: object) -> str:
+    """What `BearerAuth` was given for `name=`; it stands in log lines and metrics."""
+    if not isinstance(name, str) or (name and not name.isprintable()):
+        raise ConfigurationError("name: expected a str without line breaks or control characters")
+    return name
