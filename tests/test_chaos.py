@@ -11,7 +11,7 @@ from chaos.judge import Evidence, Judge, least_exchanges
 from chaos.kinds import SPAN, Job
 from chaos.load import Ended
 
-from grpc_bearer.testing import Attempt
+from grpc_bearer.testing import Attempt, Exchange
 
 #: A machine on which a thread waits so long for its turn, in seconds, can judge no deadline.
 STANDS_STILL = 1.0
@@ -29,11 +29,9 @@ def attempt(*indexes: int, number: int = 1, accepted: bool = True) -> Attempt:
     return Attempt("/s/M", accepted=accepted, requests=requests, metadata=[("x-call", str(number))])
 
 
-def judged(
-    call: Ended, *attempts: Attempt, windows: tuple[Window, ...] = (), strict: bool = False
-) -> tuple[int, int, int]:
+def judged(call: Ended, *attempts: Attempt, windows: tuple[Window, ...] = ()) -> tuple[int, int, int]:
     """How many are avoidable, mangled and excused."""
-    verdict = Judge(Evidence(attempts, (), lambda _: "a", windows), strict=strict).verdict([call])
+    verdict = Judge(Evidence(attempts, (), lambda _: "a", windows)).verdict([call])
     return len(verdict.avoidable), len(verdict.mangled), sum(verdict.excused.values())
 
 
@@ -98,6 +96,31 @@ def test_the_judge_excuses_only_what_could_not_be_helped(code: str, window: Wind
     windows = () if window is None else (window,)
 
     assert judged(ended(code=code), windows=windows) == (expected, 0, 1 - expected)
+
+
+def failed(at: float) -> Exchange:
+    return Exchange(at, "POST", "/token", 500)
+
+
+@pytest.mark.parametrize(
+    ("patient", "code", "ended_at", "avoidable"),
+    [
+        (False, "UNAVAILABLE", 101.5, 0),  # in the backoff after the failure at 101
+        (True, "UNAVAILABLE", 101.5, 1),  # it should have waited
+        (False, "UNAVAILABLE", 105.0, 1),  # no backoff is so long after one failure
+        (True, "DEADLINE_EXCEEDED", 101.5, 0),
+        (True, "DEADLINE_EXCEEDED", 105.0, 1),
+    ],
+)
+def test_the_judge_excuses_failing_at_once_only_those_who_do_not_wait(
+    patient: bool, code: str, ended_at: float, avoidable: int
+) -> None:
+    times = {"began": 100.5, "ended": ended_at, "deadline": ended_at + (0 if "DEADLINE" in code else 9)}
+    call = ended(code=code, patient=patient, **times)
+    windows = (Window("status 500", "endpoint", 100.9, 101.1),)
+    verdict = Judge(Evidence((), [failed(101.0)], lambda _: "a", windows)).verdict([call])
+
+    assert (len(verdict.avoidable), sum(verdict.excused.values())) == (avoidable, 1 - avoidable)
 
 
 @pytest.mark.parametrize(

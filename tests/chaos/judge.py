@@ -12,19 +12,20 @@ from chaos.load import GRACE, Ended
 from grpc_bearer._fetching import GROWTH, PASSING
 from grpc_bearer.testing import Attempt, Exchange
 
-#: Excuses, and how many of a subject's calls may have one, as a share of all; of the first two, as a share of that part
-#: of the run in which the token endpoint failed.
-NO_TOKEN = "no token to be had until the deadline"
-BACKOFF = "failed at once: the token endpoint was failing, or just had"
+#: Excuses, and how many of a subject's calls may have one, as a share of all; of the first two, as a share of that
+#: part of the run in which the token endpoint failed.
+NO_TOKEN = "no token until the deadline: endpoint failing, or in backoff"
+FAST = "no wait_for_ready, and the token endpoint was failing, or just had"
 DOWN = "server down"
 GOAWAYS = "two GOAWAYs in a row"
 BOUND = "stream past its replay bound"
-CAPS = {NO_TOKEN: 0.2, BACKOFF: 0.5, DOWN: 0.05, GOAWAYS: 0.01, BOUND: 0.01}
+CAPS = {NO_TOKEN: 0.2, FAST: 0.3, DOWN: 0.05, GOAWAYS: 0.01, BOUND: 0.01}
 _REPLAYED = 1000  # messages, by default
 # A channel that was cut off takes a moment to connect again, in seconds.
 _RECONNECTING = 1.0
 # What a token exchange and a call take on a busy machine, in seconds.
 _MOMENT = 0.5
+_STEP = 0.1
 
 
 @dataclass
@@ -42,9 +43,7 @@ class Verdict:
 
     def over_cap(self, failing: float) -> list[str]:
         """Excuses that were needed too often; `failing`: that part of the run in which the token endpoint failed."""
-        allowed = {
-            what: cap * self.calls * (failing if what in (NO_TOKEN, BACKOFF) else 1) for what, cap in CAPS.items()
-        }
+        allowed = {what: cap * self.calls * (failing if what in (NO_TOKEN, FAST) else 1) for what, cap in CAPS.items()}
         return [what for what, count in self.excused.items() if count > max(3, allowed[what])]
 
 
@@ -63,16 +62,9 @@ class Evidence:
 
 
 class Judge:
-    """Hears the evidence once, then judges call by call.
+    """Hears the evidence once, then judges call by call."""
 
-    Args:
-        evidence: all that is known.
-        strict: nobody is excused because the token endpoint was failing just then, if a token could be had later,
-            before the deadline. The engine fails at once then, as its design says (section 4).
-    """
-
-    def __init__(self, evidence: Evidence, *, strict: bool = False) -> None:
-        self._strict = strict
+    def __init__(self, evidence: Evidence) -> None:
         self._windows = evidence.windows
         self._attempts: dict[int, list[Attempt]] = defaultdict(list)
         for attempt in evidence.attempts:
@@ -131,10 +123,11 @@ class Judge:
         if call.auth in self._exchanges and (cut_off or call.code in ("UNAUTHENTICATED", "DEADLINE_EXCEEDED")):
             if self._no_token(call):
                 return NO_TOKEN
-            if call.code != "DEADLINE_EXCEEDED" and not self._strict and self._resting(call):
-                return BACKOFF
-        if not self._strict and self._half_written(call):
-            return BACKOFF
+            # Whoever does not wait is told of a failure within a moment.
+            if not call.patient and call.code != "DEADLINE_EXCEEDED" and self._none(call.auth, call.ended, _MOMENT):
+                return FAST
+        if not call.patient and self._half_written(call):
+            return FAST
         return None
 
     def _half_written(self, call: Ended) -> bool:
@@ -151,28 +144,35 @@ class Judge:
         )
 
     def _no_token(self, call: Ended) -> bool:
-        """The endpoint failed for all of the call's time, but for moments at its ends that are too short for a call."""
-        began, deadline = call.began + _MOMENT, call.deadline - _MOMENT
-        return any(window.target == "endpoint" and window.covers(began, deadline) for window in self._windows)
+        """None was to be had for all of the call's time, but for moments at its ends that are too short for a call."""
+        at, until = call.began + _MOMENT, call.deadline - _MOMENT
+        while at < until:
+            if not self._none(call.auth, at):
+                return False
+            at += _STEP
+        return True
 
-    def _resting(self, call: Ended) -> bool:
-        """The last that the auth heard of the endpoint was a failure, and a rest after it was in order.
+    def _none(self, auth: str, at: float, before: float = 0.0) -> bool:
+        """No token was to be had at `at`, or shortly before: the endpoint failed, or had failed and was left alone."""
+        failing = any(window.target == "endpoint" and window.meets(at - before, at) for window in self._windows)
+        return failing or self._resting(auth, at)
 
-        The engine fails at once while it rests (design section 4), though a token could be had before the deadline.
-        The longest rest that is in order follows from the failures in a row, or is what `Retry-After` asked for.
+    def _resting(self, auth: str, at: float) -> bool:
+        """The last that the auth had heard of the endpoint was a failure, and a rest after that was in order.
+
+        A token could be had then, but only by one who asks without backoff. The longest rest that is in order follows
+        from the failures in a row, or is what `Retry-After` asked for.
         """
-        if any(window.target == "endpoint" and window.meets(call.began, call.ended) for window in self._windows):
-            return True
         failures, last, succeeded = 0, 0.0, 0.0
-        for exchange in reversed([each for each in self._exchanges[call.auth] if each.time <= call.ended]):
+        for exchange in reversed([each for each in self._exchanges[auth] if each.time <= at]):
             if exchange.status == 200 and exchange.token is not None:
                 succeeded = exchange.time
                 break
             failures, last = failures + 1, last or exchange.time
         for window in self._windows:  # nobody wrote down what could not connect
-            if window.what == "down" and window.ended and succeeded < window.ended <= call.ended:
+            if window.what == "down" and window.ended and succeeded < window.ended <= at:
                 failures, last = failures + _tries(window.ended - window.began), max(last, window.ended)
-        return failures > 0 and call.ended <= last + 1.2 * _rest(failures)
+        return failures > 0 and at <= last + 1.2 * _rest(failures) + _MOMENT
 
 
 def _rest(failures: int) -> float:

@@ -16,23 +16,30 @@ from grpc_bearer.testing import ProbeReply, ProbeRequest
 
 #: Requests of one call are numbered on from its own number times this.
 SPAN = 10_000
+# That part of the calls which would rather wait than fail. The others are the ones whose token goes as metadata.
+_PATIENT = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One call to be made: `count` requests, or `count` replies to one request."""
+    """One call to be made: `count` requests, or `count` replies to one request.
+
+    `patient`: with `wait_for_ready`, so that it would rather wait until its deadline than fail.
+    """
 
     number: int
     kind: str
     count: int
     padding: int
     reuse: bool = True
+    patient: bool = True
 
     @classmethod
     def draw(cls, number: int, kind: str, rng: random.Random, *, long: bool = False, full: bool = False) -> Job:
         streams = kind.startswith(("client", "bidi"))
         count = 1050 if long else 30 if full else rng.choice((0, 1, 2, 5, 30)) if streams else 4
-        return cls(number, kind, count, 10 if long else rng.choice((0, 10, 3000)))
+        padding = 10 if long else rng.choice((0, 10, 3000))
+        return cls(number, kind, count, padding, patient=rng.random() < _PATIENT)
 
     @property
     def streams(self) -> bool:

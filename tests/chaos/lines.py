@@ -38,7 +38,7 @@ CLOCKED = ("bear-clock", "skykit")
 #: gRPC's first wait before it connects again is a second; servers here are back sooner.
 _RECONNECT = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # which is how long one attempt may take
     ("grpc.max_reconnect_backoff_ms", 400),
 )
 # Core's own transparent retry after a GOAWAY loses messages of request streams (20 of 30 streams, without any of us).
@@ -79,6 +79,10 @@ class Line:
     attempts: Callable[[float], Any] | None = None
     by_attempts: frozenset[str] = frozenset()
     long: bool = False
+
+    def knows_patience(self, kind: str) -> bool:
+        """Whether we are told of a call's `wait_for_ready`: core does not tell its plugins, nor a loop its blocks."""
+        return kind not in self.by_attempts
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Ended:
     began: float
     ended: float
     deadline: float
+    patient: bool = True
     code: str = "OK"
     error: str = ""
     cause: str = ""
@@ -65,7 +66,7 @@ class Results:
             error = wrong
         end = Ended(
             job, line.who, line.auth, line.site, line.door, asynchronous, began, time.time(), began + timeout,
-            code, error, cause,
+            job.patient and line.knows_patience(job.kind), code, error, cause,
         )  # fmt: skip
         self.calls.append(end)
         return end.ok
@@ -82,7 +83,7 @@ def described(error: BaseException) -> tuple[str, str, str]:
 
 
 def how_of(job: Job, timeout: float) -> dict[str, Any]:
-    return {"timeout": timeout, "metadata": (("x-call", str(job.number)),), "wait_for_ready": True}
+    return {"timeout": timeout, "metadata": (("x-call", str(job.number)),), "wait_for_ready": job.patient}
 
 
 def call(line: Line, job: Job, timeout: float) -> Any:

@@ -82,13 +82,13 @@ class Pulse(threading.Thread):
         return self._latest
 
 
-def run(seed: int, seconds: float, directory: Path, *, strict: bool = False) -> Report:
+def run(seed: int, seconds: float, directory: Path) -> Report:
     """Play, then judge."""
     capture = Capture()
     with _trusting(directory), World(directory, seed, (*lines.BEAR, *controls.NAMES)) as world, capture.listening():
         played = _play(world, seed, seconds, capture)
         time.sleep(0.5)  # what was cut off reaches the ledgers
-    return _judged(world, played, Report(seed, seconds), strict)
+    return _judged(world, played, Report(seed, seconds))
 
 
 @contextlib.contextmanager
@@ -173,9 +173,9 @@ def _fork_config(world: World, seed: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------ what it showed
 
 
-def _judged(world: World, played: Played, report: Report, strict: bool) -> Report:
+def _judged(world: World, played: Played, report: Report) -> Report:
     attempts = [attempt for server in world.servers.values() for attempt in server.ledger]
-    judge = Judge(Evidence(attempts, world.tokens.exchanges, world.asked, played.log.windows), strict=strict)
+    judge = Judge(Evidence(attempts, world.tokens.exchanges, world.asked, played.log.windows))
     by_who: dict[str, list[Ended]] = defaultdict(list)
     for call in played.calls:
         by_who[call.who].append(call)
@@ -237,7 +237,7 @@ def _told(call: Ended, played: Played) -> str:
         if window.meets(call.began, call.ended, after=5.0)
     ]
     revoked = [f"{when - began:.2f}" for name, when in played.log.revoked if name == call.auth]
-    mode = "aio." if call.asynchronous else ""
+    mode = ("patient " if call.patient else "") + ("aio." if call.asynchronous else "")
     return (
         f"{call.auth} {mode}{call.door}, {call.job.kind} of {call.job.count}: {call.code} {call.error}"
         f" [{call.began - began:.2f}-{call.ended - began:.2f} of {call.deadline - call.began:g} s;"
@@ -250,14 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=180.0)
     parser.add_argument("--json", action="store_true", help="the table as JSON")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="count calls that failed while the engine rested after a failure as avoidable",
-    )
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as directory:
-        report = run(given.seed, given.seconds, Path(directory), strict=given.strict)
+        report = run(given.seed, given.seconds, Path(directory))
     print(json.dumps(report.as_json(), indent=2) if given.json else text(report))
     return 1 if report.problems else 0
 
