@@ -1,0 +1,176 @@
+"""`grpc-bearer call`: one authenticated call, JSON in and JSON out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from grpc_bearer._cli import _network, _probe
+from grpc_bearer._cli._auth import chosen
+from grpc_bearer._cli._channel import channel, quiet_core
+from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._reflection import Reflection
+from grpc_bearer._cli._status import failed
+from grpc_bearer._terminal import print_json, print_table, progress, safe
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+    from google.protobuf.descriptor_pool import DescriptorPool
+    from google.protobuf.message import Message
+
+
+def main(arguments: Namespace) -> int:
+    """Make the call, and print what is answered."""
+    _probe.check_extra()
+    target = _network.parsed_target(arguments.target)
+    path = _probe.method_of(arguments.method) if arguments.method else None
+    metadata = _metadata(arguments.metadata)
+    timeout = arguments.timeout or None
+    with quiet_core(), chosen(arguments).auth as auth, channel(arguments, target, auth) as made:
+        # Before the call, so that a token that cannot be had is not taken for one that was refused.
+        service, _, name = (path or _probe.REFLECTION).partition("/")
+        with progress("getting a token"):
+            token = auth.token(f"https://{target.authority if target.host else ''}/{service}", name, timeout=timeout)
+        reflection = Reflection(made, timeout, token.value)
+        if path is None:
+            return _list(reflection, as_json=arguments.json)
+        with progress("asking the server about the method"):
+            method = reflection.method(path)
+        call = _Call(made, method, reflection.pool, metadata, timeout, token.value)
+        call.run(arguments.request, as_json=arguments.json)
+    return Exit.OK
+
+
+def _list(reflection: Reflection, *, as_json: bool) -> int:
+    """What there is to call."""
+    with progress("asking the server about its methods"):
+        found = [
+            (f"{service}/{method.name}", _shape(method))
+            for service in reflection.services()
+            for method in reflection.service(service).methods
+        ]
+    if as_json:
+        print_json([{"method": name, "shape": shape} for name, shape in found])
+    else:
+        print_table([[name, shape] for name, shape in found])
+    return Exit.OK
+
+
+def _shape(method: Any) -> str:
+    request = ("stream " if method.client_streaming else "") + method.input_type.full_name
+    return f"{request} -> {'stream ' if method.server_streaming else ''}{method.output_type.full_name}"
+
+
+class _Call:
+    """One call of a method that is known by reflection only."""
+
+    def __init__(
+        self,
+        made: grpc.Channel,
+        method: MethodDescriptor,
+        pool: DescriptorPool,
+        metadata: list[tuple[str, str | bytes]],
+        timeout: float | None,
+        token: str,
+    ) -> None:
+        from google.protobuf.message_factory import GetMessageClass
+
+        self._method: Any = method
+        self._pool, self._metadata, self._timeout, self._token = pool, metadata, timeout, token
+        self._request = GetMessageClass(self._method.input_type)
+        reply = GetMessageClass(self._method.output_type)
+        kind = f"{'stream' if self._method.client_streaming else 'unary'}_stream"
+        # One answer is a stream of one: it is read the same way.
+        self._open: Any = getattr(made, kind)(
+            f"/{self._method.containing_service.full_name}/{self._method.name}",
+            request_serializer=self._request.SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        self._bad: Failure | None = None
+        self._running: Any = None
+
+    def run(self, request: str | None, *, as_json: bool) -> None:
+        """Send the request or requests, and print each answer when it comes."""
+        given = self._streamed(request) if self._method.client_streaming else self._single(request)
+        pretty = not as_json and not self._method.server_streaming and sys.stdout.isatty()
+        self._running = self._open(given, metadata=self._metadata, timeout=self._timeout)
+        failure: Failure | None = None
+        try:
+            with progress("waiting for an answer"):
+                answer = next(self._running, None)
+            while answer is not None:
+                self._print(answer, pretty)
+                answer = next(self._running, None)
+        except grpc.RpcError as error:
+            failure = self._bad or failed(error, self._token)
+        except KeyboardInterrupt:
+            self._running.cancel()
+            raise
+        if failure := failure or self._bad:
+            raise failure
+
+    def _print(self, answer: Message, pretty: bool) -> None:
+        from google.protobuf.json_format import MessageToDict
+
+        found = MessageToDict(answer, descriptor_pool=self._pool)
+        print(json.dumps(found, indent=2 if pretty else None, ensure_ascii=not pretty), flush=True)
+
+    def _single(self, request: str | None) -> Message:
+        text = sys.stdin.read() if request == "-" else request
+        return self._parsed(text if text and text.strip() else "{}", "JSON")
+
+    def _streamed(self, request: str | None) -> Iterator[Message]:
+        """The requests, as the server takes them: of stdin a line at a time."""
+        return self._of_lines(sys.stdin) if request in (None, "-") else iter([self._parsed(request or "", "JSON")])
+
+    def _of_lines(self, lines: Iterable[str]) -> Iterator[Message]:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                message = self._parsed(line.rstrip(), f"line {number}")
+            except Failure as failure:
+                # Raised here it would end in gRPC's log; the call ends, and whoever reads the answers tells.
+                self._bad = failure
+                self._running.cancel()
+                return
+            yield message
+
+    def _parsed(self, text: str, where: str) -> Message:
+        from google.protobuf.json_format import ParseDict, ParseError
+
+        problem = ""
+        try:
+            return ParseDict(json.loads(text), self._request(), descriptor_pool=self._pool)
+        except json.JSONDecodeError as error:
+            place = f"column {error.colno}" if where != "JSON" else f"line {error.lineno}, column {error.colno}"
+            problem = f"not JSON ({place}): {error.msg}"
+        except (ParseError, ValueError, TypeError, RecursionError) as error:
+            problem = safe(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        raise Failure(Exit.USAGE, f"{where}: {problem}", f"expected a {self._method.input_type.full_name}")
+
+
+def _metadata(given: list[str]) -> list[tuple[str, str | bytes]]:
+    found: list[tuple[str, str | bytes]] = []
+    for each in given:
+        name, equals, value = each.partition("=")
+        name = name.strip().lower()
+        if not equals or not name:
+            raise Failure(Exit.USAGE, "--metadata: expected NAME=VALUE")
+        found.append((name, _binary(name, value) if name.endswith("-bin") else value))
+    return found
+
+
+def _binary(name: str, value: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error:
+        problem = f"--metadata: {name}: expected base64"
+    raise Failure(Exit.USAGE, problem)

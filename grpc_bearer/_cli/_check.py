@@ -1,0 +1,292 @@
+"""`grpc-bearer check`: what a person does at 3 a.m., in one go: find out which step fails, and what to do."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpc_bearer._auth import BearerAuth
+from grpc_bearer._cli import _network, _probe, _skewed
+from grpc_bearer._cli._auth import Chosen, chosen
+from grpc_bearer._cli._channel import channel, quiet_core, trusted
+from grpc_bearer._cli._codes import Exit, Failure, code_of
+from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
+from grpc_bearer._cli._network import Shaken, Target, Trust
+from grpc_bearer._cli._status import REFUSALS
+from grpc_bearer._terminal import Cell, print_json, print_line, print_table, progress, safe
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError
+
+#: A certificate is worth a word in its last 14 days, or in the last third of a short life.
+_SOON, _LAST = 14 * 86400, 1 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the report; `status` is ok, warn, fail or skip."""
+
+    name: str
+    status: str
+    detail: str
+    seconds: float = 0.0
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found so far; the first failure decides."""
+
+    target: Target
+    steps: list[Step] = field(default_factory=list)
+    failure: Failure | None = None
+    failed: str = ""
+
+    def add(self, name: str, status: str, detail: str, seconds: float = 0.0, **data: Any) -> None:
+        self.steps.append(Step(name, status, safe(detail), seconds, data))
+
+    def skip(self, why: str, *names: str) -> None:
+        for name in names:
+            self.add(name, "skip", why)
+
+    def fail(self, name: str, failure: Failure, seconds: float = 0.0) -> None:
+        self.add(name, "fail", failure.problem, seconds)
+        self.verdict(name, failure)
+
+    def verdict(self, name: str, failure: Failure) -> None:
+        """What the report ends with, unless an earlier step has failed."""
+        if self.failure is None:
+            self.failed, self.failure = name, failure
+
+    def run(self, name: str, what: str, act: Callable[[], Any]) -> Any:
+        """What the step gives, and `None` if it fails; how long it took is the caller's to tell."""
+        began = time.monotonic()
+        try:
+            with progress(what):
+                return act()
+        except Failure as failure:
+            self.fail(name, failure, time.monotonic() - began)
+        return None
+
+
+def main(arguments: Namespace) -> int:
+    """Check everything, and print the report.
+
+    Returns:
+        The exit code that the first failure stands for.
+    """
+    _probe.check_extra()
+    target = _network.parsed_target(arguments.target)
+    method = _probe.method_of(arguments.method) if arguments.method else None
+    trust = trusted(arguments, target)
+    report = Report(target)
+    asked = chosen(arguments)
+    with quiet_core(), asked.auth as auth:
+        reachable = _way(report, trust, arguments)
+        token = _token(report, asked, _service(target, trust, method), arguments.timeout)
+        _calls(report, arguments, auth, token, method, reachable, trust)
+    _print(report, arguments.json)
+    return report.failure.code if report.failure else Exit.OK
+
+
+# -- the way there ----------------------------------------------------------------------------------------------------
+
+
+def _way(report: Report, trust: Trust, arguments: Namespace) -> bool:
+    """Name, connection and TLS; whether a call is worth trying."""
+    target, timeout, names = report.target, arguments.timeout, ("resolve", "connect", "tls")
+    if not target.host:
+        report.skip("a Unix socket", *names)
+        return True
+    if proxy := _network.proxy_for(target):
+        report.skip(f"gRPC goes through the proxy of ${proxy}", *names)
+        return True
+    addresses = _timed(report, "resolve", "resolving the name", lambda: _network.resolve(target, timeout), ", ".join)
+    if addresses is None:
+        report.skip("no address", *names[1:])
+        return False
+    connect = lambda: _network.connect(addresses, target.port, timeout)  # noqa: E731
+    connection = _timed(report, "connect", "connecting", connect, lambda made: _peer(made.getpeername()))
+    if connection is None:
+        report.skip("no connection", "tls")
+        return False
+    if arguments.plaintext:
+        done = report.run("tls", "waiting for HTTP/2", lambda: _network.speaks_plaintext(connection))
+        if done:
+            report.add("tls", "warn", "none (--plaintext): the token travels in the clear")
+        return bool(done)
+    shake = lambda: _network.shake(connection, trust, time.time())  # noqa: E731
+    return _timed(report, "tls", "shaking hands", shake, _shaken, _certificate) is not None
+
+
+def _timed(
+    report: Report,
+    name: str,
+    what: str,
+    act: Callable[[], Any],
+    told: Callable[[Any], str],
+    data: Callable[[Any], dict[str, Any]] = lambda _: {},
+) -> Any:
+    began = time.monotonic()
+    found = report.run(name, what, act)
+    if found is not None:
+        extra = data(found)
+        report.add(name, extra.pop("status", "ok"), told(found), time.monotonic() - began, **extra)
+    return found
+
+
+def _peer(address: Any) -> str:
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+def _shaken(made: Shaken) -> str:
+    left = made.until.timestamp() - time.time()
+    return f"{made.version}, certificate of {made.subject}, signed by {made.issuer}, good for {span(left)}"
+
+
+def _certificate(made: Shaken) -> dict[str, Any]:
+    soon = made.until.timestamp() - time.time() < min(_SOON, _LAST * (made.until - made.since).total_seconds())
+    data = {"version": made.version, "subject": made.subject, "issuer": made.issuer, "until": made.until.isoformat()}
+    return data | ({"status": "warn"} if soon else {})
+
+
+# -- the token --------------------------------------------------------------------------------------------------------
+
+
+def _service(target: Target, trust: Trust, method: str | None) -> tuple[str, str]:
+    """Service URL and method of the call that will be made, as gRPC would name them."""
+    service, _, name = (method or _probe.HEALTH).partition("/")
+    host = Target("", trust.name, target.port).authority if target.host else ""
+    return f"https://{host}/{service}", name
+
+
+def _token(report: Report, asked: Chosen, call: tuple[str, str], timeout: float) -> str:
+    """The token; empty if there is none."""
+    began = time.monotonic()
+    try:
+        with progress("getting a token"):
+            token = asked.auth.token(*call, timeout=timeout or None)
+    except GrpcBearerError as error:
+        code = Exit.NO_TOKEN if isinstance(error, ConfigurationError) else code_of(error)
+        report.fail("token", Failure(code, f"no token: {error}", _no_token(str(error))), time.monotonic() - began)
+        return ""
+    seconds = time.monotonic() - began
+    found = inspected(token.value, time.time(), RULES[asked.profile] if asked.profile else Rules(jwt=False, claims=()))
+    left = "" if token.expires_at is None else f", good for {span(token.expires_at - time.time())}"
+    once = ", for one call" if token.single_use else ""
+    detail = "; ".join([f"{found.kind}{left}{once}", *found.problems])
+    data = {"kind": found.kind, "expires_at": token.expires_at, "problems": found.problems}
+    report.add("token", "warn" if found.problems else "ok", detail, seconds, **data)
+    return token.value
+
+
+def _no_token(problem: str) -> str:
+    if "no route for" in problem:
+        return "name a method that has one: --method package.Service/Method"
+    if "refused" in problem or "answered 4" in problem:
+        return "check the credential"
+    return "check the token endpoint, its address and the way to it" if "answer" in problem else ""
+
+
+# -- the call and the clock -------------------------------------------------------------------------------------------
+
+
+def _calls(
+    report: Report,
+    arguments: Namespace,
+    auth: BearerAuth,
+    token: str,
+    method: str | None,
+    reachable: bool,
+    trust: Trust,
+) -> None:
+    reply = None
+    if not reachable or not token:
+        report.skip("no token" if reachable else "cannot be reached", "call")
+    else:
+        with channel(arguments, report.target, auth) as made, progress("making a call"):
+            reply = _probe.call_one(made, method, arguments.timeout, token)
+    skew, by = _skew(report, arguments, auth, reply, reachable, trust)
+    if reply is not None:
+        _judge(report, arguments, reply, skew, method)
+    _clock(report, skew, by)
+
+
+def _judge(report: Report, arguments: Namespace, reply: _probe.Reply, skew: float | None, method: str | None) -> None:
+    data = {"method": reply.method, "code": reply.code.name}
+    if reply.failure is not None:
+        failure = reply.failure
+        timed = any(step.data.get("kind") == "a JWT" for step in report.steps)
+        if reply.code in REFUSALS and timed and skew is not None and _skewed.is_off(skew):
+            failure = _wrong_clock(skew, "the token is refused")
+        report.add("call", "fail", reply.failure.problem, reply.elapsed, **data)
+        report.verdict("call", failure)
+        return
+    detail, status = f"{reply.method}: {reply.said}", "ok"
+    if method is None:
+        with channel(arguments, report.target, None) as bare, progress("the same without a token"):
+            if _probe.takes_anyone(bare, reply, arguments.timeout):
+                status = "warn"
+                detail += "; but it takes calls without a token too, so name one that does not: --method"
+    report.add("call", status, detail, reply.elapsed, **data)
+
+
+def _wrong_clock(skew: float, so: str) -> Failure:
+    return Failure(Exit.CLOCK, f"this machine's clock is {_skewed.in_words(skew)}, and {so}", "set the clock (NTP)")
+
+
+def _skew(
+    report: Report, arguments: Namespace, auth: BearerAuth, reply: _probe.Reply | None, reachable: bool, trust: Trust
+) -> tuple[float | None, str]:
+    """Seconds that this machine is behind, and by whose clock."""
+    if reply is not None:
+        skew = _skewed.of_metadata(reply.metadata, time.time(), reply.elapsed)
+        if skew is not None:
+            return skew, "the server's"
+    if (skew := _skewed.of_endpoint(auth)) is not None:
+        return skew, "the token endpoint's"
+    if reachable and report.target.host and not arguments.plaintext and not _network.proxy_for(report.target):
+        with progress("asking the time"):
+            return _skewed.of_https(report.target, trust, arguments.timeout), "the server's"
+    return None, ""
+
+
+def _clock(report: Report, skew: float | None, by: str) -> None:
+    if skew is None:
+        report.add("clock", "skip", "nobody told the time")
+        return
+    status = "warn" if _skewed.is_off(skew) else "ok"
+    report.add("clock", status, f"{_skewed.in_words(skew)}, by {by}", behind_seconds=round(skew, 1))
+    if (
+        _skewed.is_off(skew)
+        and report.failure
+        and report.failure.code is Exit.NO_TOKEN
+        and "clock" in str(report.failure)
+    ):
+        report.failure = _wrong_clock(skew, "so the token counts as expired")
+
+
+# -- what is printed --------------------------------------------------------------------------------------------------
+
+
+def _print(report: Report, as_json: bool) -> None:
+    failure = report.failure
+    if as_json:
+        steps = [
+            {"step": s.name, "status": s.status, "detail": s.detail, "seconds": round(s.seconds, 4), **s.data}
+            for s in report.steps
+        ]
+        verdict = {"ok": failure is None, "exit_code": failure.code.value if failure else 0}
+        told = {"failed": report.failed, "problem": failure.problem, "advice": failure.advice} if failure else {}
+        print_json({"target": report.target.text, "steps": steps, **verdict, **told})
+        return
+    print_table(
+        [Cell(s.name, "name"), Cell(s.status, s.status), f"{s.seconds * 1e3:.0f} ms" if s.seconds else "", s.detail]
+        for s in report.steps
+    )
+    if failure:
+        print_line(safe(f"{report.failed}: {failure}"), "fail")
+    else:
+        warned = [s.name for s in report.steps if s.status == "warn"]
+        print_line(f"All well{', but look at ' + ', '.join(warned) if warned else ''}.", "warn" if warned else "ok")

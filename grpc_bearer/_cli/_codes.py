@@ -1,0 +1,76 @@
+"""How a command ends: the exit codes, and the one exception that carries them."""
+
+from __future__ import annotations
+
+import enum
+
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError, InsecureChannelError
+
+
+class Exit(enum.IntEnum):
+    """What an exit code means; `--help` shows this table."""
+
+    OK = 0
+    WRONG = 1
+    USAGE = 2
+    NETWORK = 3
+    TLS = 4
+    NO_TOKEN = 5
+    REFUSED = 6
+    CALL = 7
+    CLOCK = 8
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    Exit.OK: "all well",
+    Exit.WRONG: "something is wrong: with the token (inspect), or with what the servers saw (demo)",
+    Exit.USAGE: "wrong arguments, configuration or JSON; or an extra is not installed",
+    Exit.NETWORK: "the target cannot be reached: no such name, refused, no answer in time",
+    Exit.TLS: "TLS failed: the certificate, its authority or name; or the server speaks none",
+    Exit.NO_TOKEN: "no token: its file, key, endpoint or credential",
+    Exit.REFUSED: "the server refused the token (UNAUTHENTICATED or PERMISSION_DENIED)",
+    Exit.CALL: "the call failed in another way: no such method, an error of the service",
+    Exit.CLOCK: "the token is refused or expired, and this machine's clock is off (check)",
+    Exit.INTERRUPTED: "interrupted (Ctrl-C)",
+}
+
+
+def table() -> str:
+    """The exit codes for people."""
+    return "exit codes:\n" + "\n".join(f"  {code.value:>3}  {text}" for code, text in MEANINGS.items())
+
+
+class Failure(Exception):
+    """The command ends here.
+
+    Args:
+        code: how.
+        problem: what is wrong, in one line.
+        advice: what to do about it.
+    """
+
+    def __init__(self, code: Exit, problem: str, advice: str = "") -> None:
+        super().__init__(problem)
+        self.code, self.problem, self.advice = code, problem, advice
+
+    def __str__(self) -> str:
+        return f"{_sentence(self.problem)} {_sentence(self.advice[:1].upper() + self.advice[1:])}".strip()
+
+
+def _sentence(text: str) -> str:
+    text = text.strip().rstrip(".")
+    return f"{text}{'' if text[-1:] in '?!' else '.'}"
+
+
+def code_of(error: GrpcBearerError) -> Exit:
+    """The exit code that an error of the library stands for."""
+    if isinstance(error, ConfigurationError) and not isinstance(error, InsecureChannelError):
+        return Exit.USAGE
+    return Exit.TLS if isinstance(error, InsecureChannelError) else Exit.NO_TOKEN
+
+
+def needs_extra(package: str, command: str) -> Failure:
+    """What to say when a package of the `cli` extra is missing."""
+    problem = f"{command} needs {package}, which is not installed"
+    return Failure(Exit.USAGE, problem, "install it: pip install 'grpc-bearer[cli]'")

@@ -1,0 +1,108 @@
+"""`grpc-bearer inspect`: what a token shows, and what looks wrong with it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from grpc_bearer._cli._auth import chosen, is_asked_for
+from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._jwt import RULES, Inspected, Rules, inspected, span
+from grpc_bearer._clock import SYSTEM_CLOCK
+from grpc_bearer._terminal import Cell, Row, print_json, print_line, print_table, progress, safe
+from grpc_bearer.sources._answer import number_of
+
+#: A longer text on stdin is no token.
+_MAX = 1024 * 1024
+_TIMES = ("exp", "iat", "nbf", "auth_time")
+
+
+def main(arguments: Namespace) -> int:
+    """Show what the token shows.
+
+    Returns:
+        The exit code: 1 if something looks wrong.
+    """
+    text, profile = _asked(arguments)
+    rules = RULES[profile] if profile else None
+    if arguments.max_lifetime is not None:
+        rules = replace(rules or Rules(), max_lifetime=arguments.max_lifetime)
+    now = SYSTEM_CLOCK.time()
+    found = inspected(text, now, rules)
+    if arguments.json:
+        print_json(as_json(found, now))
+    else:
+        _print(found, now)
+    return Exit.WRONG if found.problems else Exit.OK
+
+
+def _asked(arguments: Namespace) -> tuple[str, str | None]:
+    """The token that the arguments ask for, and its profile if that is known."""
+    if arguments.token not in (None, "-"):
+        return arguments.token, arguments.profile
+    if arguments.token is None and is_asked_for(arguments):
+        asked = chosen(arguments)
+        with asked.auth as auth, progress("getting a token"):
+            call = arguments.service_url, arguments.method
+            return auth.token(*call, timeout=arguments.timeout or None).value, asked.profile
+    if arguments.token is None and sys.stdin.isatty():
+        raise Failure(Exit.USAGE, "which token?", "give one, '-' for stdin, or an auth (--profile, --auth)")
+    text = sys.stdin.read(_MAX)
+    if not text.strip():
+        raise Failure(Exit.USAGE, "no token on stdin")
+    return text, arguments.profile
+
+
+def as_json(found: Inspected, now: float) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "kind": found.kind,
+        "header": found.header,
+        "claims": found.claims,
+        "expires_in": None if found.expires_at is None else round(found.expires_at - now, 1),
+        "problems": found.problems,
+        "ok": not found.problems,
+    }
+
+
+def _print(found: Inspected, now: float) -> None:
+    print_line(f"{found.kind[0].upper()}{found.kind[1:]}.", "name")
+    rows: list[Row] = [
+        [Cell(where), Cell(name, "name"), value]
+        for where, members in (("header", found.header), ("claim", found.claims))
+        for name, value in _members(members, now)
+    ]
+    if found.claims is not None:
+        rows.append([Cell("signature"), Cell(""), f"{found.signature} bytes, not shown and not verified"])
+    if rows:
+        print_table(rows)
+    if found.expires_at is not None and found.expires_at > now:
+        print_line(f"Time left: {span(found.expires_at - now)}.")
+    for problem in found.problems:
+        print_line(f"Wrong: {safe(problem)}.", "fail")
+    if not found.problems:
+        print_line("Nothing looks wrong.", "ok")
+
+
+def _members(members: Mapping[str, Any] | None, now: float) -> Iterator[tuple[str, str]]:
+    for name, value in (members or {}).items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield safe(name), safe(text) + (_when(value, now) if name in _TIMES else "")
+
+
+def _when(value: object, now: float) -> str:
+    """A time claim for people."""
+    at = number_of(value)
+    if at is None:
+        return ""
+    try:
+        date = datetime.datetime.fromtimestamp(at, datetime.timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return ""
+    relative = f"in {span(at - now)}" if at > now else f"{span(now - at)} ago"
+    return f"  {date:%Y-%m-%d %H:%M:%S} UTC, {relative}"

@@ -1,0 +1,267 @@
+"""The way to a server, step by step, as gRPC would go it: name, connection, TLS, HTTP/2. No secret is sent."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grpc_bearer._cli._certificate import certificate_of, name_of, untrusted
+from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._terminal import safe
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+#: RFC 9113 section 3.4: how a client begins, and an empty SETTINGS frame.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = 4
+_FRAME_HEADER = 9
+#: What Core looks at, in this order; the last is for hosts that need none.
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+_NO_PROXIES = ("no_grpc_proxy", "no_proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be called: a host and port, or a Unix socket (then without both)."""
+
+    text: str
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def authority(self) -> str:
+        """The host as a service URL has it: the port is left out if it is 443."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 443 else f"{host}:{self.port}"
+
+
+def parsed_target(text: str) -> Target:
+    """A target as it was typed.
+
+    Raises:
+        Failure: no target, or of a scheme that cannot be looked at.
+    """
+    if text.startswith("unix:"):
+        return Target(text)
+    if re.match(r"https?://", text):
+        raise Failure(Exit.USAGE, f"TARGET: {safe(text)} is a URL", "write host:port")
+    bare = text[len("dns:") :].rpartition("/")[2] if text.startswith("dns:") else text
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+))(?::(\d{1,5}))?", bare)
+    port = int(found[3] or 443) if found else 0
+    if not found or not 0 < port < 65536:
+        raise Failure(Exit.USAGE, f"TARGET: {safe(text)!r} is no target", "write host:port, [IPv6]:port or unix:PATH")
+    host = found[1] or found[2]
+    return Target(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, port)
+
+
+def proxy_for(target: Target) -> str:
+    """The variable that makes gRPC go through a proxy to this target; empty if none does."""
+    spared = next((os.environ[name] for name in _NO_PROXIES if os.environ.get(name)), "").split(",")
+    if any(each.strip() and target.host.endswith(each.strip()) for each in spared):
+        return ""
+    return next((name for name in _PROXIES if os.environ.get(name)), "")
+
+
+def resolve(target: Target, timeout: float) -> list[str]:
+    """The addresses of the host.
+
+    Raises:
+        Failure: it has none, or nobody answers.
+    """
+    found: list[Any] = []
+
+    def look_up() -> None:
+        try:
+            found.append(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.append(error)
+
+    # A look-up cannot be interrupted: it is left behind.
+    thread = threading.Thread(target=look_up, name="look-up", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if not found:
+        raise Failure(Exit.NETWORK, f"no answer about the name {target.host} within {timeout:g} s", "is the DNS up?")
+    if isinstance(found[0], Exception):
+        raise Failure(
+            Exit.NETWORK, f"the name {target.host} cannot be resolved", "check its spelling, the DNS and the VPN"
+        )
+    return list(dict.fromkeys(each[4][0] for each in found[0]))
+
+
+def connect(addresses: Sequence[str], port: int, timeout: float) -> socket.socket:
+    """A connection to the first address that takes one.
+
+    Raises:
+        Failure: none does.
+    """
+    refused, problem = True, ""
+    for address in addresses:
+        try:
+            return socket.create_connection((address, port), timeout)
+        except OSError as error:
+            refused = refused and isinstance(error, ConnectionRefusedError)
+            problem = "no answer in time" if isinstance(error, TimeoutError) else str(error.strerror or error)
+    where = f"{addresses[0]} port {port}"
+    if refused:
+        raise Failure(Exit.NETWORK, f"{where} refuses connections", "is the server running, and is it that port?")
+    raise Failure(Exit.NETWORK, f"{where}: {problem}", "check the route, a firewall, the VPN")
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What TLS goes by.
+
+    Args:
+        roots: certificate authorities, PEM; `None`: gRPC's own choice.
+        roots_from: where they come from, in words.
+        certificate, key: files of this client, for mutual TLS.
+        name: what the certificate must be for.
+    """
+
+    roots: bytes | None
+    roots_from: str
+    certificate: Path | None
+    key: Path | None
+    name: str
+
+    def context(self, *, verify: bool = True) -> ssl.SSLContext:
+        """What Python needs to do as gRPC does."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        if not verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        elif self.roots is not None:
+            context.load_verify_locations(cadata=self.roots.decode("ascii", "ignore"))
+        if self.certificate is not None:
+            # gRPC takes no encrypted keys; without a password given, Python would ask for one on the terminal.
+            context.load_cert_chain(self.certificate, self.key, password=lambda: b"")
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class Shaken:
+    """A TLS handshake that went well."""
+
+    version: str
+    subject: str
+    issuer: str
+    since: datetime.datetime
+    until: datetime.datetime
+
+
+def shake(connection: socket.socket, trust: Trust, now: float) -> Shaken:
+    """Shake hands over a new connection, and see that HTTP/2 is spoken. Closes the connection.
+
+    Raises:
+        Failure: TLS does not come about.
+    """
+    address = connection.getpeername()
+    timeout = connection.gettimeout()
+    try:
+        with connection, trust.context().wrap_socket(connection, server_hostname=trust.name) as tls:
+            certificate = certificate_of(tls)
+            if tls.selected_alpn_protocol() != "h2":
+                raise Failure(Exit.TLS, "the server speaks TLS but no HTTP/2 (ALPN)", "is this the gRPC port?")
+            _expect_settings(tls, encrypted=True)
+            signed = name_of(certificate.subject), name_of(certificate.issuer)
+            return Shaken(
+                tls.version() or "TLS", *signed, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            )
+    except ssl.SSLCertVerificationError as error:
+        code, reason = error.verify_code, error.verify_message
+    except TimeoutError:
+        raise Failure(Exit.TLS, f"no TLS handshake within {timeout:g} s", "is this a TLS port?") from None
+    except (ssl.SSLError, OSError) as error:
+        raise _no_tls(address, timeout, error) from None
+    seen = _seen(address, timeout, trust)
+    raise untrusted(code, reason or "", seen, trust.name, trust.roots_from, now)
+
+
+def speaks_plaintext(connection: socket.socket) -> bool:
+    """See that HTTP/2 is spoken without TLS: true, or else it fails. Closes the connection.
+
+    Raises:
+        Failure: it is not.
+    """
+    address, timeout = connection.getpeername(), connection.gettimeout()
+    try:
+        with connection:
+            _expect_settings(connection, encrypted=False)
+            return True
+    except OSError:
+        failure = Failure(Exit.NETWORK, "the server hangs up on plaintext HTTP/2", "is this the gRPC port?")
+    except Failure as found:
+        failure = found
+    speaks_tls = _seen(address, timeout, Trust(None, "", None, None, address[0])) is not None
+    raise Failure(Exit.TLS, "the server speaks TLS", "leave out --plaintext") if speaks_tls else failure
+
+
+def _expect_settings(connection: socket.socket, *, encrypted: bool) -> None:
+    """The first frame of an HTTP/2 server is SETTINGS (RFC 9113 section 3.4)."""
+    connection.sendall(_PREFACE)
+    answer = b""
+    while len(answer) < _FRAME_HEADER and (more := connection.recv(4096)):
+        answer += more
+    if len(answer) >= _FRAME_HEADER and answer[3] == _SETTINGS:
+        return
+    if answer.startswith(b"HTTP/1"):
+        raise Failure(Exit.TLS, "the server speaks HTTP/1 only", "is this the gRPC port?")
+    if encrypted:
+        advice = "if it wants to know its clients, give --client-cert and --client-key"
+        raise Failure(Exit.TLS, "the server hangs up after the handshake", advice)
+    raise Failure(Exit.NETWORK, "the server speaks no HTTP/2", "is this the gRPC port?")
+
+
+def _no_tls(address: Any, timeout: float | None, error: OSError) -> Failure:
+    reason = (error.reason if isinstance(error, ssl.SSLError) else "") or ""
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason or "BAD_CERTIFICATE" in reason:
+        return Failure(
+            Exit.TLS, "the server wants a client certificate", "give --client-cert and --client-key (mutual TLS)"
+        )
+    if "UNKNOWN_CA" in reason:
+        return Failure(Exit.TLS, "the server does not trust our client certificate", "is it of the right authority?")
+    if "NO_APPLICATION_PROTOCOL" in reason:
+        return Failure(Exit.TLS, "the server speaks TLS but no HTTP/2 (ALPN)", "is this the gRPC port?")
+    if _speaks_plaintext(address, timeout):
+        return Failure(
+            Exit.TLS,
+            "the server speaks gRPC without TLS",
+            "ask for its TLS port; or --plaintext if the way to it is safe, for the token travels in the clear",
+        )
+    shown = safe(reason.replace("_", " ").lower()) or "it hangs up"
+    return Failure(Exit.TLS, f"no TLS handshake: {shown}", "is this a TLS port?")
+
+
+def _speaks_plaintext(address: Any, timeout: float | None) -> bool:
+    with contextlib.suppress(OSError, Failure), socket.create_connection(address[:2], timeout) as connection:
+        _expect_settings(connection, encrypted=False)
+        return True
+    return False
+
+
+def _seen(address: Any, timeout: float | None, trust: Trust) -> x509.Certificate | None:
+    """The certificate that did not stand the test; nothing is sent over this connection."""
+    context = trust.context(verify=False)
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.create_connection(address[:2], timeout) as connection,
+        context.wrap_socket(connection, server_hostname=trust.name) as tls,
+    ):
+        return certificate_of(tls)
+    return None

@@ -1,0 +1,229 @@
+"""The arguments of all commands. Shell completion is made from this too."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from grpc_bearer._cli._codes import table
+from grpc_bearer._config import VARIABLE
+from grpc_bearer._config_fields import Field, path
+from grpc_bearer._config_kinds import PROFILES
+
+#: Where a command line keeps the fields of `--profile`: `field:credentials_file`.
+FIELD = "field:"
+_NOT_FOR_ONE_TOKEN = ("keep_warm", "max_keys", "name", "pickle_secrets", "presign")
+_RENAMED = {"ca": "token-ca"}  # --ca is the channel's
+_OPTIONAL_WORDS = {"call": ("method", "request"), "inspect": ("token",)}
+_SHELLS = ("bash", "zsh", "fish")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of `grpc-bearer`."""
+    top = _parser(argparse.ArgumentParser, prog="grpc-bearer", description="Bearer tokens on gRPC calls.")
+    top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+    for add in (_token, _inspect, _check, _call, _demo, _bench, _completion):
+        add(commands)
+    return top
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. Options may stand between words: argparse gives up optional words at the first option."""
+    made = parser()
+    arguments, rest = made.parse_known_args(argv)
+    for name in _OPTIONAL_WORDS.get(arguments.command, ()):
+        if getattr(arguments, name) is None and rest and (rest[0] == "-" or not rest[0].startswith("-")):
+            setattr(arguments, name, rest.pop(0))
+    if rest:
+        made.error(f"unrecognized arguments: {' '.join(each for each in rest if each.startswith('-')) or 'too many'}")
+    return arguments
+
+
+def _parser(make: object, *args: object, **options: object) -> argparse.ArgumentParser:
+    # No abbreviations: `--key` would silently be `--key-file`, and an option added later would break scripts.
+    made: argparse.ArgumentParser = make(  # type: ignore[operator]
+        *args,
+        **options,
+        allow_abbrev=False,
+        epilog=table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return made
+
+
+def _command(commands: object, name: str, text: str, description: str = "", words: str = "") -> argparse.ArgumentParser:
+    made = _parser(
+        commands.add_parser,  # type: ignore[attr-defined]
+        name,
+        help=text,
+        description=description or f"{text[0].upper()}{text[1:]}.",
+        usage=f"grpc-bearer {name} [options]{words}",  # argparse's own would list forty options before the first word
+    )
+    made.add_argument("--json", action="store_true", help="print JSON for programs")
+    return made
+
+
+def _token(commands: object) -> None:
+    made = _command(commands, "token", "print a token, and nothing else")
+    made.add_argument(
+        "--header", action="store_true", help="print the whole header, 'name: value', as grpcurl -H takes it"
+    )
+    _for_call(made)
+    _auth(made)
+
+
+def _inspect(commands: object) -> None:
+    made = _command(
+        commands,
+        "inspect",
+        "show a token's header and claims, the time it has left and what looks wrong",
+        "Show a JWT's header and claims, the time it has left and what looks wrong. Its signature is not verified, and "
+        "neither it nor the whole token is ever shown.",
+        " [TOKEN|-]",
+    )
+    made.add_argument(
+        "token", nargs="?", metavar="TOKEN|-", help="a token; '-' for stdin; without it, that of the auth"
+    )
+    made.add_argument("--max-lifetime", type=seconds, metavar="S", help="the longest that the service permits")
+    _for_call(made)
+    _auth(made)
+
+
+def _check(commands: object) -> None:
+    made = _command(
+        commands,
+        "check",
+        "find out why calls to a server fail: name, TLS, token, clock, one call",
+        "Look up the name, connect, shake hands, get a token, measure how far the clock is off and make one call: the "
+        "method given by --method, else a health check if the server has one, else reflection. Then say in one line "
+        "what is wrong and what to do. Needs the cli extra.",
+        " TARGET",
+    )
+    made.add_argument("target", metavar="TARGET", help="host[:port] (port 443 if none), or unix:PATH")
+    made.add_argument("--method", metavar="NAME", help="call this (package.Service/Method) with an empty request")
+    _channel(made, timeout=10.0, what="for each step")
+    _auth(made)
+
+
+def _call(commands: object) -> None:
+    made = _command(
+        commands,
+        "call",
+        "make one authenticated call, JSON in and JSON out",
+        "Make one authenticated call through server reflection. The answer is JSON; a stream's is one line a message, "
+        "and the requests of a stream are read from stdin, one line a message. Without METHOD: list the methods. Needs "
+        "the cli extra.",
+        " TARGET [METHOD [JSON]]",
+    )
+    made.add_argument("target", metavar="TARGET", help="host[:port] (port 443 if none), or unix:PATH")
+    made.add_argument("method", nargs="?", metavar="METHOD", help="package.Service/Method")
+    made.add_argument("request", nargs="?", metavar="JSON", help="the request; '-' for stdin; {} if none is given")
+    made.add_argument(
+        "-m", "--metadata", action="append", default=[], metavar="NAME=VALUE", help="more metadata; base64 for NAME-bin"
+    )
+    _channel(made, timeout=30.0, what="for the whole call; 0 for no end")
+    _auth(made)
+
+
+def _demo(commands: object) -> None:
+    _command(commands, "demo", "call five services on loopback, with real TLS, and check their ledgers")
+
+
+def _bench(commands: object) -> None:
+    made = _command(commands, "bench", "measure what signing a token costs with your own key on this machine")
+    made.add_argument("--key", required=True, metavar="FILE", help="a private key, PEM or JWK")
+    made.add_argument("--algorithm", metavar="NAME", help="such as ES256; without it, chosen by the key")
+    made.add_argument("--passphrase", action="store_true", help="the key has one: ask for it")
+    made.add_argument("--seconds", type=float, default=3.0, metavar="S", help="how long to measure (default: 3)")
+
+
+def _completion(commands: object) -> None:
+    made = _parser(
+        commands.add_parser,  # type: ignore[attr-defined]
+        "completion",
+        help="print a script that completes this command in your shell",
+        description='Print a script for your shell. bash: eval "$(grpc-bearer completion bash)" in ~/.bashrc; zsh: the '
+        "same with zsh in ~/.zshrc, after compinit; fish: grpc-bearer completion fish | source in config.fish.",
+    )
+    made.add_argument("shell", choices=_SHELLS)
+
+
+# -- shared by several ------------------------------------------------------------------------------------------------
+
+
+def _for_call(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--service-url", default="", metavar="URL", help="https://host/package.Service, where tokens differ by service"
+    )
+    made.add_argument(
+        "--method", default="", metavar="NAME", help="the bare method name, where tokens differ by method"
+    )
+    made.add_argument("--timeout", type=seconds, default=30.0, metavar="S", help="how long to wait (default: 30)")
+
+
+def _channel(made: argparse.ArgumentParser, timeout: float, what: str) -> None:
+    group = made.add_argument_group("connection")
+    group.add_argument("--ca", metavar="FILE", help="certificate authorities, PEM, instead of gRPC's own")
+    group.add_argument("--client-cert", metavar="FILE", help="this client's certificate chain, PEM (mutual TLS)")
+    group.add_argument("--client-key", metavar="FILE", help="its private key, PEM")
+    group.add_argument("--server-name", metavar="NAME", help="the name that the certificate must have, if not the host")
+    group.add_argument("--plaintext", action="store_true", help="no TLS: the token travels in the clear")
+    group.add_argument("--timeout", type=seconds, default=timeout, metavar="S", help=f"{what} (default: {timeout:g})")
+
+
+def _auth(made: argparse.ArgumentParser) -> None:
+    group = made.add_argument_group("auth", "a named one from a TOML file, or a profile and its options")
+    group.add_argument("--auth", metavar="NAME", help="which one of the file (default: its default, or the only one)")
+    group.add_argument("--config", metavar="FILE", help=f"the TOML file (default: ${VARIABLE})")
+    group.add_argument("--profile", choices=sorted(PROFILES), metavar="NAME", help=", ".join(sorted(PROFILES)))
+    for name, (field, used_by) in sorted(_fields().items()):
+        _add_field(group, name, field, ", ".join(used_by))
+
+
+def _fields() -> dict[str, tuple[Field, list[str]]]:
+    """The fields of all profiles, each with the profiles that take it."""
+    found: dict[str, tuple[Field, list[str]]] = {}
+    for profile, kind in PROFILES.items():
+        for name, field in kind.fields.items():
+            if name not in _NOT_FOR_ONE_TOKEN:
+                found.setdefault(name, (field, []))[1].append(profile)
+    return found
+
+
+def _add_field(group: argparse._ArgumentGroup, name: str, field: Field, used_by: str) -> None:
+    text = f"{field.help} ({used_by})"
+    if field.secret:  # not on the command line itself, where every user of the machine can read it
+        group.add_argument(option(f"{name}_file"), dest=f"{FIELD}{name}_file", metavar="FILE", help=f"{text}: a file")
+        group.add_argument(
+            option(f"{name}_env"), dest=f"{FIELD}{name}_env", metavar="NAME", help="the same: an environment variable"
+        )
+    elif name == "routes":
+        group.add_argument(
+            option(name), dest=FIELD + name, action="append", metavar="PATTERN=ROLE", help=f"{text}; may be repeated"
+        )
+    else:
+        kind, metavar = (seconds, "S") if name == "lifetime" else (str, "FILE" if field.check is path else "TEXT")
+        group.add_argument(option(name), dest=FIELD + name, type=kind, metavar=metavar, help=text)
+
+
+def option(field: str) -> str:
+    """How a field is called on the command line."""
+    return f"--{_RENAMED.get(field, field).replace('_', '-')}"
+
+
+def seconds(text: str) -> float:
+    """A number of seconds; raises `ValueError`, which argparse reports."""
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise ValueError(text)
+    return value
+
+
+class _Version(argparse.Action):
+    # argparse's own action wants the text beforehand, and reading it costs an import that no other command needs.
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"grpc-bearer {version('grpc-bearer')}")
+        parser.exit()

@@ -1,0 +1,166 @@
+"""The one call that `check` makes: a given method, else a health check, else reflection."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from grpc_bearer._cli._codes import Exit, Failure, needs_extra
+from grpc_bearer._cli._status import LET_IN, failed
+
+HEALTH = "grpc.health.v1.Health/Check"
+_EXTRA = {
+    "grpcio-health-checking": "grpc_health.v1.health_pb2",
+    "grpcio-reflection": "grpc_reflection.v1alpha.reflection_pb2",
+}
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How the call ended.
+
+    Args:
+        method: what was called.
+        said: the answer, in words.
+        code: the status.
+        failure: why it is not well.
+        metadata: of the answer, initial and trailing.
+        elapsed: seconds.
+    """
+
+    method: str
+    said: str
+    code: grpc.StatusCode
+    failure: Failure | None = None
+    metadata: tuple[Any, ...] = field(default=(), repr=False)
+    elapsed: float = 0.0
+
+
+def check_extra() -> None:
+    """See that what is needed is installed.
+
+    Raises:
+        Failure: it is not.
+    """
+    for package, module in _EXTRA.items():
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            raise needs_extra(package, "this command") from None
+        except Exception as error:  # generated code that finds its protobuf too old raises an error of its own
+            problem = f"{package} cannot be used ({type(error).__name__})"
+            raise Failure(Exit.USAGE, problem, f"install its newest version: pip install -U {package}") from None
+
+
+def method_of(text: str) -> str:
+    """`package.Service/Method`, however it was written.
+
+    Raises:
+        Failure: it is no method's name.
+    """
+    service, _, method = text.lstrip("/").rpartition("/" if "/" in text.lstrip("/") else ".")
+    if not service or not method or "/" in service or not text.isprintable() or " " in text:
+        raise Failure(Exit.USAGE, "METHOD: no method's name", "write package.Service/Method")
+    return f"{service}/{method}"
+
+
+def call_one(channel: grpc.Channel, method: str | None, timeout: float, token: str = "") -> Reply:
+    """Make the call. What a server does not have ends with UNIMPLEMENTED, and the next is tried."""
+    if method is not None:
+        return _called(channel, method, b"", timeout, token, _silent)
+    reply = _called(channel, HEALTH, b"", timeout, token, _health)
+    if reply.code is not grpc.StatusCode.UNIMPLEMENTED:
+        return reply
+    reply = _called(channel, REFLECTION, _listing(), timeout, token, _services)
+    if reply.code is grpc.StatusCode.UNIMPLEMENTED:
+        advice = "name a method that may be called with an empty request: --method package.Service/Method"
+        failure = Failure(Exit.CALL, "the server has neither a health check nor reflection", advice)
+        return Reply(reply.method, reply.said, reply.code, failure, reply.metadata, reply.elapsed)
+    return reply
+
+
+def takes_anyone(channel: grpc.Channel, reply: Reply, timeout: float) -> bool:
+    """Whether the same call passes without a token too. Only for what changes nothing on the server."""
+    request = b"" if reply.method == HEALTH else _listing()
+    return _called(channel, reply.method, request, timeout, "", _silent).code is grpc.StatusCode.OK
+
+
+def _called(
+    channel: grpc.Channel, method: str, request: bytes, timeout: float, token: str, read: Callable[[bytes], str]
+) -> Reply:
+    # One request and any number of answers: on the wire that is every kind of call, and only the first answer counts.
+    make: Any = channel.stream_stream(f"/{method}", request_serializer=None, response_deserializer=None)
+    began = time.monotonic()
+    call = make(iter([request]), timeout=timeout)
+    said = "no answer"
+    try:
+        for answer in call:
+            said = read(answer)
+            break
+        initial = tuple(call.initial_metadata() or ())
+        call.cancel()
+        return _judged(Reply(method, said, grpc.StatusCode.OK, None, initial, time.monotonic() - began))
+    except grpc.RpcError as error:
+        return _ended(error, method, token, time.monotonic() - began)
+
+
+def _ended(error: Any, method: str, token: str, elapsed: float) -> Reply:
+    metadata = tuple(_metadata(error))
+    code = error.code()
+    if method == HEALTH and code is grpc.StatusCode.NOT_FOUND:
+        return Reply(method, "served, without a state for the whole server", code, None, metadata, elapsed)
+    if code in LET_IN:
+        said = f"answers {code.name} to an empty request: the token was let in"
+        return Reply(method, said, code, None, metadata, elapsed)
+    failure = failed(error, token, method)
+    return Reply(method, code.name, code, failure, metadata, elapsed)
+
+
+def _metadata(error: Any) -> Iterator[Any]:
+    for ask in (error.trailing_metadata, error.initial_metadata):
+        yield from ask() or ()
+
+
+def _judged(reply: Reply) -> Reply:
+    if reply.method == HEALTH and reply.said not in ("SERVING", "UNKNOWN"):
+        failure = Failure(Exit.CALL, f"the token was let in, but the server says {reply.said}", "ask who runs it")
+        return Reply(reply.method, reply.said, reply.code, failure, reply.metadata, reply.elapsed)
+    return reply
+
+
+def _silent(_answer: bytes) -> str:
+    return "answered"
+
+
+def _health(answer: bytes) -> str:
+    from google.protobuf.message import DecodeError
+    from grpc_health.v1 import health_pb2
+
+    try:
+        status = health_pb2.HealthCheckResponse.FromString(answer).status
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+    except (DecodeError, ValueError):
+        return "something that is no health"
+
+
+def _listing() -> bytes:
+    from grpc_reflection.v1alpha import reflection_pb2
+
+    return bytes(reflection_pb2.ServerReflectionRequest(list_services="*").SerializeToString())
+
+
+def _services(answer: bytes) -> str:
+    from google.protobuf.message import DecodeError
+    from grpc_reflection.v1alpha import reflection_pb2
+
+    try:
+        listed = reflection_pb2.ServerReflectionResponse.FromString(answer).list_services_response.service
+    except DecodeError:
+        return "answered"
+    return f"lists {len(listed)} services"

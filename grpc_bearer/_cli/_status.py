@@ -1,0 +1,75 @@
+"""What the end of a call means: pure functions of its status and of what this machine knows."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import grpc
+
+from grpc_bearer._attempts import LocalError
+from grpc_bearer._cli._codes import Exit, Failure, code_of
+from grpc_bearer._terminal import safe
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError
+
+#: What a method answers to a request that it does not like: the token has passed by then.
+LET_IN = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.ABORTED,
+    }
+)
+REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+# The server's text is free, and may repeat what it was sent.
+_JWT = re.compile(r"\b[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
+_LONGEST = 300
+
+
+def scrubbed(text: str, token: str = "") -> str:
+    """A server's text without the token, without what looks like one, and without what a terminal would obey."""
+    if token:
+        text = text.replace(token, "<token>")
+    text = safe(_JWT.sub("<token>", text.strip()))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def failed(error: Any, token: str = "", what: str = "") -> Failure:
+    """The end of the command that a failed call stands for.
+
+    Args:
+        error: a `grpc.RpcError` that is a call.
+        token: not to be shown.
+        what: the method, if it should be named.
+    """
+    cause = error.__cause__
+    code: grpc.StatusCode = error.code()
+    before = f"{what}: " if what else ""
+    if isinstance(error, LocalError) and isinstance(cause, GrpcBearerError):
+        exit_code = Exit.NO_TOKEN if isinstance(cause, ConfigurationError) else code_of(cause)
+        return Failure(exit_code, f"{before}no token for this call: {cause}")
+    details = scrubbed(error.details() or "", token)
+    said = f"{before}{code.name}" + (f": {details}" if details else "")
+    if code in REFUSALS:
+        # Our diagnosis; its beginning says what has been said.
+        why = str(cause).partition(f"({code.name}); ")[2] if isinstance(cause, GrpcBearerError) else ""
+        return Failure(Exit.REFUSED, f"{said} ({why})" if why else said, _refused(code))
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return Failure(Exit.CALL, said, "the server has no such method; `grpc-bearer call TARGET` lists those it has")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        tls = "handshake" in details.lower()
+        return Failure(
+            Exit.TLS if tls else Exit.NETWORK, said.removesuffix(": OK"), "`grpc-bearer check TARGET` finds out why"
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Failure(Exit.CALL, said, "give it longer with --timeout")
+    return Failure(Exit.CALL, said)
+
+
+def _refused(code: grpc.StatusCode) -> str:
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return "ask who runs the service for the right, or take another auth"
+    return "check that it is the right credential for this server; `grpc-bearer inspect` shows what a JWT claims"

@@ -1,0 +1,22 @@
+"""`grpc-bearer token`: a token on stdout, and nothing else."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from grpc_bearer._cli._auth import chosen
+from grpc_bearer._cli._codes import Exit
+from grpc_bearer._terminal import print_json, progress
+
+
+def main(arguments: Namespace) -> int:
+    """Print the token of the auth that the arguments ask for."""
+    with chosen(arguments).auth as auth, progress("getting a token"):
+        call = arguments.service_url, arguments.method
+        token = auth.token(*call, timeout=arguments.timeout or None)
+        ((name, value),) = auth._metadata_of(token)
+    if arguments.json:
+        print_json({"token": token.value, "expires_at": token.expires_at, "header": name, "value": value})
+    else:
+        print(f"{name}: {value}" if arguments.header else token.value)
+    return Exit.OK

@@ -1,0 +1,372 @@
+"""The commands that need no extra: `token`, `inspect`, `bench`, `completion`, and what all of them share."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpc_bearer import _cli, _terminal
+from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
+from grpc_bearer.testing import CA, Services, Status, TokenServer, private_pem, throwaway_key
+from tests._cli_server import TOKEN, run
+from tests.jose import verified
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key.pem"
+    path.write_text(private_pem(throwaway_key("RS256")))
+    return path
+
+
+@pytest.fixture
+def skykit(key: Path) -> list[str]:
+    return ["--profile", "skykit", "--key-file", str(key), "--issuer", "me@example.com"]
+
+
+# -- token ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_token_and_nothing_else(skykit: list[str]) -> None:
+    ran = run("token", *skykit, extras=False)
+    (token,) = ran.out.splitlines()
+
+    assert (ran.code, ran.err) == (0, "")
+    assert verified(token, throwaway_key("RS256"), "RS256")[1]["iss"] == "me@example.com"
+
+
+def test_the_header_as_grpcurl_takes_it_and_json(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    options = ["--profile", "bitbroker", "--token-file", str(tmp_path / "token")]
+
+    assert run("token", *options, "--header").out == f"x-bbk-auth-token: {TOKEN}\n"
+    assert run("token", *options, "--json").json == {
+        "token": TOKEN,
+        "expires_at": None,
+        "header": "x-bbk-auth-token",
+        "value": TOKEN,
+    }
+
+
+def test_a_token_that_differs_by_call(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    options = ["--profile", "bitbroker", "--consumer-file", str(tmp_path / "token"), "--routes", "bbk.C/*=consumer"]
+
+    assert run("token", *options, "--service-url", "https://h/bbk.C", "--method", "Get").out == f"{TOKEN}\n"
+    assert run("token", *options).code == 0  # there is but one
+    assert run("token", *options, "--service-url", "https://h/x.Y").code == 5
+    assert run("token", *options[:-1], "nonsense").code == 2
+
+
+@pytest.mark.parametrize("service", ["bear", "skykit", "crm", "openfx"])
+def test_each_service_by_its_profile(tmp_path: Path, service: str) -> None:
+    with Services(tmp_path) as services:
+        file = str(services[service].arguments[0])
+        options = {
+            "bear": ["--credentials-file", file, "--url", services["bear"].options["url"]],
+            "skykit": ["--key-file", file, "--issuer", "probe@example.com"],
+            "crm": ["--token-file", file],
+            "openfx": ["--credentials-file", file],
+        }[service]
+        ca = ["--token-ca", str(services.ca_file)] if service == "bear" else []
+        token = run("token", "--profile", service, *options, *ca).out.strip()
+        verdict = services[service].verifier.verify([("authorization", f"Bearer {token}")], "/s/M")
+
+    assert verdict.refusal is None
+
+
+def test_an_auth_of_the_file_by_option_environment_and_default(tmp_path: Path) -> None:
+    config = tmp_path / "auths.toml"
+    config.write_text(
+        'default = "b"\n[auth.a]\nprofile = "crm"\ntoken_env = "A"\n[auth.b]\nsource = "static"\ntoken_env = "B"\n'
+    )
+    env = {"A": "tok-aaaaaaaaaaaa", "B": "tok-bbbbbbbbbbbb"}
+
+    assert run("token", "--config", str(config), env=env).out == "tok-bbbbbbbbbbbb\n"
+    assert run("token", "--config", str(config), "--auth", "a", env=env).out == "tok-aaaaaaaaaaaa\n"
+    assert run("token", "--auth", "a", env={**env, "GRPC_BEARER_CONFIG": str(config)}).out == "tok-aaaaaaaaaaaa\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "which auth?"),
+        (["--profile", "crm"], "--token-file or --token-env: missing"),
+        (["--profile", "crm", "--key-file", "x"], "--key-file: not known to crm"),
+        (["--profile", "crm", "--auth", "x"], "--profile beside --auth"),
+        (["--token-file", "x"], "--token-file goes with --profile"),
+        (["--profile", "crm", "--token-env", "NOT_SET_X"], "--token-env: environment variable NOT_SET_X is not set"),
+        (["--profile", "skykit", "--issuer", "me", "--key-file", "nix.pem"], "--key-file: cannot read nix.pem"),
+        (["--config", "nix.toml"], "cannot read nix.toml"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_exit_code_2_on_stderr(arguments: list[str], expected: str) -> None:
+    ran = run("token", *arguments)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert expected in ran.err
+
+
+def test_a_secret_is_not_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _cli.main(["token", "--profile", "crm", "--token", TOKEN])
+
+    assert TOKEN not in "".join(capsys.readouterr())
+
+
+def test_an_endpoint_that_says_no_is_exit_code_5(tmp_path: Path) -> None:
+    ca = CA()
+    (tmp_path / "bear.json").write_text(json.dumps({"api_key": "k", "scope": "s", "secret": TOKEN}))
+    with TokenServer(ca) as server:
+        server.fail_with(Status(403))
+        options = [
+            "--credentials-file",
+            str(tmp_path / "bear.json"),
+            "--url",
+            server.url("/"),
+            "--token-ca",
+            str(ca.write(tmp_path)),
+        ]
+        ran = run("token", "--profile", "bear", *options)
+        as_json = run("token", "--profile", "bear", *options, "--json")
+
+    assert (ran.code, ran.out) == (5, "")
+    assert "answered 403" in ran.err
+    assert json.loads(as_json.err)["exit_code"] == 5
+
+
+# -- inspect ----------------------------------------------------------------------------------------------------------
+
+
+def made(
+    claims: dict[str, Any], header: dict[str, Any] | None = None, signature: str = "c2lnbmF0dXJlLW9mLW91cnM"
+) -> str:
+    parts = [header or {"alg": "RS256", "typ": "JWT"}, claims]
+    return ".".join(
+        [*(base64.urlsafe_b64encode(json.dumps(each).encode()).decode().rstrip("=") for each in parts), signature]
+    )
+
+
+NOW = 1_800_000_000
+
+
+@pytest.mark.parametrize(
+    ("token", "rules", "expected"),
+    [
+        (made({"exp": NOW + 60}), None, []),
+        (made({"exp": NOW - 3700}), None, ["expired 1 h 1 min ago"]),
+        (made({"exp": NOW}), None, ["expired 0 s ago"]),
+        (made({"exp": NOW + 60, "nbf": NOW + 5}), None, ["nbf is 5 s ahead of this machine's clock: not valid yet"]),
+        (made({"exp": NOW + 60, "iat": NOW + 5}), None, ["iat is 5 s ahead of this machine's clock: not valid yet"]),
+        (made({"iat": NOW}), None, ["no exp: it never expires"]),
+        (made({"exp": str(NOW + 60)}), None, ["exp is no number"]),
+        (made({"exp": (NOW + 60) * 1000}), None, ["exp is more than 100 years away: written in milliseconds?"]),
+        (
+            made({"exp": NOW + 60}, {"alg": "none"}, ""),
+            None,
+            ["alg is none: it is not signed, and anybody could have made it"],
+        ),
+        (made({"exp": NOW + 60}, {"typ": "JWT"}), None, ["no alg in its header"]),
+        (made({"exp": NOW + 60}, signature=""), None, ["its signature is missing; was it cut off?"]),
+        (f"Bearer {made({'exp': NOW + 60})}", None, ["begins with 'Bearer ': the scheme is no part of the token"]),
+        (
+            made({"exp": NOW + 60}).replace(".", ".\n"),
+            None,
+            ["has white space in it; was it copied over several lines?"],
+        ),
+        (
+            made({"exp": NOW + 7200, "iat": NOW, "iss": "me"}),
+            RULES["skykit"],
+            ["lives 2 h, and the service permits 1 h"],
+        ),
+        (
+            made({"exp": NOW + 60, "iat": NOW}, {"alg": "ES256"}),
+            RULES["skykit"],
+            ["alg is ES256, and the service takes RS256 only", "no iss in its claims"],
+        ),
+        (made({"exp": NOW + 600, "iat": NOW}), Rules(max_lifetime=60), ["lives 10 min, and the service permits 1 min"]),
+        ("opaque", None, ["not a JWT: 1 part between dots, where a JWT has 3"]),
+        ("opaque", RULES["crm"], []),
+        ("a.b.c", None, ["not a JWT: its header or its claims are no JSON object in base64url"]),
+    ],
+)
+def test_what_looks_wrong(token: str, rules: Rules | None, expected: list[str]) -> None:
+    assert inspected(token, NOW, rules).problems == expected
+
+
+@pytest.mark.parametrize("service", ["bear", "skykit", "openfx", "crm"])
+def test_nothing_is_wrong_with_the_tokens_of_our_own_profiles(tmp_path: Path, service: str) -> None:
+    with Services(tmp_path) as services, services[service].auth() as auth:
+        assert inspected(auth.token().value, time.time(), RULES[service]).problems == []
+
+
+def test_inspect_shows_header_claims_and_time_left_but_no_signature(skykit: list[str]) -> None:
+    token = run("token", *skykit).out.strip()
+    for ran in (
+        run("inspect", token),
+        run("inspect", "-", stdin=token),
+        run("inspect", stdin=f"{token}\n"),
+        run("inspect", *skykit),
+    ):
+        assert ran.code == 0
+        assert "me@example.com" in ran.out
+        assert "Time left: 59 min " in ran.out
+        assert ran.out.endswith("Nothing looks wrong.\n")
+        assert token.rpartition(".")[2][:20] not in ran.out
+        assert token.split(".")[1] not in ran.out
+
+
+def test_inspect_as_json_with_a_limit(skykit: list[str]) -> None:
+    ran = run("inspect", "--json", "--max-lifetime", "60", *skykit)
+
+    assert ran.code == 1
+    assert ran.json["header"] == {"alg": "RS256", "typ": "JWT"}
+    assert ran.json["problems"] == ["lives 1 h, and the service permits 1 min"]
+
+
+def test_an_opaque_token_is_not_shown() -> None:
+    ran = run("inspect", "-", stdin=TOKEN)
+
+    assert ran.code == 1
+    assert "not a JWT" in ran.out
+    assert TOKEN[:12] not in ran.out
+
+
+def test_what_a_terminal_would_obey_is_written_out() -> None:
+    ran = run("inspect", made({"exp": NOW * 2, "iss": "\x1b[31mred\n[bold]x"}))
+
+    assert "\x1b" not in ran.out
+    assert "\\x1b[31mred\\n[bold]x" in ran.out
+
+
+def test_nothing_to_inspect() -> None:
+    assert run("inspect", "-", stdin=" \n").code == 2
+
+
+# -- bench, completion and all of them --------------------------------------------------------------------------------
+
+
+def test_bench_prints_a_table_or_json(key: Path) -> None:
+    table = run("bench", "--key", str(key), "--seconds", "0.1", extras=False)
+    found = run("bench", "--key", str(key), "--seconds", "0.1", "--json").json
+
+    assert table.code == 0
+    assert "grpc-bearer " in table.out
+    assert found["algorithm"] == "RS256"
+    assert {"way", "median", "low", "high", "ratio"} == set(found["ways"][0])
+    assert run("bench", "--key", "nix.pem").code == 2
+
+
+def completed(*words: str) -> list[str]:
+    """What bash offers for the last word."""
+    script = run("completion", "bash").out
+    line = " ".join(f"'{word}'" for word in words)
+    ask = f'{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _grpc_bearer; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
+def test_bash_completes_commands_options_choices_and_files(tmp_path: Path) -> None:
+    (tmp_path / "one.pem").touch()
+
+    assert completed("grpc-bearer", "in") == ["inspect"]
+    assert completed("grpc-bearer", "token", "--credentials-") == ["--credentials-file", "--credentials-env"]
+    assert completed("grpc-bearer", "check", "--profile", "b") == ["bear", "bitbroker"]
+    assert completed("grpc-bearer", "completion", "f") == ["fish"]
+    assert completed("grpc-bearer", "check", "--ca", f"{tmp_path}/o") == [f"{tmp_path}/one.pem"]
+    assert "HOME" in completed("grpc-bearer", "token", "--token-env", "HOM")
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_take_their_script(shell: str, tmp_path: Path) -> None:
+    script = run("completion", shell).out
+    path = tmp_path / "script"
+    path.write_text(script)
+    assert "inspect" in script
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here: its script was made, but not run")
+    done = subprocess.run([shell, str(path)], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    if shell == "fish":
+        ask = f"source {path}; complete -C 'grpc-bearer check --profile b'"
+        asked = subprocess.run([shell, "-c", ask], capture_output=True, text=True, timeout=30)
+        assert [line.partition("\t")[0] for line in asked.stdout.splitlines()] == ["bear", "bitbroker"]
+
+
+def test_help_names_every_command_and_exit_code() -> None:
+    ran = run("--help")
+
+    assert all(
+        f"\n    {name}" in ran.out for name in ("token", "inspect", "check", "call", "demo", "bench", "completion")
+    )
+    assert all(f"  {code}  " in ran.out for code in (*range(9), 130))
+
+
+def test_help_waits_for_nothing_slow() -> None:
+    script = "import sys; from grpc_bearer._cli._parser import parser; parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+
+    slow = {"cryptography", "requests", "jwt", "rich", "grpc_health.v1", "grpc_reflection.v1alpha", "tomllib"}
+    assert slow & set(loaded) == set()
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_colour_and_a_pipe_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = {}
+    for kind in (_Terminal, io.StringIO):
+        stream = kind()
+        monkeypatch.setattr(sys, "stdout", stream)
+        _terminal.print_table([[_terminal.Cell("ok", "ok"), "[red]x"]], ["a", "b"])
+        shown[kind] = stream.getvalue()
+
+    assert "\x1b[" in shown[_Terminal]
+    assert "[red]x" in shown[_Terminal]
+    assert shown[io.StringIO] == "a   b\nok  [red]x\n"
+
+
+@pytest.mark.parametrize("stream", [_Terminal(), io.StringIO()])
+def test_progress_speaks_up_only_when_it_takes_long(stream: io.StringIO) -> None:
+    with _terminal.progress("quick", stream):
+        pass
+    assert stream.getvalue() == ""
+
+    said = threading.Event()
+    write = stream.write
+    stream.write = lambda text: (write(text), said.set())[0]  # type: ignore[method-assign]
+    with _terminal.progress("slow", stream, patience=0.0):
+        assert said.wait(10)
+    assert "slow …" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0, "0 s"), (59.6, "1 min"), (3661, "1 h 1 min"), (86400 * 3 + 5, "3 d")]
+)
+def test_spans_for_people(seconds: float, expected: str) -> None:
+    assert span(seconds) == expected
+
+
+def test_a_reader_that_leaves_early_is_no_error(skykit: list[str]) -> None:
+    command = [sys.executable, "-m", "grpc_bearer", "token", *skykit]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
