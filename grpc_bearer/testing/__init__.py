@@ -6,6 +6,10 @@
 * `GoawayProxy`: stands before it and ends connections the way proxies in the field do.
 * `PlaintextRecorder`: writes down what would have gone out in the clear.
 * `ManualClock`: time moved by hand.
+* `SecretWatch`: fails if a secret is logged.
+
+For pytest it comes as fixtures, with nothing to import: `bearer_grpc_server`, `bearer_token_server`, `bearer_auth` and
+more, which `pytest --fixtures` lists. Without pytest the servers are context managers:
 
 >>> import grpc_bearer.testing as kit
 >>> with kit.ProbeServer(kit.OpaqueVerifier(["t0"])) as server, server.channel() as channel:
@@ -32,6 +36,7 @@ from grpc_bearer.testing._http_faults import (
 )
 from grpc_bearer.testing._keys import private_pem, public_pem, throwaway_key
 from grpc_bearer.testing._ledger import Attempt, Ledger
+from grpc_bearer.testing._oauth_client import OAuthClient
 from grpc_bearer.testing._pb.probe_pb2 import ProbeReply, ProbeRequest
 from grpc_bearer.testing._pb.probe_pb2_grpc import ProbeStub
 from grpc_bearer.testing._probe import ProbeServer, ProbeService
@@ -40,6 +45,7 @@ from grpc_bearer.testing._script import Delay, Refuse
 from grpc_bearer.testing._services import Service, Services
 from grpc_bearer.testing._token_server import TokenServer
 from grpc_bearer.testing._verifiers import JWTVerifier, OpaqueVerifier, Refusal, Verdict, Verifier
+from grpc_bearer.testing._watch import SecretWatch
 
 __all__ = [
     "CA",
@@ -58,6 +64,7 @@ __all__ = [
     "Ledger",
     "ManualClock",
     "NotJSON",
+    "OAuthClient",
     "OpaqueVerifier",
     "PlaintextRecorder",
     "ProbeReply",
@@ -72,6 +79,7 @@ __all__ = [
     "Request",
     "Reset",
     "Response",
+    "SecretWatch",
     "Service",
     "Services",
     "Status",

@@ -85,12 +85,12 @@ class GoawayProxy:
         self._decoder: Callable[[], hpack.Decoder] = hpack.Decoder
         self.upstream = upstream
         self.refused: list[RefusedStream] = []
-        self.connections = 0
+        self.connections: int = 0
         self._script: Iterator[int | None] = itertools.chain(script, itertools.repeat(None))
         self._server_context = upstream.ca.server_context()
         self._server_context.set_alpn_protocols(["h2"])
         self._socket = reserve_port()
-        self.target = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self.target: str = f"127.0.0.1:{self._socket.getsockname()[1]}"
         self._open: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import socket
 import threading
@@ -130,17 +131,17 @@ class ProbeServer:
         if credentials not in ("tls", "local", "insecure"):
             raise ValueError(f"credentials: 'tls', 'local' or 'insecure', not {credentials!r}")
         self.credentials = credentials
-        self.verifier = verifier
-        self.ca = ca or CA()
-        self.ledger = Ledger()
-        self.faults = Script()
-        self.gate = Gate(verifier, self.ledger, self.faults, clock, dated)
+        self.ca: CA = ca or CA()
+        self.ledger: Ledger = Ledger()
+        self.faults: Script = Script()
+        self.gate: Gate = Gate(verifier, self.ledger, self.faults, clock, dated)
         self._workers, self._require_client = workers, require_client
         self._options, self._register = (*_OPTIONS, *options), tuple(register)
         self._lock = threading.Lock()
         self._server: grpc.Server | None = None
         self._executor: ThreadPoolExecutor | None = None
-        self._reserved, self.target = _reserve(address)
+        self._reserved, target = _reserve(address)
+        self.target: str = target
 
     def __repr__(self) -> str:
         return f"<ProbeServer {self.target} ({self.credentials})>"
@@ -150,6 +151,26 @@ class ProbeServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def verifier(self) -> Verifier | None:
+        """What judges each attempt; may be replaced while the server runs."""
+        return self.gate.verifier
+
+    @verifier.setter
+    def verifier(self, verifier: Verifier | None) -> None:
+        self.gate.verifier = verifier
+
+    def serve(self, add: Callable[[Any, grpc.Server], None], servicer: object) -> None:
+        """Serve one more service, behind the same gate: `serve(fleet_pb2_grpc.add_FleetServicer_to_server, Fleet())`.
+
+        A server that runs is restarted on its port, so add services before clients connect.
+        """
+        with self._lock:
+            self._register = (*self._register, functools.partial(add, servicer))
+            running = self._server is not None
+        if running:
+            self.restart()
 
     def script(self, *faults: Fault | None, method: str | None = None) -> None:
         """Let the next attempts that verify meet these faults, one each and in order; `None` spares one.

@@ -27,7 +27,7 @@ class PlaintextRecorder:
 
     def __init__(self) -> None:
         self._socket = reserve_port()
-        self.target = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self.target: str = f"127.0.0.1:{self._socket.getsockname()[1]}"
         self._changed = threading.Condition()
         self._received = bytearray()
         self._connections: list[socket.socket] = []

@@ -88,11 +88,11 @@ class Services:
     """
 
     def __init__(self, directory: str | Path, clock: Clock = SYSTEM_CLOCK, *, bear_lifetime: int = 3600) -> None:
-        self.directory = Path(directory)
+        self.directory: Path = Path(directory)
         self.clock = clock
-        self.ca = CA()
-        self.ca_file = self.ca.write(directory)
-        self.token_server = TokenServer(self.ca, clock)
+        self.ca: CA = CA()
+        self.ca_file: Path = self.ca.write(directory)
+        self.token_server: TokenServer = TokenServer(self.ca, clock)
         made = (self._bear(bear_lifetime), self._skykit(), self._bitbroker(), self._crm(), self._openfx())
         self._services = {service.name: service for service in made}
 

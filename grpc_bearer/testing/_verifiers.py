@@ -203,10 +203,13 @@ class JWTVerifier(_HeaderVerifier):
     ) -> None:
         super().__init__(header, scheme)
         self.key = key
-        self.algorithms = list(algorithms)
-        self.issuer, self.audience = issuer, audience
-        self.required_claims, self.require_headers = tuple(required_claims), tuple(require_headers)
-        self.max_lifetime, self.leeway = max_lifetime, leeway
+        self.algorithms: list[str] = list(algorithms)
+        self.issuer: str | None = issuer
+        self.audience: str | None = audience
+        self.required_claims: tuple[str, ...] = tuple(required_claims)
+        self.require_headers: tuple[str, ...] = tuple(require_headers)
+        self.max_lifetime: float | None = max_lifetime
+        self.leeway: float = leeway
         self.single_use = single_use
         self.clock = clock
         self._decode = decode or decode_with_pyjwt

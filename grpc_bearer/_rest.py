@@ -1,0 +1,97 @@
+"""What both REST adapters ask: may this URL have a token, which one, and is there another."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from urllib.parse import urlsplit
+
+from grpc_bearer._attempts import renewable
+from grpc_bearer._auth import as_auth
+from grpc_bearer._engine import Lease
+from grpc_bearer._token import CallContext
+from grpc_bearer.errors import InsecureChannelError
+
+UNAUTHORIZED = 401
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Giver:
+    """Gives leases to URLs; arguments are those of `grpc_bearer.rest.httpx_auth`."""
+
+    def __init__(self, auth: object, url: str | None, allow_plaintext: bool) -> None:
+        self._auth = as_auth(auth)
+        self._url = url
+        self._allow_plaintext = allow_plaintext
+
+    def __repr__(self) -> str:
+        return repr(self._auth)
+
+    @property
+    def header(self) -> str:
+        return self._auth.header
+
+    @property
+    def single_use(self) -> bool:
+        return self._auth.single_use
+
+    def lease(self, url: str) -> Lease:
+        """Waits for the token.
+
+        Raises:
+            InsecureChannelError: it would travel in the clear.
+            TokenError: there is none.
+        """
+        self._check(url)
+        return self._auth._engine.token(self._context(url))
+
+    async def alease(self, url: str) -> Lease:
+        """`lease` without blocking the event loop."""
+        self._check(url)
+        return await asyncio.wrap_future(self._auth._engine.future(self._context(url)))
+
+    def gives_up(self, refused: Lease, url: str) -> bool:
+        """Give up the refused token, if it is still the current one; whether another is to be had."""
+        return renewable(self._auth._engine, refused, self._context(url))
+
+    def _context(self, url: str) -> CallContext:
+        return CallContext(self._url or url.partition("#")[0].partition("?")[0], "", self._auth._clock)
+
+    def _check(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme == "https" or self._allow_plaintext:
+            return
+        if not _is_loopback(parts.hostname or ""):
+            raise InsecureChannelError(
+                f"url: {origin(url)} would get the token in the clear; use https://, or allow_plaintext=True for a "
+                "mesh that encrypts below"
+            )
+        if _is_proxied(parts.hostname or ""):
+            raise InsecureChannelError(
+                f"url: {origin(url)} is this machine, but the environment names a proxy, which would get the token in "
+                "the clear; put the host into NO_PROXY"
+            )
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port, in one spelling.
+
+    >>> origin("HTTPS://me:pw@API.example.com/v1?q=1") == origin("https://api.example.com:443")
+    True
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _DEFAULT_PORTS.get(parts.scheme, '')}"
+
+
+def _is_proxied(host: str) -> bool:
+    from urllib.request import getproxies, proxy_bypass  # only for http://
+
+    return not getproxies().keys().isdisjoint(("http", "all")) and not proxy_bypass(host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
