@@ -21,6 +21,7 @@ def draw(folder: Path, results: Mapping[str, Result]) -> list[str]:
     matplotlib.rcParams.update({"svg.hashsalt": "grpc-bearer", "svg.fonttype": "none", "font.size": 9})
     drawers: dict[str, tuple[str, Callable[[Any, Result], None]]] = {
         "doors.svg": ("unary", _doors),
+        "aio-doors.svg": ("asyncio_unary", _doors),
         "refresh.svg": ("refresh", _refresh),
         "waiting.svg": ("cold_start", _waiting),
         "auths.svg": ("many_auths", _auths),
@@ -36,7 +37,7 @@ def draw(folder: Path, results: Mapping[str, Result]) -> list[str]:
 def _figure(path: Path, drawer: Callable[[Any, Result], None], result: Result) -> None:
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(9, 4))
+    figure = pyplot.figure(figsize=(11, 4))
     drawer(figure, result)
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
@@ -46,7 +47,7 @@ def _figure(path: Path, drawer: Callable[[Any, Result], None], result: Result) -
 def _doors(figure: Any, result: Result) -> None:
     """Bars of overhead per door, against the peers."""
     axes = figure.subplots(1, 2, sharey=True)
-    for each, table in zip(axes, result.tables, strict=True):
+    for each, table in zip(axes, result.tables[:2], strict=True):
         _bars(each, table)
 
 
@@ -77,29 +78,30 @@ def _refresh(figure: Any, result: Result) -> None:
 
 
 def _waiting(figure: Any, result: Result) -> None:
-    _growth(figure, result.series["cold_start"], "calls waiting for the first token")
+    _growth(
+        figure, result.series["cold_start"], "calls waiting for the first token", ("seconds", 1, "s until all are done")
+    )
 
 
 def _auths(figure: Any, result: Result) -> None:
-    _growth(figure, result.series["many_auths"], "auths in one process, all refreshing")
+    _growth(figure, result.series["many_auths"], "auths in one process", ("cost", 1e6, "CPU of a refresh, µs"))
 
 
-def _growth(figure: Any, series: Mapping[str, Any], what: str) -> None:
-    """Threads and memory as a number grows."""
-    axes = figure.subplots(1, 2)
+def _growth(figure: Any, series: Mapping[str, Any], what: str, cost: tuple[str, float, str]) -> None:
+    """Threads, memory and cost as a number grows."""
+    key, factor, title = cost
+    axes = figure.subplots(1, 3)
     shown = {name: values for name, values in series.items() if not name.endswith(", again")}
     for colour, (name, values) in zip(_LINES, shown.items(), strict=False):
-        sizes = values["sizes"]
+        columns = [*zip(values["sizes"], values["threads"], values["memory"], values[key], strict=True)]
         kept = [
-            (n, t, m * n / 2**20)
-            for n, t, m in zip(sizes, values["threads"], values["memory"], strict=True)
-            if t is not None
+            (n, max(t, 0.5), max(m * n / 2**20, 0.01), c * factor) for n, t, m, c in columns if None not in (t, m, c)
         ]
-        axes[0].plot([k[0] for k in kept], [max(k[1], 0.5) for k in kept], marker="o", label=name, color=colour)
-        axes[1].plot([k[0] for k in kept], [max(k[2], 0.01) for k in kept], marker="o", label=name, color=colour)
-    for each, title in zip(axes, ("threads", "memory in all, MiB"), strict=True):
+        for each, place in zip(axes, (1, 2, 3), strict=True):
+            each.plot([k[0] for k in kept], [k[place] for k in kept], marker="o", label=name, color=colour)
+    for each, text in zip(axes, ("threads", "memory in all, MiB", title), strict=True):
         each.set_xscale("log")
         each.set_yscale("log")
         each.set_xlabel(what)
-        each.set_title(title)
-    axes[0].legend()
+        each.set_title(text)
+    axes[0].legend(fontsize=7)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, tables
+from benchmarks import plots, reasons, tables
 from benchmarks.tables import Check, Grid, Result, Row, Table, interval_text
 
 TITLES = {
@@ -25,7 +25,13 @@ TITLES = {
     "retry": "The retry policy",
     "import_time": "Import time",
 }
-_PLOTS = {"unary": "doors.svg", "refresh": "refresh.svg", "cold_start": "waiting.svg", "many_auths": "auths.svg"}
+_PLOTS = {
+    "unary": "doors.svg",
+    "asyncio_unary": "aio-doors.svg",
+    "refresh": "refresh.svg",
+    "cold_start": "waiting.svg",
+    "many_auths": "auths.svg",
+}
 _HOW = """\
 Each table comes from one small loop that shuffles the variants call by call; the server runs in another process; client
 CPU is that of the client's process, all threads together. Values are medians (± is the median absolute deviation,
@@ -59,6 +65,7 @@ def markdown(
     parts = ["# What auth costs a call\n", _HOW, "To repeat it: `make bench`, under fifteen minutes on two cores.\n"]
     parts += ["## The reaches\n", _grid(["what", "reach", "measured", "verdict"], _lines(all_checks(results)))]
     parts += [f"**{name} failed:** {why}\n" for name, why in failed.items()]
+    parts += reasons.section(all_checks(results), reasons.read())
     for name, result in results.items():
         parts.append(f"## {TITLES[name]}\n")
         if _PLOTS.get(name) in drawn:

@@ -16,6 +16,7 @@ from benchmarks.peers import BY_HAND, TOKEN
 from benchmarks.server import Server
 from grpc_bearer import BearerAuth, Source, Token
 from grpc_bearer._token import CallContext
+from grpc_bearer.events import Event
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
 REQUEST = ProbeRequest(index=1)
@@ -38,6 +39,7 @@ class Stubs:
 
     plain: Any
     ours: Any
+    observed: Any
     without_retry: Any
     wrapped_stub: Any
     intercepted_channel: Any
@@ -57,6 +59,8 @@ class Stubs:
 def stubs(server: Server) -> Iterator[Stubs]:
     """All of them, on channels that are closed at the end."""
     target, ssl, auth = server.target, server.credentials(), BearerAuth(Reusable())
+    heard: list[Event] = []
+    watched = BearerAuth(Reusable(), observers=[heard.append])
     with ExitStack() as stack:
 
         def plain() -> grpc.Channel:
@@ -69,6 +73,7 @@ def stubs(server: Server) -> Iterator[Stubs]:
         yield Stubs(
             plain=stub(plain()),
             ours=stub(grpc_bearer.secure_channel(target, ssl, auth=auth)),
+            observed=stub(grpc_bearer.secure_channel(target, ssl, auth=watched)),
             without_retry=stub(grpc_bearer.secure_channel(target, ssl, auth=auth, retry=None)),
             wrapped_stub=grpc_bearer.wrap_stub(stub(plain()), auth),
             intercepted_channel=stub(grpc_bearer.intercept_channel(plain(), auth)),

@@ -76,6 +76,34 @@ def test_what_waits_and_what_refreshes_is_measured_in_processes_of_their_own(tmp
     assert refreshing["refreshes"] > 0
 
 
+@with_tools
+def test_a_missed_reach_is_explained_in_the_report_and_one_that_is_met_is_not() -> None:
+    from benchmarks import reasons
+    from benchmarks.tables import Check
+
+    known = {"Streams, *": "They are kept."}
+    checks = [
+        Check("Streams, per call: ours", "≤ 1.05", "1.070", "missed"),
+        Check("Streams, per message: ours", "≤ 1.05", "1.010", "met"),
+        Check("Import time: ours", "≤ 15 ms more", "20 ms", "missed (A/A off)"),
+    ]
+
+    title, streams, imports = reasons.section(checks, known)
+
+    assert title.startswith("## ")
+    assert streams == "**Streams, per call: ours** (1.070, reach ≤ 1.05): They are kept.\n"
+    assert "not explained yet" in imports
+    assert reasons.section(checks[1:2], known) == []
+
+
+@with_tools
+def test_every_written_reason_has_a_pattern_and_a_text() -> None:
+    from benchmarks import reasons
+
+    assert len(reasons.read()) > 5
+    assert all(pattern and text for pattern, text in reasons.read().items())
+
+
 @pytest.mark.parametrize("algorithm", ["ES256", "RS256", "EdDSA"])
 def test_the_command_measures_a_users_own_key(
     algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -94,5 +122,5 @@ def test_the_command_measures_a_users_own_key(
 def test_the_command_says_what_is_wrong_with_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = _cli.main(["bench", "--key", str(tmp_path / "none.pem")])
 
-    assert code == 1
+    assert code == 2
     assert "none.pem" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -16,19 +16,19 @@ from benchmarks.loop import Samples, Variant
 from benchmarks.server import Server
 from benchmarks.stubs import by_hand, unary, warm
 from benchmarks.tables import Check, Grid, Reach, Result, Table
-from grpc_bearer import JWTSource
 from grpc_bearer.testing import ProbeStub, private_pem, throwaway_key
 
-CORE, METADATA, SAMPLE = (
+#: How many tokens are signed ahead.
+AHEAD = 64
+CORE, METADATA, PRESIGN, SAMPLE = (
     "openfx, through core (the default)",
     'openfx, attach="metadata"',
+    f'openfx, attach="metadata", presign={AHEAD}',
     "PyJWT in a plugin, PEM on each call",
 )
-
-
-def presign_built() -> bool:
-    """Whether tokens can be signed ahead yet."""
-    return "presign" in inspect.signature(JWTSource).parameters
+#: What each of ours is made with: `attach` and `presign`.
+OURS: dict[str, tuple[Any, int]] = {CORE: ("auto", 0), METADATA: ("metadata", 0), PRESIGN: ("metadata", AHEAD)}
+REACHES = {PRESIGN: Reach(1.03)}
 
 
 def run(scale: Scale) -> Result:
@@ -36,7 +36,7 @@ def run(scale: Scale) -> Result:
     with Server(ledger=True) as server:
         samples = _measure(server, scale)
         proof = _single_use(server, scale)
-    table = tables.compare("openfx", "A whole OpenFX call", samples, notes=_notes(samples))
+    table = tables.compare("openfx", "A whole OpenFX call", samples, REACHES, notes=_notes(samples))
     proof.checks.insert(0, _against_sample(samples, table))
     return Result([table], [proof], benchmarks=held(samples))
 
@@ -57,11 +57,15 @@ def _channels(server: Server) -> dict[str, Any]:
 
     return {
         "plain": ProbeStub(grpc.secure_channel(target, ssl)),
-        CORE: ProbeStub(grpc_bearer.secure_channel(target, ssl, auth=openfx_auth())),
-        METADATA: ProbeStub(grpc_bearer.secure_channel(target, ssl, auth=openfx_auth(), attach="metadata")),
+        **{name: ProbeStub(_channel(server, name)) for name in OURS},
         SAMPLE: plugin(by_pyjwt("ES256", private_pem(key))),
         "PyJWT in a plugin, key object": plugin(by_pyjwt("ES256", key)),
     }
+
+
+def _channel(server: Server, name: str) -> grpc.Channel:
+    attach, presign = OURS[name]
+    return grpc_bearer.secure_channel(server.target, server.credentials(), auth=openfx_auth(presign), attach=attach)
 
 
 def _measure(server: Server, scale: Scale) -> list[Samples]:
@@ -86,32 +90,27 @@ def _notes(samples: list[Samples]) -> list[str]:
     token = fetch(CallContext()).value
     sign = min(timeit.repeat(raw_sign("ES256", token), number=calls, repeat=5)) / calls
     floor = statistics.median(samples[0].values)
-    notes = [f"Raw signing alone takes {sign * 1e6:.0f} µs here: without presign, {1 + sign / floor:.3f} is the least."]
-    return notes if presign_built() else [*notes, "`presign`: not built."]
+    return [
+        f"Raw signing alone takes {sign * 1e6:.0f} µs here, in a loop of its own: without presign, "
+        f"{1 + sign / floor:.3f} is the least.",
+        "With presign the signature costs the same processor time, but on another thread and while the call waits for "
+        "its answer; the call that wakes that thread, one in some dozens, pays for it.",
+    ]
 
 
 def _single_use(server: Server, scale: Scale) -> Grid:
-    """As many tokens as calls, by the server's own count."""
+    """As many tokens as calls, by the server's own count; the calls come from eight threads."""
     calls, rows, checks = scale.count(5000, 50), [], []
-    for name, how in ((CORE, "auto"), (METADATA, "metadata")):
-        channel = grpc_bearer.secure_channel(
-            server.target,
-            server.credentials(),
-            auth=openfx_auth(),
-            attach=how,  # type: ignore[arg-type]
-        )
-        with channel:
+    for name in OURS:
+        with _channel(server, name) as channel, ThreadPoolExecutor(8) as pool:
             call = unary(ProbeStub(channel))
-            for _ in range(calls):
-                call()
+            for _ in pool.map(lambda _, call=call: call(), range(calls)):
+                pass
         arrived, tokens = server.seen()
         rows.append([name, str(calls), str(arrived), str(tokens)])
         verdict = "met" if arrived == tokens >= calls else "missed"
         checks.append(
             Check(f"Single-use: {name}", "a token an attempt", f"{tokens} tokens in {arrived} attempts", verdict)
         )
-    if not presign_built():
-        rows.append(["openfx, presign", "not built", "", ""])
-        checks.append(Check("A whole OpenFX call: presign", "≤ 1.03, single-use proven", "–", "not built"))
     columns = ["", "calls", "attempts", "different tokens"]
     return Grid("openfx-single-use", "OpenFX: tokens that the server saw", columns, rows, checks)

@@ -22,6 +22,7 @@ def variants(at: Stubs) -> list[Variant]:
         Variant("header by hand", "floor", by_hand(at.plain)),
         Variant("header by hand, again", "A/A", by_hand(at.plain)),
         Variant(OURS, "ours", unary(at.ours)),
+        Variant("grpc_bearer.secure_channel, observed", "ours", unary(at.observed)),
         Variant("grpc_bearer.wrap_stub", "ours", unary(at.wrapped_stub)),
         Variant("grpc_bearer.intercept_channel", "ours", unary(at.intercepted_channel)),
         Variant("grpc_bearer.interceptor", "ours", unary(at.interceptor)),
