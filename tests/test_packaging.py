@@ -12,16 +12,20 @@ from pathlib import Path
 
 import pytest
 
+import grpc_bearer
 from grpc_bearer import _cli
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = Path(grpc_bearer.__file__).parent  # the tests also run on an installed wheel, with no source beside them
 SETUP = configparser.ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg", "utf-8")
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[[\w,-]+\])?\s*(?P<comparison>==|>=)\s*(?P<version>[\w.]+)")
 
 
 def pins(lines: str, comparison: str) -> dict[str, str]:
-    matches = [REQUIREMENT.fullmatch(line.strip()) for line in lines.splitlines() if line.strip() and line[0] != "#"]
+    """Name to version; what has a condition (`; python_version …`) is left out."""
+    wanted = [line.strip() for line in lines.splitlines() if line.strip() and line[0] != "#" and ";" not in line]
+    matches = [REQUIREMENT.fullmatch(line) for line in wanted]
     assert all(match and match["comparison"] == comparison for match in matches), lines
     return {match["name"].lower(): match["version"] for match in matches if match}
 
@@ -36,6 +40,12 @@ def test_the_six_dependencies_and_no_other() -> None:
     expected = {"cryptography", "google-auth", "grpcio", "grpcio-status", "pyjwt", "tenacity"}
 
     assert set(pins(SETUP["options"]["install_requires"], ">=")) == expected
+
+
+def test_python_3_10_alone_takes_one_dependency_more() -> None:
+    conditional = [line for line in SETUP["options"]["install_requires"].splitlines() if ";" in line]
+
+    assert conditional == ['tomli>=2.0.0; python_version < "3.11"']
 
 
 def test_pyproject_holds_only_what_cannot_stand_in_setup_cfg() -> None:
@@ -57,7 +67,7 @@ def test_the_oldest_python_is_the_same_everywhere() -> None:
 
 def test_the_version_stands_in_one_place() -> None:
     version = SETUP["metadata"]["version"]
-    holders = [path.name for path in (ROOT / "grpc_bearer").rglob("*.py") if f'"{version}"' in path.read_text("utf-8")]
+    holders = [path.name for path in PACKAGE.rglob("*.py") if f'"{version}"' in path.read_text("utf-8")]
 
     assert importlib.metadata.version("grpc-bearer") == version
     assert holders == []
@@ -117,3 +127,47 @@ def test_the_make_targets_that_the_documents_and_ci_name_exist() -> None:
 
     assert {"test", "demo"} <= named
     assert named <= targets
+
+
+def test_the_hosted_ci_calls_the_targets_of_make_check() -> None:
+    here = set(re.findall(r"^step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
+    hosted = set(re.findall(r"- run: make ([a-z-]+)", (ROOT / ".github/workflows/ci.yml").read_text("utf-8")))
+
+    assert sorted(here - hosted) == [], "in .ci/run, but not in .github/workflows/ci.yml"
+    assert sorted(hosted - here) == [], "in .github/workflows/ci.yml, but not in .ci/run"
+
+
+def test_contributors_are_told_the_targets_of_make_check() -> None:
+    here = set(re.findall(r"^step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
+    told = set(re.findall(r"^make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE))
+
+    assert sorted(here - told) == [], "in .ci/run, but not in CONTRIBUTING.md"
+
+
+def test_the_hosted_ci_covers_every_python_that_the_classifiers_name() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+    matrix = re.search(r"python: \[(.*)\]", text)
+
+    assert matrix
+    assert re.findall(r"3\.\d+", matrix[1]) == re.findall(r"Python :: (3\.\d+)", SETUP["metadata"]["classifiers"])
+
+
+def test_the_hosted_ci_runs_nothing_that_can_change_under_it() -> None:
+    used = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+
+    assert used
+    assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
+
+
+def test_the_hooks_are_targets_of_make_check() -> None:
+    hooks = set(re.findall(r"entry: make ([a-z-]+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8")))
+    here = set(re.findall(r"^step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
+
+    assert {"lint", "types"} <= hooks <= here
+
+
+def test_the_checkers_are_pinned() -> None:
+    lines = SETUP["options.extras_require"]["dev"].splitlines()
+    tools = {"build", "mypy", "pre-commit", "pyright", "ruff", "twine"}
+
+    assert {line.split("[")[0].split("==")[0] for line in lines if "==" in line} >= tools

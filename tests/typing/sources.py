@@ -1,0 +1,154 @@
+"""Sources and auth objects as users make them. Read by type checkers (`make types`), never run."""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+from google.auth.credentials import Credentials
+from typing_extensions import assert_type
+
+from grpc_bearer import (
+    BearerAuth,
+    CallableSource,
+    CallContext,
+    ClientCredentialsSource,
+    Clock,
+    FileSource,
+    GoogleAuthSource,
+    HTTPTokenSource,
+    JWTSource,
+    RoutedSource,
+    Source,
+    StaticSource,
+    Token,
+    profiles,
+)
+from grpc_bearer.sources.jwt import PerToken, nonce
+from grpc_bearer.testing import ManualClock
+
+
+def audience(call: CallContext) -> str:
+    return call.service
+
+
+# Every source is a `Source`, and gives a `Token`.
+sources: list[Source] = [
+    StaticSource("t0"),
+    FileSource("token.txt"),
+    FileSource(Path("token.json"), json_field="token", poll=1),
+    HTTPTokenSource("https://localhost/token", json={"id": 7}, field="token", refresh_after=(900, 1200)),
+    ClientCredentialsSource("https://localhost/token", "me", "s3cret", scope=["read", "write"]),
+    ClientCredentialsSource("https://localhost/token", "me", key="key.pem", auth_method="private_key_jwt"),
+    JWTSource("key.pem", claims={"iss": "me", "jti": PerToken(lambda: str(uuid.uuid4()))}, headers={"nonce": nonce}),
+    JWTSource("key.pem", claims=lambda call: {"role": call.method}, audience=audience, lifetime=60),
+    RoutedSource({"shop.v1.Orders/*": StaticSource("t0"), "*": FileSource("token.txt")}),
+]
+assert_type(sources[0].fetch(CallContext("https://localhost/shop.v1.Orders", "List")), Token)
+StaticSource(b"t0")  # type: ignore[arg-type]
+FileSource(7)  # type: ignore[arg-type]
+FileSource("token.json", object())  # type: ignore[arg-type, call-arg]
+HTTPTokenSource("https://localhost/token", refresh_after=900)  # type: ignore[arg-type]
+ClientCredentialsSource("https://localhost/token", "me", "s3cret", auth_method="basic")  # type: ignore[arg-type]
+RoutedSource({"*": "t0"})  # type: ignore[dict-item]
+JWTSource("key.pem", claims="iss")  # type: ignore[arg-type]
+
+
+# A function, sync or async, with the call or without; what it returns must be a token.
+async def from_a_vault() -> Token:
+    return Token("t0", expires_at=1_700_000_000)
+
+
+async def by_call(call: CallContext) -> str:
+    return call.method
+
+
+CallableSource(lambda: "t0")
+CallableSource(from_a_vault, loop=asyncio.new_event_loop(), timeout=5)
+CallableSource(by_call, key=lambda call: call.method)
+CallableSource(lambda: 7)  # type: ignore[arg-type, return-value]
+CallableSource("t0")  # type: ignore[arg-type]
+
+
+# A source of one's own.
+class Clockwork(Source):
+    single_use = True
+
+    def fetch(self, context: CallContext) -> Token:
+        return Token(f"{context.service}.{context.method}", context.clock.time() + 60, single_use=True)
+
+    def key(self, context: CallContext) -> str:
+        return context.method
+
+
+class Forgetful(Source):
+    pass
+
+
+class Asynchronous(Source):
+    async def fetch(self, context: CallContext) -> Token:  # type: ignore[override]
+        return Token("t0")
+
+
+Forgetful()  # type: ignore[abstract]
+
+# Any of these, and what stands for one, makes an auth.
+auth = BearerAuth(Clockwork(), "x-api-token", "", keep_warm=True, max_keys=8, clock=ManualClock())
+BearerAuth(from_a_vault)
+BearerAuth(Path("token.txt"), header="x-api-token", scheme="")
+BearerAuth("t0", "authorization", "Bearer", object())  # type: ignore[arg-type, call-arg]
+BearerAuth("t0", clock="now")  # type: ignore[arg-type]
+BearerAuth()  # type: ignore[call-arg]
+
+assert_type(auth.token("https://localhost/shop.v1.Orders", "List", timeout=5), Token)
+assert_type(auth.headers(), dict[str, str])
+assert_type(auth.header, str)
+assert_type(auth.single_use, bool)
+assert_type(auth.invalidate("t0"), bool)
+assert_type(auth.invalidate(auth.token()), bool)
+auth.invalidate(b"t0")  # type: ignore[arg-type]
+auth.header = "x-other"  # type: ignore[misc]
+auth.close()
+with BearerAuth("t0") as closing:
+    assert_type(closing, BearerAuth)
+
+# A token is a value.
+token = Token("t0", expires_at=1_700_000_000.5, refresh_at=None)
+assert_type(token.value, str)
+assert_type(token.expires_at, float | None)
+assert_type(token.fingerprint, str)
+token.value = "t1"  # type: ignore[misc]
+Token(b"t0")  # type: ignore[arg-type]
+
+
+# A clock is whatever tells the time.
+def seconds(clock: Clock) -> float:
+    return clock.time() - clock.monotonic()
+
+
+seconds(ManualClock())
+seconds(None)  # type: ignore[arg-type]
+
+
+# google-auth, both ways.
+def google(credentials: Credentials) -> None:
+    GoogleAuthSource(credentials)
+    assert_type(BearerAuth(credentials).as_google_credentials(), Credentials)
+    GoogleAuthSource("adc.json")  # type: ignore[arg-type]
+
+
+# The five services.
+assert_type(profiles.bear("credentials.json"), BearerAuth)
+assert_type(profiles.bear({"api_key": "k", "scope": "s", "secret": "s3cret"}, ca=Path("ca.pem")), BearerAuth)
+assert_type(profiles.skykit("key.pem", "you@example.com", passphrase=b"s3cret", lifetime=600), BearerAuth)
+assert_type(profiles.bitbroker("t0"), BearerAuth)
+assert_type(profiles.bitbroker(consumer=Path("t"), routes={"a.B/*": "consumer"}), BearerAuth)
+assert_type(profiles.crm(lambda: "t0", keep_warm=True), BearerAuth)
+assert_type(profiles.openfx(Path("key.json"), audience="developer-api"), BearerAuth)
+profiles.bear()  # type: ignore[call-arg]
+profiles.bear({"api_key": 7})  # type: ignore[dict-item]
+profiles.skykit("key.pem")  # type: ignore[call-arg]
+profiles.crm(7)  # type: ignore[arg-type]
+profiles.bitbroker("t0", routes=["a.B/*"])  # type: ignore[arg-type]
