@@ -6,6 +6,7 @@ BENCH_ARGS  ?=
 
 BIN          := $(VENV)/bin
 FLOORS_VENV  := .venv-floors
+WHEEL_VENV   := .venv-wheel
 PROTOS_VENV  := .venv-protos
 PIP_INSTALL  := -m pip install --quiet --disable-pip-version-check
 
@@ -25,7 +26,8 @@ make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
   echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help demo bench test chaos test-floors lint format types layers protos protos-check check clean
+.PHONY: help demo bench docs test chaos fleet test-wheel test-floors lint format types layers protos protos-check package hooks \
+  check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed 's/:.*  ## /\t/' | expand -t 14
@@ -36,11 +38,30 @@ demo: $(VENV)/.run  ## run the five services on loopback, with real TLS
 bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report; BENCH_ARGS="--only unary"
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+docs: $(VENV)/.docs  ## build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/trees docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 test: $(VENV)/.test  ## run all tests; choose with PYTEST_ARGS="tests/test_token.py -k trim"
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 chaos: $(VENV)/.test  ## three minutes in which everything goes wrong, and a table; CHAOS_ARGS="--seed 7 --seconds 60"
 	$(BIN)/python tests/chaos/run.py $(or $(CHAOS_ARGS),--seed 1 --seconds 180)
+
+fleet: $(VENV)/.test  ## 200 processes that share one token, and all that may go wrong: a table; FLEET_ARGS="--processes 50"
+	$(BIN)/python tests/fleet/run.py $(FLEET_ARGS)
+	GRPC_BEARER_BATCH=10000 $(BIN)/python -m pytest tests/test_engines.py
+
+# The tests come from the sdist, whose package is taken away: what they import can only be the wheel's.
+test-wheel: package  ## run all tests on the built wheel, in a fresh environment and with no source about
+	rm -rf $(WHEEL_VENV)
+	$(call make-venv,$(WHEEL_VENV),$(NEWEST_FIRST))
+	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[test,neighbours]"
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	  tar -xzf dist/*.tar.gz -C "$$folder" --strip-components 1; \
+	  rm -r "$$folder"/grpc_bearer "$$folder"/*.py "$$folder"/*.egg-info; \
+	  cd "$$folder"; GRPC_BEARER_DIST="$(CURDIR)/dist" \
+	  "$(abspath $(WHEEL_VENV))/bin/python" -m pytest -p no:cacheprovider $(PYTEST_ARGS)
 
 test-floors: $(FLOORS_VENV)/.test  ## run all tests on the oldest supported versions (tests/floors.txt)
 	$(FLOORS_VENV)/bin/python -m pytest -p no:cacheprovider $(PYTEST_ARGS)
@@ -53,8 +74,10 @@ format: $(VENV)/.dev  ## ruff: mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.dev  ## mypy --strict
-	$(BIN)/python -m mypy --strict grpc_bearer $(wildcard tests/typing)
+types: $(VENV)/.dev  ## mypy --strict, pyright on code as users write it, and whether every public name is typed
+	$(BIN)/python -m mypy --strict grpc_bearer _grpc_bearer_pytest.py tests/typing
+	$(BIN)/pyright --warnings --pythonversion 3.10 --pythonpath $(BIN)/python tests/typing
+	PYTHONPATH="$(CURDIR)" PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes grpc_bearer --ignoreexternal
 
 layers: $(VENV)/.test  ## imports point downward only, and slow packages wait until they are used
 	$(BIN)/python -m pytest -q tests/test_layers.py
@@ -65,11 +88,20 @@ protos: $(PROTOS_VENV)/.tools  ## generate grpc_bearer/testing/_pb again
 protos-check: $(PROTOS_VENV)/.tools  ## is grpc_bearer/testing/_pb what protos/ says?
 	$(PROTOS_VENV)/bin/python protos/generate --check
 
+package: $(VENV)/.dev  ## build wheel and sdist into dist/, and check what is in them
+	rm -rf dist *.egg-info
+	$(BIN)/python -m build --quiet --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	GRPC_BEARER_DIST="$(CURDIR)/dist" $(BIN)/python -m pytest -q tests/test_distribution.py
+
+hooks: $(VENV)/.dev  ## have git run lint and types before each commit
+	$(BIN)/pre-commit install
+
 check:  ## all that CI runs
 	.ci/run
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(FLOORS_VENV) $(PROTOS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(FLOORS_VENV) $(PROTOS_VENV) $(WHEEL_VENV) build dist docs/_build docs/_report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments. A stamp says what was installed; it is made again when the lists change.
@@ -82,15 +114,19 @@ $(VENV)/.run: setup.cfg pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP_INSTALL) --editable '.[test]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[test,neighbours]'
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.bench: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[bench]'
 	@touch $@ $(VENV)/.run
 
+$(VENV)/.docs: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[docs]'
+	@touch $@ $(VENV)/.run
+
 $(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[dev,neighbours]'
 	@touch $@ $(VENV)/.test $(VENV)/.run
 
 # From nothing each time the lists change: an old environment would keep versions that the new lists do not name.

@@ -5,7 +5,7 @@
 >>> channel.close()
 """
 
-from grpc_bearer import aio, errors, profiles
+from grpc_bearer import aio, errors, events, profiles, rest
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._channel import (
     call_credentials,
@@ -15,10 +15,12 @@ from grpc_bearer._channel import (
     secure_channel,
 )
 from grpc_bearer._clock import Clock
+from grpc_bearer._config import load
 from grpc_bearer._interceptor import BearerInterceptor, interceptor
 from grpc_bearer._retry import RetryPolicy
 from grpc_bearer._stub import wrap_stub
 from grpc_bearer._token import CallContext, Token
+from grpc_bearer.cache import SharedCache
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -29,6 +31,7 @@ from grpc_bearer.errors import (
     TokenRejectedError,
     TokenUnavailableError,
 )
+from grpc_bearer.events import Observer
 from grpc_bearer.sources import (
     CallableSource,
     ClientCredentialsSource,
@@ -55,8 +58,10 @@ __all__ = [
     "HTTPTokenSource",
     "InsecureChannelError",
     "JWTSource",
+    "Observer",
     "RetryPolicy",
     "RoutedSource",
+    "SharedCache",
     "SigningError",
     "Source",
     "StaticSource",
@@ -69,10 +74,13 @@ __all__ = [
     "call_credentials",
     "channel_credentials",
     "errors",
+    "events",
     "insecure_channel",
     "intercept_channel",
     "interceptor",
+    "load",
     "profiles",
+    "rest",
     "secure_channel",
     "wrap_stub",
 ]

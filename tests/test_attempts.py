@@ -62,14 +62,14 @@ class TestSync:
         with here.stub(auth := here.auth(), retry=None) as stub:
             reply, ran = tried(RETRY, auth, lambda: stub.Unary(request(4)))
 
-        assert (list(reply.indexes), ran) == ([4], 1)  # type: ignore[attr-defined]
+        assert (list(reply.indexes), ran) == ([4], 1)
 
     def test_a_block_that_was_refused_runs_again_with_another_token(self, here: Place) -> None:
         with here.stub(auth := here.auth(), retry=None) as stub:
             here.revoke(auth)
             reply, ran = tried(RETRY, auth, lambda: stub.Unary(request(4)))
 
-        assert (list(reply.indexes), ran) == ([4], 2)  # type: ignore[attr-defined]
+        assert (list(reply.indexes), ran) == ([4], 2)
         assert len(here.minted(auth)) == 2
 
     def test_a_stream_cut_midway_is_read_again_from_its_start(self, here: Place) -> None:
@@ -116,7 +116,7 @@ class TestSync:
             error, times = tried(policy, auth, lambda: stub.Unary(request()))
 
         assert isinstance(error, grpc.RpcError)
-        assert (error.code(), times) == (refusal.code, ran)  # type: ignore[attr-defined]
+        assert (error.code(), times) == (refusal.code, ran)
 
     def test_the_error_that_passes_through_is_the_last_attempts_own(self, here: Place) -> None:
         with here.stub(auth := here.auth(), retry=None) as stub:
@@ -124,7 +124,7 @@ class TestSync:
             error, _ = tried(RETRY, auth, lambda: stub.Unary(request()))
 
         assert isinstance(error, grpc.RpcError)
-        assert error.details() == "2"  # type: ignore[attr-defined]
+        assert error.details() == "2"
 
     def test_other_exceptions_pass_through(self, here: Place) -> None:
         def fail() -> None:

@@ -182,7 +182,7 @@ def test_a_loop_that_is_closed_during_the_wait_is_noticed() -> None:
         loop.call_soon(running.set)
         loop.run_until_complete(close_after_entered())
         for task in asyncio.all_tasks(loop):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # a loop closed under its tasks is the point here
+            task._log_destroy_pending = False  # a loop closed under its tasks is the point here
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 
@@ -305,7 +305,7 @@ def test_our_own_errors_lose_what_they_are_chained_to() -> None:
     ],
 )
 def test_what_is_no_token_is_a_format_error(value: object, words: str) -> None:
-    error = failure(lambda: CallableSource(lambda: value).fetch(CONTEXT), TokenFormatError, words)  # type: ignore[arg-type]
+    error = failure(lambda: CallableSource(lambda: value).fetch(CONTEXT), TokenFormatError, words)
 
     assert_hidden(error, "hid", unsigned_jwt(exp=NOW - 5))
 

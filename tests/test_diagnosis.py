@@ -330,7 +330,7 @@ class TestRichStatus:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await soon(AIO[kind](stub))
 
-        self.check(rpc_status.from_call(caught.value))  # type: ignore[arg-type]
+        self.check(rpc_status.from_call(caught.value))
 
     async def test_the_asyncio_call_itself(self, here: Place) -> None:
         async with here.aio_stub(here.auth()) as stub:

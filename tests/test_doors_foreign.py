@@ -79,7 +79,7 @@ def test_a_stub_over_two_channels_is_proved_channel_by_channel(secure: kit.Probe
     assert headers(plain) == []
 
 
-class Split(grpc.Channel):  # type: ignore[misc]
+class Split(grpc.Channel):
     """Somebody's channel that sends streams elsewhere."""
 
     def __init__(self, unary: grpc.Channel, streams: grpc.Channel) -> None:

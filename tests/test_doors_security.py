@@ -41,7 +41,7 @@ OTHER = "t1-somebody-else"
 OK, UNAUTHENTICATED = grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED
 
 
-class _Other(grpc.AuthMetadataPlugin):  # type: ignore[misc]
+class _Other(grpc.AuthMetadataPlugin):
     def __call__(self, context: Any, callback: Any) -> None:
         callback((("x-other", "1"),), None)
 
@@ -359,10 +359,10 @@ def test_a_user_interceptor_between_us_and_a_plaintext_channel_changes_nothing(
 
 
 class _PassThrough(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
-    grpc.StreamUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     def _on(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(details, request)

@@ -6,11 +6,16 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import grpc_bearer
+
+ROOT = Path(__file__).parent.parent
 
 PUBLIC_MODULES = [
     "grpc_bearer",
@@ -92,3 +97,48 @@ def test_every_public_class_shows_an_example(name: str) -> None:
     ]
 
     assert without == []
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_every_public_name_is_in_the_changelog(name: str) -> None:
+    quoted = "\n".join(re.findall(r"`([^`]+)`", (ROOT / "CHANGELOG.md").read_text("utf-8")))
+    words = set(re.findall(r"\w+", quoted))
+
+    unnamed = [entry for entry in importlib.import_module(name).__all__ if entry not in words]
+
+    assert not unnamed, f"CHANGELOG.md: say under its newest heading, in backquotes, what {', '.join(unnamed)} are"
+
+
+@pytest.mark.parametrize("name", PUBLIC_MODULES)
+def test_every_public_name_is_typed(name: str) -> None:
+    module = importlib.import_module(name)
+
+    bare = [
+        f"{entry}: {missing}"
+        for entry in module.__all__
+        for function in functions_of(getattr(module, entry))
+        for missing in unannotated(function)
+    ]
+
+    assert not bare, f"annotate {', '.join(bare)}"
+
+
+def functions_of(thing: object) -> Iterator[object]:
+    """The function, or the public methods of the class as far as we wrote them; what protoc generates has a .pyi."""
+    if inspect.isfunction(thing):
+        yield thing
+    elif inspect.isclass(thing) and thing.__module__.startswith("grpc_bearer") and "._pb" not in thing.__module__:
+        for name, member in vars(thing).items():
+            if name == "__init__" or not name.startswith("_"):
+                function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+                if inspect.isfunction(function) and function.__module__.startswith("grpc_bearer"):
+                    yield function
+
+
+def unannotated(function: object) -> Iterator[str]:
+    assert inspect.isfunction(function)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name not in ("self", "cls") and parameter.annotation is inspect.Parameter.empty:
+            yield f"{function.__qualname__}({parameter.name})"
+    if "return" not in function.__annotations__:
+        yield f"{function.__qualname__} -> ?"

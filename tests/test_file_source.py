@@ -184,7 +184,7 @@ def test_bad_json_is_told(path: Path, content: str, kind: type[TokenFormatError]
     [(None, "expected a path, got NoneType"), (b"x", "got bytes"), (3, "got int"), ("", "empty"), ("a\0b", "NUL")],
 )
 def test_what_is_no_path_is_refused_when_built(path: object, words: str) -> None:
-    failure(lambda: FileSource(path), ConfigurationError, f"^path: .*{words}")  # type: ignore[arg-type]
+    failure(lambda: FileSource(path), ConfigurationError, f"^path: .*{words}")
 
 
 def test_a_token_in_the_place_of_a_path_is_recognised_and_not_shown() -> None:
@@ -195,7 +195,7 @@ def test_a_token_in_the_place_of_a_path_is_recognised_and_not_shown() -> None:
 
 @pytest.mark.parametrize("poll", [0, -1, float("nan"), float("inf"), "5", True])
 def test_a_poll_interval_that_is_none_is_refused(path: Path, poll: object) -> None:
-    failure(lambda: FileSource(path, poll=poll), ConfigurationError, "^poll: ")  # type: ignore[arg-type]
+    failure(lambda: FileSource(path, poll=poll), ConfigurationError, "^poll: ")
 
 
 def test_a_relative_path_holds_after_a_change_of_directory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

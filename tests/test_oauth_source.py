@@ -185,8 +185,10 @@ def test_an_encrypted_key_needs_its_passphrase_when_built(server: Server, source
     source(None, auth_method="private_key_jwt", key=key, passphrase="open sesame").fetch(CONTEXT)
     assert assertion(server)[1]["iss"] == "me:ü"
 
-    wrong = lambda: source(None, auth_method="private_key_jwt", key=key, passphrase="guess")  # noqa: E731
-    assert_hidden(failure(wrong, SigningError, "passphrase"), "guess", key)
+    error = failure(
+        lambda: source(None, auth_method="private_key_jwt", key=key, passphrase="guess"), SigningError, "passphrase"
+    )
+    assert_hidden(error, "guess", key)
 
 
 def test_a_key_that_does_not_fit_is_refused_when_built(source: Make) -> None:
@@ -278,7 +280,7 @@ def test_an_error_answer_tells_a_registered_code_and_nothing_else(
     server.replies = [Reply(body, status, {"retry-after": "9", "location": "https://hidden.example/"})]
     error = failure(lambda: source().fetch(CONTEXT), kind, words)
 
-    assert error.retry_after == (9 if status in (429, 500, 503) else None)  # type: ignore[attr-defined]
+    assert error.retry_after == (9 if status in (429, 500, 503) else None)
     assert_hidden(error, "hidden", SECRET)
     assert "hidden" not in caplog.text
     assert SECRET not in caplog.text

@@ -45,7 +45,7 @@ def everything_said(error: BaseException) -> str:
     said, link = "", error
     while link is not None:
         said += "".join(traceback.format_exception_only(link)) + repr(link.args) + repr(vars(link))
-        link = link.__cause__ or link.__context__  # type: ignore[assignment]
+        link = link.__cause__ or link.__context__
     return said
 
 
@@ -333,7 +333,7 @@ def test_bitbroker_sends_the_bare_token_in_its_own_header() -> None:
     ],
 )
 def test_bitbroker_takes_the_role_of_the_first_route_that_matches(service: str, method: str, role: str) -> None:
-    auth = profiles.bitbroker(**ROLES, routes=ROUTES)  # type: ignore[arg-type]
+    auth = profiles.bitbroker(**ROLES, routes=ROUTES)
 
     assert auth.headers(f"https://host:8443/{service}", method) == {"x-bbk-auth-token": f"t-{role}"}
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import grpc_bearer
+
 ROOT = Path(__file__).parent.parent
 GENERATE = ROOT / "protos" / "generate"
-PACKAGE = ROOT / "grpc_bearer" / "testing" / "_pb"
+PACKAGE = Path(grpc_bearer.__file__).parent / "testing" / "_pb"
 
 
 def pinned() -> str:

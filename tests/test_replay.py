@@ -77,7 +77,7 @@ class TestThreads:
 
     def test_the_iterator_is_asked_only_as_far_as_somebody_reads(self) -> None:
         asked: list[str] = []
-        kept = buffer(asked.append(letter) or letter for letter in "abcd")  # type: ignore[func-returns-value]
+        kept = buffer(asked.append(letter) or letter for letter in "abcd")
         first = kept.reader()
         assert [next(first), next(first)] == [b"a", b"b"]
         second = kept.reader()
@@ -95,7 +95,7 @@ class TestThreads:
         kept = ReplayBuffer(refilled(), ProbeRequest.SerializeToString, 10, 1000)
         list(kept.reader())
 
-        assert [ProbeRequest.FromString(bytes(item)).index for item in kept.reader()] == [0, 1, 2, 3]  # type: ignore[arg-type]
+        assert [ProbeRequest.FromString(bytes(item)).index for item in kept.reader()] == [0, 1, 2, 3]
 
     def test_an_earlier_reader_comes_to_its_end(self) -> None:
         kept = buffer("abc")

@@ -314,7 +314,7 @@ class TestCancel:
 
             await self.check(call, called, kind)
             # The server has seen it too: it stops to wait by itself.
-            states = here.server._server._state.rpc_states  # type: ignore[union-attr]
+            states = here.server._server._state.rpc_states
             assert await until(lambda: not states)
 
     @pytest.mark.parametrize("kind", KINDS)

@@ -66,7 +66,7 @@ class Case:
         made = []
         for number, (where, count) in enumerate(self.refusals):
             how = {"when": where} if where in ("start", "headers") else {where: count}
-            made.append(Refuse(details=f"refusal {number}", trailing=[("number", str(number))], **how))  # type: ignore[arg-type]
+            made.append(Refuse(details=f"refusal {number}", trailing=[("number", str(number))], **how))
         return made
 
     @property
@@ -178,7 +178,7 @@ class TestSyncProperties:
     """Whatever the stream, the refusals and the bounds."""
 
     def stub(self, here: Place, plain: grpc.Channel, case: Case, *, warm: bool) -> Any:
-        stub = ProbeStub(grpc_bearer.intercept_channel(plain, here.auth(), retry=case.policy))  # type: ignore[no-untyped-call]
+        stub = ProbeStub(grpc_bearer.intercept_channel(plain, here.auth(), retry=case.policy))
         here.refuse()
         if warm:
             stub.Unary(request(), timeout=PATIENCE)
@@ -339,7 +339,7 @@ class TestBounds:
     ) -> None:
         sent = [request(index + 1, b"x" * 999) for index in range(count)]
         assert {message.ByteSize() for message in sent} == {1004}
-        with here.stub(here.auth(), retry=RetryPolicy(**how)) as stub:  # type: ignore[arg-type]
+        with here.stub(here.auth(), retry=RetryPolicy(**how)) as stub:
             here.refuse()
             if warm:
                 stub.Unary(request())

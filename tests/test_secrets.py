@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -30,7 +31,17 @@ from doors import AIO_DOORS, PATIENCE, SYNC_DOORS, requests, try_all
 from secrets_harness import Watch, lines_of
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, CallContext, RetryPolicy, Source, Token, TokenError, TokenUnavailableError
+from grpc_bearer import (
+    BearerAuth,
+    CallContext,
+    RetryPolicy,
+    Source,
+    Token,
+    TokenError,
+    TokenUnavailableError,
+    events,
+    otel,
+)
 from grpc_bearer._attempts import Attempts
 from grpc_bearer._clock import SYSTEM_CLOCK
 from grpc_bearer._token import Secret
@@ -154,11 +165,49 @@ def secrets_of(services: Services, watch: Watch) -> None:
 
 
 @contextlib.contextmanager
+def all_events_to(watch: Watch) -> Iterator[None]:
+    """Show it every event of every auth, and, if OpenTelemetry is there, what is exported of them."""
+
+    def show(event: events.Event) -> None:
+        watch.value(event, f"event {type(event).__name__}")
+
+    with contextlib.ExitStack() as stack:
+        for observer in (show, *stack.enter_context(_telemetry_to(watch))):
+            events.add_observer(observer)
+            stack.callback(events.remove_observer, observer)
+        yield
+
+
+@contextlib.contextmanager
+def _telemetry_to(watch: Watch) -> Iterator[list[events.Observer]]:
+    if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None:
+        yield []
+        return
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    spans, reader, tracers = InMemorySpanExporter(), InMemoryMetricReader(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(spans))
+    meters = MeterProvider([reader])
+    yield [otel.OpenTelemetryObserver(tracers, meters)]
+    for span in spans.get_finished_spans():
+        watch.see("OpenTelemetry span", span.to_json())
+    data = reader.get_metrics_data()
+    if data is not None:
+        watch.see("OpenTelemetry metrics", data.to_json())
+    tracers.shutdown()
+    meters.shutdown()
+
+
+@contextlib.contextmanager
 def watched(directory: Path, clock: Any) -> Iterator[World]:
     """What is done with it must show no secret; asserted at the end."""
     watch = Watch()
     with Services(directory, clock) as services:
-        with watch:
+        with watch, all_events_to(watch):
             watch.keep(PASSWORD=PASSWORD)
             secrets_of(services, watch)  # before files are replaced
             yield World(services, watch)
@@ -224,7 +273,7 @@ def test_a_revoked_token_that_is_healed(world: World, name: str) -> None:
         if service.replace_token is not None:
             service.replace_token()
         else:
-            service.verifier.revoke(*service.server.ledger.tokens)  # type: ignore[attr-defined]
+            service.verifier.revoke(*service.server.ledger.tokens)
         assert succeeded(world.call_all(service, auth))
     if name != "openfx":
         assert any(attempt.reason == "token revoked" for attempt in service.server.ledger.refused)
@@ -298,7 +347,7 @@ class _Failing(Source):
         if self._how == "chained":
             raise TokenUnavailableError("the vault is closed") from _Leaky()
         if self._how == "not a token":
-            return {"token": PASSWORD}  # type: ignore[return-value]
+            return {"token": PASSWORD}
         raise SystemExit(PASSWORD) if self._how == "SystemExit" else _Leaky()
 
     def key(self, context: CallContext) -> Any:
@@ -439,11 +488,11 @@ def test_google_credentials_both_ways(world: World) -> None:
     with service.auth() as auth:
         google = auth.as_google_credentials()
         headers: dict[str, str] = {}
-        google.before_request(None, "GET", "https://localhost/s.S", headers)  # type: ignore[no-untyped-call]
+        google.before_request(None, "GET", "https://localhost/s.S", headers)
         world.show(google)
         [arrived] = headers.values()
         world.watch.keep(arrived=arrived.removeprefix("Bearer "))
-        given = Credentials(token=arrived.removeprefix("Bearer "))  # type: ignore[no-untyped-call]
+        given = Credentials(token=arrived.removeprefix("Bearer "))
         with BearerAuth(given) as again:
             assert succeeded(world.call_all(service, again))
             world.show_auth(again)
@@ -596,7 +645,21 @@ def test_control_a_jwk_is_found_by_a_private_member() -> None:
     assert [leak.secret for leak in watch.leaks()] == ["JWK k"]
 
 
-class _LoggingInterceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+def test_control_what_a_source_says_in_an_error_of_ours_is_found_in_events_and_all_that_is_made_of_them() -> None:
+    def careless() -> str:
+        raise TokenUnavailableError(f"the vault did not take {PASSWORD}")
+
+    def plant(watch: Watch, secret: str) -> None:
+        with all_events_to(watch), BearerAuth(careless) as auth, pytest.raises(TokenUnavailableError):
+            auth.token()
+
+    places = {place for place in found(plant) if not place.endswith("pickle")}
+    assert places == {"event RefreshFailed", "log grpc_bearer"} | (
+        {"OpenTelemetry span"} if importlib.util.find_spec("opentelemetry") else set()
+    )
+
+
+class _LoggingInterceptor(grpc.UnaryUnaryClientInterceptor):
     """As most projects write it."""
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
@@ -615,7 +678,7 @@ def test_control_an_interceptor_that_logs_metadata_is_found() -> None:
     assert found(plant) == ["log my.app"]
 
 
-class _RaisingPlugin(grpc.AuthMetadataPlugin):  # type: ignore[misc]
+class _RaisingPlugin(grpc.AuthMetadataPlugin):
     def __call__(self, context: Any, callback: Any) -> None:
         raise RuntimeError(PASSWORD)
 
@@ -649,6 +712,6 @@ def test_control_google_auths_own_transport_is_found_at_debug(tmp_path: Path) ->
             session.trust_env, session.verify = False, str(services.ca_file)
             body = json.dumps({"api_key": "k", "secret": secret}).encode()
             headers = {"Content-Type": "application/json", "authorization": f"Basic {secret}"}
-            Request(session)(services["bear"].options["url"], "POST", body, headers)  # type: ignore[no-untyped-call]
+            Request(session)(services["bear"].options["url"], "POST", body, headers)
 
     assert "log google.auth.transport.requests" in found(plant)

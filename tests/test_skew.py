@@ -134,7 +134,7 @@ def test_without_tls_no_time_is_learnt() -> None:
 def skewed_server(algorithm: str, **options: object) -> tuple[kit.ProbeServer, object]:
     key = kit.throwaway_key(algorithm)
     verifier = kit.JWTVerifier(kit.public_pem(key), [algorithm], max_lifetime=3600)
-    return kit.ProbeServer(verifier, **options), key  # type: ignore[arg-type]
+    return kit.ProbeServer(verifier, **options), key
 
 
 @pytest.mark.parametrize("single_use", [True, False])

@@ -42,7 +42,7 @@ def test_a_jwt_is_valid_until_revoked_too() -> None:
     ],
 )
 def test_what_is_no_token_is_refused_when_built_and_not_shown(token: object, words: str) -> None:
-    error = failure(lambda: StaticSource(token), ConfigurationError, rf"^token: .*{words}")  # type: ignore[arg-type]
+    error = failure(lambda: StaticSource(token), ConfigurationError, rf"^token: .*{words}")
 
     assert_hidden(error, "hidd")
 

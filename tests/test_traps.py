@@ -183,7 +183,9 @@ def test_trap_04_grpc_s_own_plugin_logger_has_nothing_to_say(
         try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
 
     assert [record for record in caplog.records if record.name == "grpc._plugin_wrapping"] == []
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert {(record.name, record.levelno) for record in loud} == {("grpc_bearer", logging.WARNING)}
+    assert len(loud) == len(auths)  # one line for each source that fails, however many calls it fails
 
 
 def test_trap_04_the_repr_of_what_grpc_holds_shows_no_token() -> None:
@@ -219,7 +221,7 @@ def test_trap_04_a_refusal_of_the_endpoint_shows_no_credential_anywhere(
 @pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel", "channel_credentials"])
 def test_trap_02_a_source_whose_fetch_is_async_is_told_so(door: str, server: ProbeServer) -> None:
     class Async(Source):
-        async def fetch(self, context: CallContext) -> Token:  # type: ignore[override]
+        async def fetch(self, context: CallContext) -> Token:
             return Token("t0")
 
     ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(Async()), timeout=PATIENCE)
@@ -591,7 +593,7 @@ def test_trap_25_every_attribute_of_call_details_survives_our_interceptor(kind: 
     """Other libraries make details of their own, with what gRPC may know tomorrow, and need not be namedtuples."""
     passed_on: list[Any] = []
 
-    class Details(grpc.ClientCallDetails):  # type: ignore[misc]
+    class Details(grpc.ClientCallDetails):
         method, timeout, metadata = "/s/M", 5.0, (("x-a", "1"),)
         credentials, wait_for_ready, compression = None, True, grpc.Compression.Gzip
         of_tomorrow = "kept"
@@ -622,10 +624,10 @@ def test_trap_25_every_attribute_of_call_details_survives_our_interceptor(kind: 
 
 
 def test_trap_25_our_interceptor_stands_anywhere_among_others(server: ProbeServer, ledger: Any) -> None:
-    class Details(grpc.ClientCallDetails):  # type: ignore[misc]
+    class Details(grpc.ClientCallDetails):
         """No credentials, no wait_for_ready, no compression: a copy with few fields, as is common."""
 
-    class Other(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    class Other(grpc.UnaryUnaryClientInterceptor):
         def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
             mine = Details()
             mine.method, mine.timeout = details.method, details.timeout

@@ -27,7 +27,7 @@ from .row import Row, Stage, build
 _TARGET = "localhost:1"
 
 
-class _ForeignPlugin(grpc.AuthMetadataPlugin):  # type: ignore[misc]
+class _ForeignPlugin(grpc.AuthMetadataPlugin):
     def __init__(self) -> None:
         self.token = m.TOKEN
 
@@ -244,7 +244,7 @@ def policies() -> Iterator[Row]:
             ConfigurationError,
             "auth: expected a BearerAuth",
             lambda stage, auth=auth: RetryPolicy().attempts(auth),
-        )  # type: ignore[arg-type]
+        )
 
 
 def calls() -> Iterator[Row]:

@@ -63,7 +63,7 @@ def _google(stage: Stage, url: str | None = None) -> GoogleAuthSource:
     from google.oauth2.credentials import Credentials
 
     return GoogleAuthSource(
-        Credentials(  # type: ignore[no-untyped-call]
+        Credentials(
             token=None,
             refresh_token=m.REFRESH_TOKEN,
             token_uri=url or stage.oauth_url,
@@ -461,7 +461,7 @@ def google() -> Iterator[Row]:
 def _bare() -> Any:
     from google.oauth2.credentials import Credentials
 
-    return Credentials(token=None, refresh_token=m.REFRESH_TOKEN)  # type: ignore[no-untyped-call]
+    return Credentials(token=None, refresh_token=m.REFRESH_TOKEN)
 
 
 _ADDRESSES: dict[str, tuple[Any, str]] = {

@@ -74,7 +74,7 @@ def fields() -> Iterator[Row]:
         "bear: everything wrong is told at once",
         ConfigurationError,
         "api_key: empty|scope: missing|secret: expected a str, got int",
-        lambda stage: profiles.bear({"api_key": "", "secret": 7}),  # type: ignore[dict-item]
+        lambda stage: profiles.bear({"api_key": "", "secret": 7}),
     )
     yield build(
         "openfx: the file of another service",

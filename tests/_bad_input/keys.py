@@ -73,7 +73,7 @@ def algorithms() -> Iterator[Row]:
             f"JWTSource: algorithm is {state}",
             ConfigurationError,
             "algorithm",
-            lambda stage, value=value: JWTSource(m.P256, algorithm=value),  # type: ignore[arg-type]
+            lambda stage, value=value: JWTSource(m.P256, algorithm=value),
         )
 
 
@@ -399,21 +399,21 @@ def claims() -> Iterator[Row]:
             ConfigurationError,
             "lifetime: ",
             lambda stage, value=value: JWTSource(m.P256, lifetime=value, max_lifetime=60),
-        )  # type: ignore[arg-type]
+        )
     for state, value in {"the lifetime": 60, "below zero": -1, "text": "5", "infinite": float("inf")}.items():
         yield build(
             f"JWTSource: backdate is {state}",
             ConfigurationError,
             "backdate: expected a number of seconds",
             lambda stage, value=value: JWTSource(m.P256, lifetime=60, backdate=value),
-        )  # type: ignore[arg-type]
+        )
     for state, value in {"text": "3600", "NaN": float("nan"), "true": True}.items():
         yield build(
             f"JWTSource: max_lifetime is {state}",
             ConfigurationError,
             "max_lifetime",
             lambda stage, value=value: JWTSource(m.P256, max_lifetime=value),
-        )  # type: ignore[arg-type]
+        )
 
 
 ROWS = [*algorithms(), *no_keys(), *others(), *claims()]

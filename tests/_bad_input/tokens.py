@@ -55,13 +55,13 @@ def texts() -> Iterator[Row]:
             f"StaticSource: {state}",
             ConfigurationError,
             f"token: expected a str, got {kind}",
-            lambda stage, value=value: StaticSource(value),  # type: ignore[arg-type]
+            lambda stage, value=value: StaticSource(value),
         )
         yield build(
             f"Token: {state}",
             TokenFormatError,
             f"token: expected a str, got {kind}",
-            lambda stage, value=value: Token(value),  # type: ignore[arg-type]
+            lambda stage, value=value: Token(value),
         )
 
 
@@ -103,21 +103,21 @@ def headers() -> Iterator[Row]:
             f"BearerAuth: a scheme {state}",
             ConfigurationError,
             "scheme: expected one word",
-            lambda stage, scheme=scheme: BearerAuth(m.TOKEN, scheme=scheme),  # type: ignore[arg-type]
+            lambda stage, scheme=scheme: BearerAuth(m.TOKEN, scheme=scheme),
         )
     for state, value in {"0": 0, "below zero": -1, "text": "7", "true": True, "None": None}.items():
         yield build(
             f"BearerAuth: max_keys is {state}",
             ConfigurationError,
             "max_keys: expected a whole number",
-            lambda stage, value=value: BearerAuth(m.TOKEN, max_keys=value),  # type: ignore[arg-type]
+            lambda stage, value=value: BearerAuth(m.TOKEN, max_keys=value),
         )
     for state, value in {"a number": 7, "None": None, "a class": Stage}.items():
         yield build(
             f"BearerAuth: clock is {state}",
             ConfigurationError,
             "clock: expected an object with time()",
-            lambda stage, value=value: BearerAuth(m.TOKEN, clock=value),  # type: ignore[arg-type]
+            lambda stage, value=value: BearerAuth(m.TOKEN, clock=value),
         )
 
 

@@ -25,7 +25,7 @@ class Noop(
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
-):  # type: ignore[misc]
+):
     """A user's interceptor that does nothing; `seen` counts its calls."""
 
     def __init__(self) -> None:

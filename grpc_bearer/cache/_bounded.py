@@ -1,0 +1,141 @@
+"""A store may hang, whatever its client promises: each step has a bound, and after one that failed there is a pause."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from grpc_bearer._fetching import system_random
+from grpc_bearer.cache._files import InsecureError
+from grpc_bearer.sources._threads import start
+
+T = TypeVar("T")
+
+#: Seconds for which a store that failed is left alone: at first, and at most. Each is spread by a half either way.
+PAUSE = (1.0, 30.0)
+#: At most so many steps hang at a time; while they do, no other is begun.
+HANGING = 4
+#: A store that comes and goes is spoken of once in so many seconds.
+QUIET = 60.0
+
+_LOGGER = logging.getLogger("grpc_bearer")
+
+
+class OutOfOrderError(Exception):
+    """The store is down, or too slow: go on without."""
+
+
+class _Step(Generic[T]):
+    """One step on a thread of its own. If nobody waits for it any more when it ends, `undo` gets what it brought."""
+
+    def __init__(self, step: Callable[[], T], undo: Callable[[T], object] | None) -> None:
+        self._step, self._undo = step, undo
+        self._abandoned = self.ended = False
+        self.result: list[T] = []
+        self.failure = ""
+
+    def run(self) -> None:
+        try:
+            self._run()
+        finally:
+            self.ended = True
+
+    def _run(self) -> None:
+        try:
+            result = self._step()
+        except BaseException as error:  # whatever a client raises; its text may hold an address with a password
+            reason = getattr(error, "strerror", None) if isinstance(error, OSError) else None
+            self.failure = str(error) if isinstance(error, InsecureError) else reason or type(error).__name__
+            return
+        self.result.append(result)
+        if self._abandoned:
+            self._take_back()
+
+    def abandon(self) -> None:
+        self._abandoned = True
+        self._take_back()
+
+    def _take_back(self) -> None:
+        # Both threads may come here; what is popped is popped once.
+        with contextlib.suppress(Exception):
+            result = self.result.pop()
+            if self._undo is not None:
+                self._undo(result)
+
+
+class Patience:
+    """How long a store is waited for, and what is remembered of its failures.
+
+    Args:
+        what: the store, for the log.
+        timeout: seconds for a step.
+        monotonic: where to read time.
+    """
+
+    def __init__(self, what: str, timeout: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._what, self._timeout, self._monotonic = what, timeout, monotonic
+        self._again_at = self._quiet_until = float("-inf")
+        self._failures = 0
+        self._silent = True  # nothing was said that would have to be taken back
+        self._hanging: list[_Step[object]] = []
+        self._pid = os.getpid()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the store is to be left alone for now."""
+        return self._monotonic() < self._again_at
+
+    def bounded(self, step: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """What `step` returns.
+
+        Args:
+            step: talks to the store.
+            undo: given what `step` brought after all, when nobody waited for it any more.
+
+        Raises:
+            OutOfOrderError: it failed or took too long, or others did just now.
+        """
+        if self._pid != os.getpid():  # in a forked child the parent's steps never end
+            self._pid, self._hanging = os.getpid(), []
+        self._hanging = [other for other in self._hanging if not other.ended]
+        if self.exhausted or len(self._hanging) >= HANGING:
+            raise OutOfOrderError
+        job = _Step(step, undo)
+        try:
+            ended = start(job.run).wait(self._timeout)
+        except RuntimeError:  # no more threads
+            raise OutOfOrderError from None
+        if not ended and not job.result:
+            self._hanging.append(job)  # type: ignore[arg-type]
+            job.abandon()
+            self._failed(f"no answer within {self._timeout * 1000:.0f} ms")
+        if job.failure:
+            self._failed(job.failure)
+        try:
+            result = job.result[0]
+        except IndexError:
+            raise OutOfOrderError from None
+        self._worked()
+        return result
+
+    def _failed(self, reason: str) -> None:
+        now = self._monotonic()
+        first, longest = PAUSE
+        self._again_at = now + min(first * 2.0**self._failures, longest) * (0.5 + system_random())
+        self._failures = min(self._failures + 1, 10)
+        if now >= self._quiet_until:
+            self._quiet_until, self._silent = now + QUIET, False
+            _LOGGER.warning("the shared cache (%s) is out of order: %s; going on without it", self._what, reason)
+        raise OutOfOrderError
+
+    def _worked(self) -> None:
+        if not self._failures:
+            return
+        self._failures, self._again_at = 0, float("-inf")
+        if not self._silent:
+            self._silent = True
+            _LOGGER.info("the shared cache (%s) works again", self._what)

@@ -1,0 +1,262 @@
+"""Entries in a directory that only this user can read: for the processes of one machine.
+
+An entry is written beside its place and moved there, so a reader finds the old one or the new one, whole. Locks are
+filelock's: the system frees them when their holder dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from grpc_bearer.cache._sealed import header_of
+from grpc_bearer.cache._store import AFTERMATH, Denied, Grant, Stored, View
+from grpc_bearer.errors import ConfigurationError
+
+_MAX_BYTES = 1 << 20
+_ENTRY, _LOCK, _FAILED, _TEMPORARY = ".token", ".lock", ".failed", ".tmp"
+#: Seconds after which what a killed writer left behind is swept away.
+_LEFT_BEHIND = 60.0
+#: Seconds after its end for which an entry is left where it is.
+_GRACE = 3600.0
+# Windows has neither owners nor modes in this sense: there the user's own folder protects what is in it.
+_POSIX = os.name == "posix"
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+class InsecureError(Exception):
+    """Others could read or change what is in the directory. The text says what to do."""
+
+
+def default_directory() -> str:
+    """A directory of this user's own, by the custom of the system.
+
+    Raises:
+        ConfigurationError: this user has no home.
+    """
+    home = os.path.expanduser("~")
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or home
+    elif sys.platform == "darwin":
+        base = os.path.join(home, "Library", "Caches")
+    else:  # the XDG base directory specification; the runtime directory is in memory, and gone with the session
+        runtime, cache = (os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "XDG_CACHE_HOME"))
+        base = next((path for path in (runtime, cache) if os.path.isabs(path)), os.path.join(home, ".cache"))
+    if not os.path.isabs(base):
+        raise ConfigurationError("cache: this user has no home directory; give a directory for the cache")
+    return os.path.join(base, "grpc-bearer")
+
+
+class FileStore:
+    """Entries in a directory.
+
+    Args:
+        directory: made if it is not there.
+
+    Raises:
+        ConfigurationError: filelock is not installed, or the directory is not this user's alone.
+    """
+
+    leased = False
+
+    def __init__(self, directory: str) -> None:
+        try:
+            import filelock
+        except ImportError:
+            filelock = None  # type: ignore[assignment]
+        if filelock is None:
+            raise ConfigurationError("cache: files need filelock: pip install 'grpc-bearer[files]'")
+        self.directory = os.path.join(os.getcwd(), directory)
+        problem = ""
+        try:
+            with self._opened():
+                pass
+        except InsecureError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = error.strerror or type(error).__name__
+        if problem:
+            raise ConfigurationError(f"cache: {self.directory}: {problem}")
+
+    def read(self, name: str) -> View:
+        with self._opened() as folder:
+            return View(_read(folder, name + _ENTRY))
+
+    def lock(self, name: str) -> Grant | Denied:
+        import filelock
+
+        with self._opened() as folder:
+            if _age(folder, name + _FAILED) < AFTERMATH:
+                return Denied.FAILED
+            # Another thread may release it, and a lock is used once.
+            lock = filelock.FileLock(os.path.join(self.directory, name + _LOCK), mode=0o600, thread_local=False)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                return Denied.HELD
+            stored = _read(folder, name + _ENTRY)
+        # Ahead of every entry there is, and of the time: so it is even if the directory was emptied meanwhile.
+        return Grant(name, max(_now_ms(), _plausible(stored) + 1), lock)
+
+    def renew(self, grant: Grant) -> None:
+        return
+
+    def publish(self, grant: Grant, blob: bytes, life: float, bad: int | None) -> bool:
+        try:
+            with self._opened() as folder:
+                stored = _read(folder, grant.name + _ENTRY)
+                if stored is not None and stored.number != bad and _plausible(stored) >= grant.number:
+                    return False
+                _replace(folder, grant.name + _ENTRY, blob)
+                _sweep(folder)
+                return True
+        except OSError:
+            # The disk is full, say. Those who wait must not each find out in turn; an empty file has room as a rule.
+            with suppress(OSError, InsecureError):
+                self._mark(grant.name)
+            raise
+        finally:
+            _unlock(grant)
+
+    def release(self, grant: Grant, *, failed: bool) -> None:
+        try:
+            if failed and _is_held(grant):
+                self._mark(grant.name)
+        finally:
+            _unlock(grant)
+
+    def _mark(self, name: str) -> None:
+        with self._opened() as folder:
+            _replace(folder, name + _FAILED, b"")
+
+    @contextmanager
+    def _opened(self) -> Iterator[_Folder]:
+        """The directory, made if need be, and checked each time: what is behind a path can change."""
+        if not _POSIX:
+            os.makedirs(self.directory, exist_ok=True)
+            yield _Folder(self.directory, None)
+            return
+        parent = os.path.dirname(self.directory)
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(self.directory, 0o700)
+        _check_parent(parent)
+        try:
+            descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except NotADirectoryError:
+            raise InsecureError("a symbolic link or a file; give the directory itself") from None
+        except OSError as error:
+            if os.path.islink(self.directory):
+                raise InsecureError("a symbolic link; give the directory itself") from None
+            raise error
+        try:
+            _check(os.fstat(descriptor), "the directory", 0o700)
+            yield _Folder(self.directory, descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class _Folder:
+    """An open directory: paths are looked up in it, whatever its name means by now."""
+
+    def __init__(self, path: str, descriptor: int | None) -> None:
+        self._path = path
+        self.at = descriptor
+
+    def __call__(self, name: str) -> str:
+        return name if self.at is not None else os.path.join(self._path, name)
+
+
+def _check_parent(parent: str) -> None:
+    mode = os.stat(parent).st_mode
+    if mode & 0o002 and not mode & stat.S_ISVTX:
+        raise InsecureError("the directory above it can be written by everybody, who could replace it; use another")
+
+
+def _check(status: os.stat_result, what: str, mode: int) -> None:
+    if status.st_uid != os.geteuid():
+        raise InsecureError(f"{what} belongs to another user; give one of your own")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise InsecureError(f"{what} is open to others ({stat.S_IMODE(status.st_mode):04o}); chmod it to {mode:04o}")
+
+
+def _read(folder: _Folder, name: str) -> Stored | None:
+    """The entry in a file; a link, somebody else's file or one that others can write counts as none."""
+    try:
+        descriptor = os.open(folder(name), _READ, dir_fd=folder.at)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+            return None
+        if _POSIX:
+            _check(status, "the file", 0o600)
+        with open(descriptor, "rb", closefd=False) as file:
+            blob = file.read(_MAX_BYTES)
+    except InsecureError:
+        return None
+    finally:
+        os.close(descriptor)
+    header = header_of(blob)
+    return Stored(header[0] if header else 0, blob, max(time.time() - status.st_mtime, 0.0))
+
+
+def _plausible(stored: Stored | None) -> int:
+    """The number of an entry; 0 if it is a day ahead of the time: that is not of our making, and keeps nobody out."""
+    return 0 if stored is None or stored.number > _now_ms() + 86_400_000 else stored.number
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _age(folder: _Folder, name: str) -> float:
+    try:
+        return abs(time.time() - os.stat(folder(name), dir_fd=folder.at, follow_symlinks=False).st_mtime)
+    except OSError:
+        return float("inf")
+
+
+def _replace(folder: _Folder, name: str, content: bytes) -> None:
+    """Put a file in its place in one step. Not synced to the disk: what a power cut spoils does not open, is all."""
+    temporary = f"{name}.{secrets.token_hex(8)}{_TEMPORARY}"
+    try:
+        descriptor = os.open(folder(temporary), _WRITE, 0o600, dir_fd=folder.at)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(folder(temporary), folder(name), src_dir_fd=folder.at, dst_dir_fd=folder.at)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(folder(temporary), dir_fd=folder.at)
+        raise
+
+
+def _sweep(folder: _Folder) -> None:
+    """Take away entries that have ended, and what writers left behind that were killed."""
+    for name in os.listdir(folder.at if folder.at is not None else folder("")):
+        ended = name.endswith((_TEMPORARY, _FAILED)) and _age(folder, name) > _LEFT_BEHIND
+        if name.endswith(_ENTRY) and (stored := _read(folder, name)) is not None:
+            header = header_of(stored.blob)
+            # By this machine's clock, which may be wrong where that of the writers was put right.
+            ended = header is not None and header[1] + _GRACE < time.time() and stored.age > _GRACE
+        if ended:
+            with suppress(OSError):
+                os.unlink(folder(name), dir_fd=folder.at)
+
+
+def _is_held(grant: Grant) -> bool:
+    lock: Any = grant.owner
+    return bool(lock.is_locked)
+
+
+def _unlock(grant: Grant) -> None:
+    lock: Any = grant.owner
+    lock.release()

@@ -1,0 +1,173 @@
+"""`SharedCache`: what the user says about it, checked."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, cast
+
+from grpc_bearer._credentials import read_file
+from grpc_bearer._token import Secret
+from grpc_bearer.cache._bounded import Patience
+from grpc_bearer.cache._files import FileStore, default_directory
+from grpc_bearer.cache._redis import URL_SCHEMES, RedisStore, checked_client, client_of
+from grpc_bearer.cache._store import Store
+from grpc_bearer.errors import ConfigurationError
+
+__all__ = ["SharedCache"]
+
+_MIN_BYTES, _MIN_TEXT = 16, 32
+
+
+class SharedCache:
+    """One token for many processes: whoever needs a new one first fetches it under a lock, and the others take it up.
+
+    Give it to `BearerAuth(source, cache=...)`, or to a profile. It is asked only when a process would fetch a token,
+    never for a call. Tokens are stored encrypted (AES-GCM). Who can read them is whoever has `encryption_key`; or, if
+    none is given, whoever has the source's own private key or secret, and so could fetch the token anyway.
+
+    Nothing fails because of the cache. If it is down, or slower than `timeout`, each process goes on alone, as it would
+    without a cache, and looks again some seconds later.
+
+    Args:
+        store: a directory, made if it is not there, for the processes of one machine (extra `files`); or Redis or
+            Valkey (5 or newer), for a fleet (extra `redis`): a client of redis-py (plain, Sentinel's or Cluster's, with
+            TLS as you made it), a function that returns one, or a URL. `None`: a directory of this user's own. A
+            directory must be this user's alone (0700), and no symbolic link.
+        encryption_key: at least 16 random bytes, or 32 characters of random text, or the file that holds them. Needed
+            for sources without a strong secret of their own: functions, google-auth credentials, keys that live
+            elsewhere (KMS, HSM), secrets of under 128 bits.
+        name: what the token is for, if the source cannot tell itself (a function, google-auth credentials): processes
+            that give the same name share it.
+        timeout: seconds for each step of the cache, before this process goes on alone. Where many processes start on
+            few cores, all steps are slow, and with too little patience each would ask for itself.
+        spread: going on alone, a process first waits a random time up to this many seconds, so that a fleet does not
+            come down on the token endpoint at once.
+        patience: seconds to wait for another process that fetches the token.
+
+    Raises:
+        ConfigurationError: an argument is wrong, or the directory can be read or changed by others.
+
+    >>> import tempfile, os
+    >>> cache = SharedCache(os.path.join(tempfile.mkdtemp(), "tokens"), encryption_key=os.urandom(32), name="billing")
+    >>> cache  # doctest: +ELLIPSIS
+    SharedCache('/.../tokens')
+    """
+
+    def __init__(
+        self,
+        store: object = None,
+        *,
+        encryption_key: bytes | str | os.PathLike[str] | None = None,
+        name: str = "",
+        timeout: float = 1.0,
+        spread: float = 0.25,
+        patience: float = 15.0,
+    ) -> None:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"name: expected a str, got {type(name).__name__}")
+        self.name: str = name
+        self.timeout: float = _checked_seconds("timeout", timeout, above=0.0)
+        self.spread: float = _checked_seconds("spread", spread)
+        self.patience: float = _checked_seconds("patience", patience)
+        self._encryption_key = _checked_key(encryption_key)
+        self._given, self._shown = _checked_store(store)
+        self._store: Store = self._opened()
+        self._trust = Patience(self._shown, self.timeout)
+
+    def _opened(self) -> Store:
+        given = self._given
+        if isinstance(given, Secret) or (isinstance(given, str) and given.startswith(URL_SCHEMES)):
+            client = client_of(given.reveal() if isinstance(given, Secret) else given, self.timeout)
+            return RedisStore(lambda: client)
+        if isinstance(given, str):
+            return FileStore(given)
+        connect = given if callable(given) and not callable(getattr(given, "eval", None)) else None
+        if connect is not None:
+            return RedisStore(cast("Callable[[], Any]", connect))
+        checked_client(given)
+        return RedisStore(lambda: given)
+
+    def _key(self) -> bytes | None:
+        """The encryption key that was given, as bytes.
+
+        Raises:
+            ConfigurationError: its file cannot be read, or holds too little.
+        """
+        given = self._encryption_key
+        if given is None:
+            return None
+        if isinstance(given, Secret):
+            return given.reveal().encode("utf-8", "surrogateescape")
+        content = read_file(given, "encryption_key").strip(b"\r\n")
+        _check_size(content, content.isascii(), f"encryption_key: {os.fspath(given)}")
+        return content
+
+    def __repr__(self) -> str:
+        return f"SharedCache({self._shown})"
+
+    def __reduce__(self) -> tuple[Callable[..., SharedCache], tuple[Any, ...]]:
+        if not isinstance(self._given, (str, Secret)) and callable(getattr(self._given, "eval", None)):
+            raise ConfigurationError(
+                "cache: a Redis client does not pickle; give SharedCache its URL, or a function that makes the client"
+            )
+        options = self.name, self.timeout, self.spread, self.patience
+        return _rebuilt, (self._given, self._encryption_key, *options)
+
+
+def _rebuilt(
+    given: object,
+    key: Secret | os.PathLike[str] | None,
+    name: str,
+    timeout: float,
+    spread: float,
+    patience: float,
+) -> SharedCache:
+    store = given.reveal() if isinstance(given, Secret) else given
+    material = key.reveal().encode("utf-8", "surrogateescape") if isinstance(key, Secret) else key
+    return SharedCache(store, encryption_key=material, name=name, timeout=timeout, spread=spread, patience=patience)
+
+
+def _checked_store(store: object) -> tuple[object, str]:
+    """What was given, and how to show it: never a URL, which may hold a password."""
+    if store is None:
+        store = default_directory()
+    if isinstance(store, str) and store.startswith(URL_SCHEMES):
+        return Secret(store, "cache (its URL)") if "@" in store or "?" in store else store, "Redis, by URL"
+    if isinstance(store, (str, os.PathLike)):
+        path = os.fspath(store)
+        if not isinstance(path, str) or not path or "\0" in path or "://" in path:
+            raise ConfigurationError("cache: expected a directory or a Redis URL (redis://, rediss://, unix://)")
+        path = os.path.join(os.getcwd(), path)
+        return path, repr(path)
+    if callable(getattr(store, "eval", None)) or (callable(store) and not isinstance(store, type)):
+        return store, f"Redis, by {'a client' if hasattr(store, 'eval') else 'a function'}"
+    raise ConfigurationError(
+        f"cache: expected a directory, a Redis client, a function that returns one or a URL, got {type(store).__name__}"
+    )
+
+
+def _checked_key(key: object) -> Secret | os.PathLike[str] | None:
+    if key is None or isinstance(key, os.PathLike):
+        return key
+    if not isinstance(key, (bytes, str)):
+        raise ConfigurationError(f"encryption_key: expected bytes, a str or a path, got {type(key).__name__}")
+    content = key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+    _check_size(content, isinstance(key, str), "encryption_key")
+    return Secret(content.decode("utf-8", "surrogateescape"), "encryption_key")
+
+
+def _check_size(content: bytes, is_text: bool, where: str) -> None:
+    least = _MIN_TEXT if is_text else _MIN_BYTES
+    if len(content) < least or len(set(content)) < 8:
+        unit = "characters of random text" if is_text else "random bytes"
+        raise ConfigurationError(
+            f"{where}: too weak; give at least {least} {unit}, such as those of `openssl rand -hex 32`"
+        )
+
+
+def _checked_seconds(field: str, value: object, *, above: float = -1.0) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf or value <= above:
+        raise ConfigurationError(f"{field}: expected a number of seconds{' above 0' if above >= 0 else ', 0 or more'}")
+    return float(value)

@@ -1,0 +1,355 @@
+"""The directory: who may read it, what is refused, what a full disk and a killed process leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from grpc_bearer import BearerAuth, ConfigurationError, SharedCache, Token
+from grpc_bearer.cache import _files
+from grpc_bearer.cache._store import Denied, Grant
+from grpc_bearer.testing import ManualClock
+
+pytest.importorskip("filelock", reason="no filelock here")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="owners and modes are those of POSIX")
+
+KEY = os.urandom(32)
+ROOT_ONLY = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can do this")
+
+
+def cache_in(directory: Path, **options: float) -> SharedCache:
+    return SharedCache(directory, encryption_key=KEY, name="test", **{"timeout": 10.0, "spread": 0.0} | options)
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> Token:
+        self.calls += 1
+        return Token(f"t{self.calls}", time.time() + 600)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ------------------------------------------------------------------------------------------------------------- access
+
+
+def test_directory_and_files_are_the_users_alone_whatever_the_umask(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "tokens"
+    before = os.umask(0)
+    try:
+        BearerAuth(Counting(), cache=cache_in(directory)).token()
+    finally:
+        os.umask(before)
+
+    assert mode_of(directory) == 0o700
+    assert {path.suffix: mode_of(path) for path in directory.iterdir() if path.suffix != ".lock"} == {".token": 0o600}
+    assert all(mode_of(path) == 0o600 for path in directory.glob("*.lock"))
+
+
+def test_no_token_is_on_the_disk_in_the_clear(tmp_path: Path) -> None:
+    BearerAuth(lambda: Token("s3cret-s3cret", time.time() + 60), cache=cache_in(tmp_path / "c")).token()
+
+    assert not any(b"s3cret" in path.read_bytes() or "s3cret" in path.name for path in (tmp_path / "c").iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o711])
+def test_a_directory_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c").chmod(mode)
+
+    with pytest.raises(
+        ConfigurationError, match=rf"^cache: .*/c: the directory is open to others \({mode:04o}\); chmod"
+    ):
+        cache_in(tmp_path / "c")
+
+
+def test_a_link_to_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "c").symlink_to("real")
+
+    with pytest.raises(ConfigurationError, match=r"/c: a symbolic link"):
+        cache_in(tmp_path / "c")
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("")
+
+    with pytest.raises(ConfigurationError, match=r"/c: a symbolic link or a file"):
+        cache_in(tmp_path / "c")
+
+
+def test_a_directory_where_anybody_could_put_another_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+
+    with pytest.raises(ConfigurationError, match="the directory above it can be written by everybody"):
+        cache_in(tmp_path / "open" / "c")
+
+    (tmp_path / "open").chmod(0o1777)  # as /tmp is
+    cache_in(tmp_path / "open" / "c")
+
+
+@ROOT_ONLY
+def test_somebody_elses_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir(mode=0o700)
+    os.chown(tmp_path / "c", 65534, 65534)
+
+    with pytest.raises(ConfigurationError, match="the directory belongs to another user"):
+        cache_in(tmp_path / "c")
+
+
+def test_a_directory_that_is_opened_later_is_not_used_any_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counting = Counting()
+    cache = cache_in(tmp_path / "c")
+    BearerAuth(counting, cache=cache).token()
+    (tmp_path / "c").chmod(0o755)
+
+    with caplog.at_level(logging.WARNING, "grpc_bearer"):
+        values = [BearerAuth(counting, cache=cache).token().value for _ in range(5)]
+
+    assert values == ["t2", "t3", "t4", "t5", "t6"]
+    assert [record.getMessage().partition("out of order: ")[2] for record in caplog.records] == [
+        "the directory is open to others (0755); chmod it to 0700; going on without it"
+    ]
+
+
+@pytest.mark.parametrize("how", ["link", "open", pytest.param("foreign", marks=ROOT_ONLY), "pipe", "directory"])
+def test_an_entry_that_others_may_have_put_there_is_ignored_and_replaced(tmp_path: Path, how: str) -> None:
+    counting, directory = Counting(), tmp_path / "c"
+    BearerAuth(counting, cache=cache_in(directory)).token()
+    (entry,) = directory.glob("*.token")
+    if how == "link":
+        entry.rename(tmp_path / "elsewhere")
+        entry.symlink_to(tmp_path / "elsewhere")
+    elif how == "open":
+        entry.chmod(0o644)
+    elif how == "foreign":
+        os.chown(entry, 65534, 65534)
+    elif how == "pipe":
+        entry.unlink()
+        os.mkfifo(entry)
+    else:
+        entry.unlink()
+        entry.mkdir()
+
+    values = [BearerAuth(counting, cache=cache_in(directory)).token().value for _ in range(2)]
+
+    # A directory cannot be replaced by a file; then each goes alone, and nothing fails.
+    assert values == (["t2", "t3"] if how == "directory" else ["t2", "t2"])
+    if how != "directory":
+        assert stat.S_ISREG(entry.lstat().st_mode)
+        assert mode_of(entry) == 0o600
+
+
+def test_the_default_directory_is_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert _files.default_directory() == str(tmp_path / ".cache" / "grpc-bearer")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/me")
+    assert _files.default_directory() == "/var/cache/me/grpc-bearer"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert repr(SharedCache()) == f"SharedCache('{tmp_path}/grpc-bearer')"
+    assert mode_of(tmp_path / "grpc-bearer") == 0o700
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert _files.default_directory() == str(tmp_path / "Library" / "Caches" / "grpc-bearer")
+
+
+# ------------------------------------------------------------------------------------------------------------- trouble
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "none", str(mount)], capture_output=True)
+    if done.returncode:
+        pytest.skip("cannot mount a small disk here (needs root)")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def fill(directory: Path) -> None:
+    with open(directory / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    assert os.statvfs(directory).f_bavail == 0
+
+
+def test_a_full_disk_costs_sharing_and_nothing_else(tiny_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counting, cache = Counting(), cache_in(tiny_disk / "c")
+    fill(tiny_disk)
+
+    with caplog.at_level(logging.WARNING, "grpc_bearer"):
+        values = [BearerAuth(counting, cache=cache).token().value for _ in range(3)]
+
+    assert values == ["t1", "t2", "t3"]
+    assert len(caplog.records) == 1
+    assert list((tiny_disk / "c").glob("*.tmp")) == []
+    (tiny_disk / "filler").unlink()
+    for mark in (tiny_disk / "c").glob("*.failed"):  # for a second nobody waits for another
+        os.utime(mark, (time.time() - 2, time.time() - 2))
+    healed = [BearerAuth(counting, cache=cache_in(tiny_disk / "c")).token().value for _ in range(2)]
+    assert healed[0] == healed[1]
+
+
+def test_a_limit_on_file_size_costs_sharing_and_nothing_else(tmp_path: Path) -> None:
+    script = f"""
+        import resource, signal, sys, time
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        from grpc_bearer import BearerAuth, SharedCache, Token
+        cache = SharedCache({str(tmp_path / "c")!r}, encryption_key={KEY!r}, name="test", timeout=10.0)
+        assert BearerAuth(lambda: Token("t1", time.time() + 60), cache=cache).token().value == "t1"
+        print("well")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+
+    assert done.stdout == "well\n", done.stderr
+    assert {path.suffix for path in (tmp_path / "c").iterdir()} <= {".lock", ".failed"}
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 10
+
+
+def test_a_directory_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
+    counting, cache = Counting(), cache_in(tmp_path / "c")
+    BearerAuth(counting, cache=cache).token()
+    for path in (tmp_path / "c").iterdir():
+        path.unlink()
+    (tmp_path / "c").rmdir()
+
+    assert [BearerAuth(counting, cache=cache).token().value for _ in range(2)] == ["t2", "t2"]
+
+
+def test_what_killed_writers_left_is_swept_away_and_what_has_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, clock = tmp_path / "c", ManualClock(time.time() - 5000)
+    BearerAuth(lambda: Token("old", clock.time() + 60), cache=cache_in(directory), clock=clock).token()
+    (ended,) = directory.glob("*.token")
+    half = directory / "x.token.0000.tmp"
+    half.write_bytes(b"half")
+    for path, age in ((half, 120), (ended, 60)):
+        os.utime(path, (time.time() - age, time.time() - age))
+    young = directory / "y.token.0000.tmp"
+    young.write_bytes(b"half")
+    other = SharedCache(directory, encryption_key=KEY, name="other", timeout=10.0)
+
+    monkeypatch.setattr(_files, "_GRACE", 30.0)
+    BearerAuth(Counting(), cache=other).token()
+
+    assert not half.exists()
+    assert not ended.exists()
+    assert young.exists()
+    assert len(list(directory.glob("*.token"))) == 1
+
+
+def test_a_failed_fetch_is_marked_for_a_moment_only(tmp_path: Path) -> None:
+    store = cache_in(tmp_path / "c")._store
+    grant = store.lock("n")
+    assert isinstance(grant, Grant)
+    assert store.lock("n") is Denied.HELD
+
+    store.release(grant, failed=True)
+
+    assert store.lock("n") is Denied.FAILED
+    mark = tmp_path / "c" / "n.failed"
+    os.utime(mark, (time.time() - 2, time.time() - 2))
+    again = store.lock("n")
+    assert isinstance(again, Grant)
+    store.release(again, failed=False)
+
+
+# ---------------------------------------------------------------------------------------------------- killed processes
+
+WRITER = """
+import os, sys, time
+from grpc_bearer import BearerAuth, SharedCache, Token
+cache = SharedCache(sys.argv[1], encryption_key=bytes.fromhex(sys.argv[2]), name="test", timeout=10.0)
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    auth = BearerAuth(lambda: Token("x" * 4000, time.time() + 600), cache=cache)
+    auth.token()
+    auth.invalidate(auth.token())
+    auth.token()
+"""
+
+
+def test_kill_at_any_point_leaves_a_cache_that_works(tmp_path: Path) -> None:
+    directory, counting = tmp_path / "c", Counting()
+    for round_ in range(4):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(directory), KEY.hex()], stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(2)
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        time.sleep(0.01 + 0.017 * round_)
+        for writer in writers:
+            writer.kill()
+        for writer in writers:
+            writer.communicate()
+
+        began = time.monotonic()
+        first, second = (BearerAuth(counting, cache=cache_in(directory)) for _ in range(2))
+        first.token()
+        refused = first.token()
+        first.invalidate(refused)
+        fresh = first.token()
+
+        assert fresh.value != refused.value
+        second.token()
+        second.invalidate(refused)
+        assert second.token() == fresh or second.token().value == fresh.value
+        assert time.monotonic() - began < 5
+
+
+def test_a_killed_holders_lock_is_free_at_once(tmp_path: Path) -> None:
+    script = """
+        import sys, time
+        from grpc_bearer import BearerAuth, SharedCache
+        def hang():
+            print("held", flush=True)
+            time.sleep(600)
+        cache = SharedCache(sys.argv[1], encryption_key=bytes.fromhex(sys.argv[2]), name="test", timeout=10.0)
+        BearerAuth(hang, cache=cache).token()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "c"), KEY.hex()]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    counting = Counting()
+    auth = BearerAuth(counting, cache=cache_in(tmp_path / "c"))
+    with pytest.raises(Exception, match="no token within"):
+        auth.token(timeout=0.1)
+    began = time.monotonic()
+
+    holder.kill()
+    holder.communicate()
+
+    assert auth.token(timeout=20).value == "t1"
+    assert time.monotonic() - began < 5
