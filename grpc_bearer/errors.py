@@ -57,7 +57,9 @@ class GrpcBearerError(Exception):
 
         Of what it is chained to only our own errors are kept; the others may hold a secret.
         """
-        twin = copy.copy(self)
+        # Libraries that carry errors between processes (tblib, by way of Dask) make copies bring their traceback along.
+        twin = copy.copy(self).with_traceback(None)
+        twin.__context__ = None
         twin.__cause__ = self.__cause__.fresh() if isinstance(self.__cause__, GrpcBearerError) else None
         twin.__suppress_context__ = True
         return twin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copyreg
 import gc
 import logging
 import subprocess
@@ -583,6 +584,23 @@ def test_an_error_of_ours_loses_the_traceback_that_holds_the_source_s_variables(
     assert caught.value is not error
     frames = [frame.name for frame in caught.traceback]
     assert "fetch" not in frames
+
+
+def test_an_error_of_ours_loses_it_even_where_copies_of_errors_keep_theirs(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rebuilt(message: str, trace: Any) -> TokenUnavailableError:
+        return TokenUnavailableError(message).with_traceback(trace)
+
+    # As tblib does for all errors once Dask was imported.
+    monkeypatch.setitem(
+        copyreg.dispatch_table, TokenUnavailableError, lambda error: (rebuilt, (str(error), error.__traceback__))
+    )
+    engine = make(Scripted(TokenUnavailableError("down")))
+    with pytest.raises(TokenUnavailableError) as caught:
+        value(engine)
+
+    assert "fetch" not in [frame.name for frame in caught.traceback]
 
 
 @pytest.mark.parametrize("wrong", [None, "text", b"bytes", 7])
