@@ -5,7 +5,11 @@
 >>> channel.close()
 """
 
-from grpc_bearer import aio, errors, events, profiles, rest
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from grpc_bearer import aio, errors, events
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._channel import (
     call_credentials,
@@ -15,12 +19,10 @@ from grpc_bearer._channel import (
     secure_channel,
 )
 from grpc_bearer._clock import Clock
-from grpc_bearer._config import load
 from grpc_bearer._interceptor import BearerInterceptor, interceptor
 from grpc_bearer._retry import RetryPolicy
 from grpc_bearer._stub import wrap_stub
 from grpc_bearer._token import CallContext, Token
-from grpc_bearer.cache import SharedCache
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -32,17 +34,22 @@ from grpc_bearer.errors import (
     TokenUnavailableError,
 )
 from grpc_bearer.events import Observer
-from grpc_bearer.sources import (
-    CallableSource,
-    ClientCredentialsSource,
-    FileSource,
-    GoogleAuthSource,
-    HTTPTokenSource,
-    JWTSource,
-    RoutedSource,
-    Source,
-    StaticSource,
-)
+from grpc_bearer.sources import Source
+
+if TYPE_CHECKING:
+    from grpc_bearer import profiles, rest
+    from grpc_bearer._config import load
+    from grpc_bearer.cache import SharedCache
+    from grpc_bearer.sources import (
+        CallableSource,
+        ClientCredentialsSource,
+        FileSource,
+        GoogleAuthSource,
+        HTTPTokenSource,
+        JWTSource,
+        RoutedSource,
+        StaticSource,
+    )
 
 __all__ = [
     "BearerAuth",
@@ -86,9 +93,38 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> str:
+# What only some programs need, imported when it is first asked for: half of the time that the whole would take.
+_LATER = {
+    "SharedCache": "grpc_bearer.cache",
+    "load": "grpc_bearer._config",
+    **dict.fromkeys(
+        (
+            "CallableSource",
+            "ClientCredentialsSource",
+            "FileSource",
+            "GoogleAuthSource",
+            "HTTPTokenSource",
+            "JWTSource",
+            "RoutedSource",
+            "StaticSource",
+        ),
+        "grpc_bearer.sources",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version  # 40 ms, for the few who ask
 
         return version("grpc-bearer")
+    if name in _LATER or name in ("profiles", "rest"):
+        from importlib import import_module
+
+        module = import_module(_LATER.get(name, f"{__name__}.{name}"))
+        return getattr(module, name) if name in _LATER else module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import pickle
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -196,6 +195,7 @@ def _rebuild(source: Source, header: str, scheme: str, options: dict[str, Any]) 
 
 def _with_secrets(args: tuple[Any, ...]) -> bytes:
     """A pickle in the pickle, made while secrets may travel."""
+    import pickle
     import sys
 
     allowed = secrets_may_travel.set(True)
@@ -215,6 +215,8 @@ def _with_secrets(args: tuple[Any, ...]) -> bytes:
 
 
 def _unsealed(dumped: bytes) -> BearerAuth:
+    import pickle
+
     return _rebuild(*pickle.loads(dumped))  # noqa: S301  # part of the pickle that is being loaded
 
 

@@ -7,7 +7,6 @@ whoever sees a value derived from it could try passwords against that value, off
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from base64 import b64decode
@@ -15,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
-from urllib.parse import parse_qsl
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | tuple[Json, ...] | dict[str, Json] | None"
 
@@ -85,10 +83,15 @@ def strong_secret(texts: Iterable[str]) -> bytes | None:
     texts = list(texts)
     if not any(is_strong(leaf) for text in texts for leaf in _leaves(text)):
         return None
+    import json
+
     return json.dumps(texts).encode()
 
 
 def _leaves(text: str) -> Iterator[str]:
+    import json
+    from urllib.parse import parse_qsl
+
     yield from text.split()
     yield from (value for _, value in parse_qsl(text))
     try:

@@ -1,14 +1,20 @@
-"""Where tokens come from: one file a kind."""
+"""Where tokens come from: one file a kind, imported when it is first asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from grpc_bearer.sources._base import Source
-from grpc_bearer.sources.callable import CallableSource
-from grpc_bearer.sources.file import FileSource
-from grpc_bearer.sources.google import GoogleAuthSource
-from grpc_bearer.sources.http import HTTPTokenSource
-from grpc_bearer.sources.jwt import JWTSource
-from grpc_bearer.sources.oauth import ClientCredentialsSource
-from grpc_bearer.sources.routed import RoutedSource
-from grpc_bearer.sources.static import StaticSource
+
+if TYPE_CHECKING:
+    from grpc_bearer.sources.callable import CallableSource
+    from grpc_bearer.sources.file import FileSource
+    from grpc_bearer.sources.google import GoogleAuthSource
+    from grpc_bearer.sources.http import HTTPTokenSource
+    from grpc_bearer.sources.jwt import JWTSource
+    from grpc_bearer.sources.oauth import ClientCredentialsSource
+    from grpc_bearer.sources.routed import RoutedSource
+    from grpc_bearer.sources.static import StaticSource
 
 __all__ = [
     "CallableSource",
@@ -21,3 +27,27 @@ __all__ = [
     "Source",
     "StaticSource",
 ]
+
+_MODULES = {
+    "CallableSource": "callable",
+    "ClientCredentialsSource": "oauth",
+    "FileSource": "file",
+    "GoogleAuthSource": "google",
+    "HTTPTokenSource": "http",
+    "JWTSource": "jwt",
+    "RoutedSource": "routed",
+    "StaticSource": "static",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES or name in _MODULES.values():
+        from importlib import import_module
+
+        module = import_module(f"{__name__}.{_MODULES.get(name, name)}")
+        return getattr(module, name) if name in _MODULES else module
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

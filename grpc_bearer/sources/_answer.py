@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 
 from grpc_bearer._clock import Clock
 from grpc_bearer._skew import SkewedClock
@@ -49,8 +47,12 @@ class Answer:
 
 def http_date(text: str | None) -> float | None:
     """An HTTP date in seconds since the Unix epoch; `None` if it is none."""
+    if not text:
+        return None
+    from email.utils import parsedate_to_datetime
+
     try:
-        return parsedate_to_datetime(text).timestamp() if text else None
+        return parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError):
         return None
 
@@ -128,6 +130,8 @@ def raw_token(text: str, where: str) -> str:
 
 def json_document(text: str, where: str) -> object:
     """The text as JSON."""
+    import json
+
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -254,6 +258,8 @@ def jwt_claims(text: str) -> dict[str, object] | None:
     segments = text.strip().split(".")
     if len(segments) != 3 or not all(map(_SEGMENT.fullmatch, segments)):
         return None
+    import json
+
     try:
         header, claims = (json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in segments[:2])
     except (ValueError, RecursionError):
