@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import base64
 import io
 import json
@@ -365,7 +366,9 @@ def test_spans_for_people(seconds: float, expected: str) -> None:
 
 def test_a_reader_that_leaves_early_is_no_error(skykit: list[str]) -> None:
     command = [sys.executable, "-m", "grpc_bearer", "token", *skykit]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, **how) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None

@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = getattr(arguments, "json", False)
     logging.getLogger("grpc_bearer").addHandler(logging.NullHandler())  # what goes wrong is told here, and told once
     try:
-        return _run(arguments)
+        code = _run(arguments)
+        sys.stdout.flush()  # here, where a reader that has left is expected, and not when the interpreter ends
+        return code
     except Failure as failure:
         return _told(failure, as_json)
     except GrpcBearerError as error:
