@@ -118,7 +118,8 @@ def _parsed(text: str, path: Path) -> dict[str, object]:
         import tomli as tomllib
 
     try:
-        return tomllib.loads(text)
+        document: dict[str, object] = tomllib.loads(text)
+        return document
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         problem = str(error)
     # Outside the handler: the caught error may hold the whole document.
