@@ -30,6 +30,8 @@ from urllib.parse import quote, quote_plus
 
 import grpc
 
+from grpc_bearer.testing._watch import logging_to
+
 #: A window of a secret that is looked for, and how far apart the windows begin.
 _WINDOW, _STRIDE = 16, 8
 #: These have levels or handlers of their own, or stop what they log from reaching the root logger.
@@ -66,7 +68,9 @@ class Watch:
 
     def __enter__(self) -> Watch:
         try:
-            self._stack.enter_context(_logging_to(self._record))
+            for name in _LOGGERS:
+                logging.getLogger(name)  # so that it is there to be listened to
+            self._stack.enter_context(logging_to(self._record))
             caught = self._stack.enter_context(warnings.catch_warnings(record=True))
             warnings.simplefilter("always")
             self._stack.callback(lambda: [self.see("warning", _of_warning(each)) for each in caught])
@@ -285,41 +289,6 @@ def _of_warning(warning: warnings.WarningMessage) -> str:
 
 
 # -- taking hold of the process ---------------------------------------------------------------------------------------
-
-
-class _Handler(logging.Handler):
-    def __init__(self, record: Callable[[logging.LogRecord], None]) -> None:
-        super().__init__(logging.DEBUG)
-        self._take = record
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._take(record)
-
-
-@contextlib.contextmanager
-def _logging_to(record: Callable[[logging.LogRecord], None]) -> Iterator[None]:
-    """Every logger at DEBUG; those that keep what they log from the root logger have our handler too."""
-    handler = _Handler(record)
-    known = {*_LOGGERS, *(name for name, each in logging.root.manager.loggerDict.items() if hasattr(each, "level"))}
-    loggers = [logging.root, *map(logging.getLogger, sorted(known))]
-    before = [(each, each.level, each.disabled) for each in loggers]
-    disabled, logging.root.manager.disable = logging.root.manager.disable, 0
-    # google-auth stops its logger's propagation when it is first asked whether to log, which may be yet to come.
-    handled = [each for each in loggers if each is logging.root or each.name == "google" or not each.propagate]
-    for each in loggers:
-        each.setLevel(logging.DEBUG)
-        each.disabled = False
-    for each in handled:
-        each.addHandler(handler)
-    try:
-        yield
-    finally:
-        for each in handled:
-            each.removeHandler(handler)
-        for each, level, was in before:
-            each.setLevel(level)
-            each.disabled = was
-        logging.root.manager.disable = disabled
 
 
 @contextlib.contextmanager

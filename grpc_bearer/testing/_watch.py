@@ -9,9 +9,8 @@ import logging
 import re
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
 from urllib.parse import quote, quote_plus
 
 __all__ = ["SecretWatch"]
@@ -75,7 +74,7 @@ class SecretWatch:
             raise AssertionError("secrets were logged:\n  " + "\n  ".join(leaks))
 
     def __enter__(self) -> SecretWatch:
-        self._stack.enter_context(_logging_to(_Handler(self._take)))
+        self._stack.enter_context(logging_to(self._take))
         return self
 
     def __exit__(
@@ -134,7 +133,7 @@ def _plain(value: object) -> str:
 
 
 class _Handler(logging.Handler):
-    def __init__(self, take: Any) -> None:
+    def __init__(self, take: Callable[[logging.LogRecord], None]) -> None:
         super().__init__(logging.DEBUG)
         self._take = take
 
@@ -143,8 +142,9 @@ class _Handler(logging.Handler):
 
 
 @contextlib.contextmanager
-def _logging_to(handler: logging.Handler) -> Iterator[None]:
-    """Every logger at DEBUG; those that keep what they log from the root logger get the handler too."""
+def logging_to(take: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    """Give `take` every record: all loggers at DEBUG, and those that keep theirs from the root logger are heard too."""
+    handler = _Handler(take)
     names = [name for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)]
     loggers = [logging.root, *map(logging.getLogger, sorted({*names, _STOPS_PROPAGATION}))]
     before = [(each, each.level, each.disabled) for each in loggers]
