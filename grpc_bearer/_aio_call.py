@@ -247,14 +247,13 @@ class AioCall(aio.Call):
             self.cancel()  # as a plain call does when the task that awaits it is cancelled
             raise
 
-    def _cancellation(self, inner: Any, error: asyncio.CancelledError) -> asyncio.CancelledError:
-        """A cancellation out of an attempt: raised, unless it is grpc.aio's own and has an error behind it."""
+    def _meant(self, inner: Any) -> bool:
+        """Is a cancellation out of an attempt the user's? If not, it is grpc.aio's own, with an error behind it."""
         task = asyncio.current_task()
         asked = task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
-        if inner is self._inner or not self._final or asked:
-            self._cancelled = True
-            raise error
-        return error
+        meant = inner is self._inner or not self._final or asked
+        self._cancelled = self._cancelled or meant
+        return meant
 
     async def _live(self) -> Any:
         while self._inner is None:
@@ -315,10 +314,9 @@ class AioCall(aio.Call):
                 await inner.wait_for_connection()
                 return
             except (aio.AioRpcError, aio.UsageError) as error:
-                failed = error
-            await self._decided(inner, failed)
-            if inner is self._inner:
-                raise failed
+                await self._decided(inner, error)
+                if inner is self._inner:
+                    raise
 
     def done(self) -> bool:
         return self._final

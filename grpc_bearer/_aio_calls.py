@@ -15,6 +15,8 @@ from grpc_bearer._aio_ends import FINISHED, Ended
 from grpc_bearer._door import Carrier
 from grpc_bearer._replay import AsyncReplayBuffer
 
+# Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
+
 # gRPC's own words.
 _HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 
@@ -28,12 +30,12 @@ class _UnaryResponse(AioCall):
             try:
                 return (yield from inner.__await__())
             except (aio.AioRpcError, aio.UsageError) as error:
-                failed = error
-            except asyncio.CancelledError as error:
-                failed = self._cancellation(inner, error)  # type: ignore[assignment]
-            yield from self._decided(inner, failed).__await__()
-            if inner is self._inner:
-                raise failed
+                yield from self._decided(inner, error).__await__()
+                if inner is self._inner:
+                    raise
+            except asyncio.CancelledError:
+                if self._meant(inner):
+                    raise
 
 
 class _StreamResponse(AioCall):
@@ -87,12 +89,12 @@ class _StreamResponse(AioCall):
                     yield message
                 return
             except (aio.AioRpcError, aio.UsageError) as error:
-                failed = error
-            except asyncio.CancelledError as error:
-                failed = self._cancellation(inner, error)  # type: ignore[assignment]
-            await self._decided(inner, failed)
-            if inner is self._inner:
-                raise failed
+                await self._decided(inner, error)
+                if inner is self._inner:
+                    raise
+            except asyncio.CancelledError:
+                if self._meant(inner):
+                    raise
             inner = None
 
     async def read(self) -> Any:
@@ -101,12 +103,12 @@ class _StreamResponse(AioCall):
             try:
                 return await self._receive(inner.read)
             except (aio.AioRpcError, aio.UsageError) as error:
-                failed = error
-            except asyncio.CancelledError as error:
-                failed = self._cancellation(inner, error)  # type: ignore[assignment]
-            await self._decided(inner, failed)
-            if inner is self._inner:
-                raise failed
+                await self._decided(inner, error)
+                if inner is self._inner:
+                    raise
+            except asyncio.CancelledError:
+                if self._meant(inner):
+                    raise
 
     def _first(self) -> None:
         """A message: from here on no other attempt is made."""

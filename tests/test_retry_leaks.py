@@ -31,6 +31,7 @@ from grpc_bearer.testing import Delay, Refuse
 CALLS = int(os.environ.get("GRPC_BEARER_LEAK_CALLS", "3000"))
 # Bytes of an `Attempt` that is over, and of what gRPC's credentials hold with it.
 EMPTY_ATTEMPT = 300
+OLD_GRPC = tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 80)
 OURS = os.path.dirname(grpc_bearer.__file__)
 
 
@@ -122,9 +123,7 @@ def test_sync_calls_with_one_in_a_hundred_refused_leave_nothing(here: Place) -> 
         assert before.kept() == {}
 
 
-@pytest.mark.skipif(
-    tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 80), reason="what is left behind is measured on current gRPC"
-)
+@pytest.mark.skipif(OLD_GRPC, reason="what is left behind is measured on current gRPC")
 async def test_asyncio_calls_with_one_in_a_hundred_refused_leave_nothing(here: Place) -> None:
     auth = here.auth()
     kinds = list(AIO)
@@ -220,6 +219,40 @@ async def test_asyncio_calls_that_fail_leave_nothing(here: Place, how: str) -> N
         await asyncio.sleep(0.05)
         assert len(asyncio.all_tasks()) <= tasks + 1
         assert before.kept() == {}
+
+
+@pytest.mark.skipif(OLD_GRPC, reason="older grpc.aio keeps a call's callbacks, and so a cycle, itself")
+@pytest.mark.parametrize("how", ["cancelled", "ok"])
+@pytest.mark.parametrize("kind", ["unary", "server_stream", "server_stream.read"])
+async def test_an_asyncio_call_lets_go_of_all_it_held_without_the_garbage_collector(
+    here: Place, kind: str, how: str
+) -> None:
+    auth = here.auth()
+    async with here.aio_stub(auth) as stub:
+        here.server.faults.clear()
+        delay = Delay()
+        if how == "cancelled":
+            here.server.script(delay)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            task = asyncio.ensure_future(AIO[kind](stub, timeout=PATIENCE))
+            if how == "cancelled":
+                await asyncio.to_thread(delay.arrived.wait, PATIENCE)
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            assert task.cancelled() == (how == "cancelled")
+            del task
+            await asyncio.sleep(0)  # the loop, too, lets go of what it ran last
+            gc.collect()
+            left = [type(each).__qualname__ for each in gc.garbage if is_ours(type(each))]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert left == []
 
 
 def test_a_big_request_is_let_go_with_its_call(here: Place) -> None:
