@@ -108,7 +108,7 @@ def test_claims_may_depend_on_the_call_and_then_calls_share_by_what_they_give() 
     assert source.key(call()) == source.key(call(at=NOW + 5))
     assert source.key(call()) != source.key(call(method="Get"))
     assert source.key(call()) != source.key(call(service="fleet.v1.Robots"))
-    assert hash(source.key(call())) is not None
+    assert len({source.key(call()), source.key(call(at=NOW + 5))}) == 1  # hashable, as a key of a table must be
 
 
 def test_headers_may_depend_on_the_call() -> None:
@@ -340,3 +340,30 @@ def test_repr_shows_no_key_and_no_claims() -> None:
         repr(JWTSource(KEY, claims={"iss": "me"}, single_use=True))
         == "JWTSource(ES256, lifetime=3600, single_use=True)"
     )
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "EdDSA"])
+def test_a_refused_token_is_not_signed_again_within_its_second_or_when_the_clock_steps_back(algorithm: str) -> None:
+    key = throwaway_key(algorithm)
+    source = JWTSource(key, claims={"iss": "me"}, lifetime=3600, max_lifetime=3600)
+    clock = ManualClock(NOW)
+    tokens = [source.fetch(CallContext(clock=clock))]
+    for step in (0, 0, 7, -7, 0):
+        clock.step_wall(step)
+        tokens.append(source.fetch(CallContext(clock=clock, refused=tokens[-1].fingerprint)))
+
+    assert len({token.value for token in tokens}) == len(tokens)
+    for token in tokens:
+        _, claims = verified(token.value, key, algorithm)
+        assert claims["exp"] - claims["iat"] == 3600
+        assert token.expires_at == claims["exp"]
+    assert [token.expires_at - NOW - 3595 for token in tokens] == [0, -1, -2, 7, -3, -4]
+
+
+def test_a_short_lived_token_is_not_dated_so_far_back_that_it_is_near_its_end() -> None:
+    source = JWTSource(throwaway_key("EdDSA"), lifetime=4, backdate=0)
+    token = source.fetch(call())
+    for _ in range(9):
+        token = source.fetch(CallContext(clock=ManualClock(NOW), refused=token.fingerprint))
+
+    assert token.expires_at >= NOW + 2

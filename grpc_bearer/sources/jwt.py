@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from collections.abc import Hashable
 
 from grpc_bearer._identity import Identity
 from grpc_bearer._signing import load_signer
-from grpc_bearer._token import CallContext, Token, made_token
+from grpc_bearer._token import CallContext, Token, fingerprint, made_token
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._members import GivenMembers, Members, PerToken, nonce, to_json
@@ -100,6 +101,7 @@ class JWTSource(Source):
             self._claims = Members(claims, "claims", _TIMES, {**aud, "jti": nonce})
         varies = self._headers.vary_by_call or self._claims.vary_by_call
         self._keyed = varies and (not single_use or presign > 0)
+        self._refused: deque[str] = deque(maxlen=_REMEMBERED)
         self._header = Segment(self._headers, functools.partial(_open_header, self._signer.algorithm))
         self._payload = Segment(self._claims, functools.partial(_open_claims, self._lifetime, not_before))
 
@@ -126,10 +128,26 @@ class JWTSource(Source):
             SigningError: a callable returned what is no signature.
         """
         issued = int(context.clock.time()) - self._backdate
+        token = self._signed(issued, context)
+        if context.refused and not self.single_use:
+            token, issued = self._not_refused(token, issued, context)
+        return made_token(token, float(issued + self._lifetime), self.single_use)
+
+    def _signed(self, issued: int, context: CallContext) -> str:
         header = self._header.written(0, context)
         signed = header + b"." + self._payload.written(issued, context)
-        token = (signed + b"." + base64url(self._signer.sign(signed))).decode("ascii")
-        return made_token(token, float(issued + self._lifetime), self.single_use)
+        return (signed + b"." + base64url(self._signer.sign(signed))).decode("ascii")
+
+    def _not_refused(self, token: str, issued: int, context: CallContext) -> tuple[str, int]:
+        """The token, or one of some seconds earlier: RSA and EdDSA sign the same text alike, so that a token made in
+        the second of one that was refused, also after a clock was set back, would be that very one."""
+        if context.refused not in self._refused:
+            self._refused.append(context.refused)
+        latest = issued
+        while fingerprint(token) in self._refused and latest - issued < self._lifetime // 2:
+            issued -= 1
+            token = self._signed(issued, context)
+        return token, issued
 
     def _checked_presign(self, presign: object) -> int:
         if not isinstance(presign, int) or isinstance(presign, bool) or not 0 <= presign <= MOST_PRESIGNED:
@@ -150,6 +168,8 @@ class JWTSource(Source):
 
 
 _BACKDATE = 5
+#: How many tokens that were refused are not signed again.
+_REMEMBERED = 16
 #: The largest `presign`, and the shortest life in seconds that a token has from its signature to be signed ahead.
 MOST_PRESIGNED, PRESIGN_LIFETIME = 1024, 20
 
