@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import re
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -43,7 +42,6 @@ class SecretWatch:
     """
 
     def __init__(self, *secrets: str | bytes) -> None:
-        self._lock = threading.Lock()
         self._records: dict[tuple[str, str], None] = {}  # in order, each once
         self._secrets: dict[str, None] = {}
         self._stack = contextlib.ExitStack()
@@ -64,8 +62,7 @@ class SecretWatch:
     def leaks(self) -> list[str]:
         """Which records show a secret: logger, level and place of each."""
         windows = {window for secret in self._secrets for form in _forms(secret) for window in _windows(form)}
-        with self._lock:
-            records = list(self._records)
+        records = list(self._records)
         return list(dict.fromkeys(where for where, text in records if any(window in text for window in windows)))
 
     def check(self) -> None:
@@ -92,8 +89,7 @@ class SecretWatch:
         if record.exc_info and record.exc_info[1] is not None:
             parts += traceback.format_exception(record.exc_info[1])
         where = f"{record.name} ({record.levelname}) at {record.filename}:{record.lineno}"
-        with self._lock:
-            self._records[where, "\n".join(parts)] = None
+        self._records[where, "\n".join(parts)] = None
 
 
 def _parts(secret: str) -> list[str]:
@@ -137,8 +133,11 @@ class _Handler(logging.Handler):
         super().__init__(logging.DEBUG)
         self._take = take
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def handle(self, record: logging.LogRecord) -> bool:
+        # Without the lock of a handler. grpc.aio logs under a lock that its objects take too when they are collected,
+        # and the garbage collector may run here.
         self._take(record)
+        return True
 
 
 @contextlib.contextmanager
