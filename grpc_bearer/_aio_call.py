@@ -22,6 +22,7 @@ from grpc_bearer._aio_ends import (
     failure_of,
     insecure,
     local_end,
+    locally_cancelled,
     result_of,
 )
 from grpc_bearer._door import WAIT, Attempt, Carrier
@@ -165,9 +166,10 @@ class AioCall(aio.Call):
         """Decide, once, about an attempt that has ended: it counts, or another is made."""
         if inner is not self._inner or self._final:
             return
-        failure = None if inner.cancelled() else failure_of(inner)
+        cancelled = locally_cancelled(inner)
+        failure = None if cancelled else failure_of(inner)
         if failure is None:
-            cause = self._carrier.error if isinstance(self._carrier, Attempt) and inner.cancelled() else None
+            cause = self._carrier.error if isinstance(self._carrier, Attempt) and cancelled else None
             if cause is None or self._cancelled:
                 self._end(inner)
             else:  # grpc.aio cancels a call itself whose requests it cannot send

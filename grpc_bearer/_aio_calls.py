@@ -165,10 +165,10 @@ class _StreamRequest(AioCall):
             await self._raise_for_status()
 
     async def _raise_for_status(self) -> None:
-        if self.cancelled():
-            raise asyncio.CancelledError()
         if isinstance(self._inner, Ended):
-            raise self._inner.error
+            await self._inner.read()
+        elif self.cancelled():
+            raise asyncio.CancelledError()
 
     @property
     def _done_writing_flag(self) -> bool:

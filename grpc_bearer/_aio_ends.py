@@ -53,6 +53,14 @@ def failure_of(call: Any) -> Failure | None:
     return Failure(error, code, details or "", tuple(initial or ()), tuple(trailing or ()))
 
 
+def locally_cancelled(call: Any) -> bool:
+    """Whether a call was cancelled, and by this side: grpc.aio itself asks so. An interceptor's knows no other way."""
+    try:
+        return bool(call._cython_call.is_locally_cancelled())
+    except AttributeError:
+        return bool(call.cancelled())
+
+
 def _now(answer: Coroutine[Any, Any, Any]) -> Any:
     """What a call that has ended answers without waiting."""
     try:
@@ -66,8 +74,9 @@ def _now(answer: Coroutine[Any, Any, Any]) -> Any:
 class Ended:
     """A call that ended on our side before gRPC made one: answers as a finished `grpc.aio` call of any kind does."""
 
-    def __init__(self, error: aio.AioRpcError) -> None:
+    def __init__(self, error: aio.AioRpcError, *, locally: bool = False) -> None:
         self.error = error
+        self._locally = locally
 
     def __repr__(self) -> str:
         return repr(self.error)
@@ -103,7 +112,7 @@ class Ended:
         return self.error.debug_error_string()
 
     async def _raise(self, *_: Any) -> NoReturn:
-        if self.cancelled():
+        if self._locally and self.cancelled():  # a server may end a call with CANCELLED, too
             raise asyncio.CancelledError()
         raise self.error
 
@@ -134,7 +143,7 @@ def refused(carrier: Carrier, error: aio.UsageError) -> Ended:
 
 def local_end(code: grpc.StatusCode, text: str = _CANCELLED) -> Ended:
     """An end that nobody but us has seen."""
-    return Ended(aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), text))
+    return Ended(aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), text), locally=True)
 
 
 def result_of(task: asyncio.Task[Any]) -> Any:
