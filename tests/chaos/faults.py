@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from chaos.kinds import REPLAYED, number_of
+from chaos.load import DEADLINES
 from chaos.script import Event
 from chaos.world import SteppingClock, World
-from grpc_bearer.testing import Garbage, Hang, HTTPFault, Refuse, Reset, Status, Trickle
+from grpc_bearer.testing import Attempt, Garbage, Hang, HTTPFault, Refuse, Reset, Status, Trickle
 
 #: A clock is set back or forward by up to so much, in seconds.
 STEP = 600.0
@@ -154,5 +156,17 @@ class Conductor:
 
     def _refuse(self, event: Event) -> None:
         method, fault = _REFUSALS[event.how]
-        self.world.servers["midway"].script(fault, method=method)
+        server = self.world.servers["midway"]
+        if _coming_back(list(server.ledger), time.time()):
+            return  # it has one retry, and a second refusal of a right token would be no stale token
+        server.faults.clear()
+        server.script(fault, method=method)
         self.log.count(f"refused midway: {event.how}")
+
+
+def _coming_back(attempts: Sequence[Attempt], now: float) -> bool:
+    """Whether the call that was refused last may yet come again: it may have to wait for its token."""
+    last = next((at for at, each in reversed(list(enumerate(attempts))) if each.reason.startswith("scripted")), None)
+    if last is None or now - attempts[last].received_at > max(DEADLINES) or len(attempts[last].requests) > REPLAYED:
+        return False
+    return all(number_of(each) != number_of(attempts[last]) for each in attempts[last + 1 :])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chaos.faults import Window
-from chaos.kinds import SPAN
+from chaos.kinds import REPLAYED, number_of
 from chaos.load import GRACE, Ended
 from grpc_bearer._fetching import GROWTH, PASSING
 from grpc_bearer.testing import Attempt, Exchange
@@ -20,7 +20,6 @@ DOWN = "server down"
 GOAWAYS = "two GOAWAYs in a row"
 BOUND = "stream past its replay bound"
 CAPS = {NO_TOKEN: 0.2, FAST: 0.3, DOWN: 0.05, GOAWAYS: 0.01, BOUND: 0.01}
-_REPLAYED = 1000  # messages, by default
 # A channel that was cut off takes a moment to connect again, in seconds.
 _RECONNECTING = 1.0
 # What a token exchange and a call take on a busy machine, in seconds.
@@ -68,7 +67,7 @@ class Judge:
         self._windows = evidence.windows
         self._attempts: dict[int, list[Attempt]] = defaultdict(list)
         for attempt in evidence.attempts:
-            self._attempts[_number(attempt)].append(attempt)
+            self._attempts[number_of(attempt)].append(attempt)
         self._exchanges: dict[str, list[Exchange]] = defaultdict(list)
         for exchange in evidence.exchanges:
             self._exchanges[evidence.asked(exchange)].append(exchange)
@@ -113,7 +112,7 @@ class Judge:
 
     def _excuse(self, call: Ended) -> str | None:
         attempts = self._attempts[call.job.number]
-        if any(len(attempt.requests) > _REPLAYED and not attempt.accepted for attempt in attempts):
+        if any(len(attempt.requests) > REPLAYED and not attempt.accepted for attempt in attempts):
             return BOUND
         cut_off = call.code in ("UNAVAILABLE", "CANCELLED") or _hidden(call)
         if (cut_off or "Internal error from Core" in call.error) and self._down(call):
@@ -194,13 +193,6 @@ def _hidden(call: Ended) -> bool:
     """What grpc.aio tells in the place of a status if a call has failed before its empty request stream was closed."""
     empty = call.asynchronous and call.job.streams and call.job.count == 0
     return empty and call.code in ("CancelledError", "ExecuteBatchError")
-
-
-def _number(attempt: Attempt) -> int:
-    said = next((value for key, value in attempt.metadata if key == "x-call"), None)
-    if said is not None:
-        return int(said)
-    return attempt.requests[0] // SPAN if attempt.requests else -1
 
 
 def repeated_nonces(attempts: Iterable[Attempt]) -> Counter[str]:

@@ -12,10 +12,12 @@ from typing import Any
 
 from grpc import aio
 
-from grpc_bearer.testing import ProbeReply, ProbeRequest
+from grpc_bearer.testing import Attempt, ProbeReply, ProbeRequest
 
 #: Requests of one call are numbered on from its own number times this.
 SPAN = 10_000
+#: How many messages of a request stream are kept to be sent again, by default.
+REPLAYED = 1000
 # That part of the calls which would rather wait than fail. The others are the ones whose token goes as metadata.
 _PATIENT = 0.6
 
@@ -82,6 +84,14 @@ class Job:
         if list(replies[-1].indexes) != self.indexes or replies[-1].digest != digest:
             return f"the server answered for {len(replies[-1].indexes)} requests, or others than were sent"
         return ""
+
+
+def number_of(attempt: Attempt) -> int:
+    """Of the job that a server's attempt belongs to."""
+    said = next((value for key, value in attempt.metadata if key == "x-call"), None)
+    if said is not None:
+        return int(said)
+    return attempt.requests[0] // SPAN if attempt.requests else -1
 
 
 # ---------------------------------------------------------------------------------------------------------------- sync
