@@ -128,6 +128,21 @@ def test_a_secret_in_a_file_is_read_for_each_request(server: Server, source: Mak
     assert [basic_pair(server, index)[1] for index in (0, 1)] == ["first", "second"]
 
 
+def test_a_refused_secret_that_was_replaced_meanwhile_is_followed_by_the_new_one(server: Server, source: Make) -> None:
+    server.replies[:] = [Reply({"error": "invalid_client"}, 401), Reply(GRANTED)]
+    secrets = iter(["old", "new", "new"])
+
+    assert source(lambda: next(secrets)).fetch(CONTEXT).value == "t0ken"
+    assert [basic_pair(server, index)[1] for index in (0, 1)] == ["old", "new"]
+
+
+def test_a_refused_secret_that_is_still_the_same_is_not_sent_again(server: Server, source: Make) -> None:
+    server.replies[:] = [Reply({"error": "invalid_client"}, 401)]
+
+    failure(lambda: source(lambda: "old").fetch(CONTEXT), TokenRejectedError, "invalid_client")
+    assert len(server.requests) == 1
+
+
 def test_a_secret_from_a_function_is_asked_for_each_time(server: Server, source: Make) -> None:
     secrets = ["first", "second"]
     asking = source(lambda: secrets.pop(0))

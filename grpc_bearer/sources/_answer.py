@@ -84,6 +84,10 @@ def retry_after(answer: Answer, now: float) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
 
 
+#: What an endpoint says to a credential that it does not take; 400 is for those in the body (RFC 6749 section 5.2).
+CREDENTIAL_REFUSED = (400, 401, 403)
+
+
 def status_error(answer: Answer, where: str, now: float, code: str | None = None) -> TokenError | None:
     """The error that an answer's status stands for; `None` for 200. `code`: a registered OAuth error code."""
     status = answer.status

@@ -13,6 +13,8 @@ from grpc_bearer._identity import Identity, strong_secret
 from grpc_bearer._token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError
 from grpc_bearer.sources._answer import (
+    CREDENTIAL_REFUSED,
+    Answer,
     decoded_text,
     field_of,
     json_document,
@@ -118,7 +120,7 @@ class HTTPTokenSource(Source):
         # Read before the request: a stated lifetime then counts from too early, never from too late.
         now = context.clock.time()
         where = self._endpoint.host
-        answer = self._endpoint.send(self._method, self._headers, self._encoded_body())
+        answer = self._answer()
         refused = status_error(answer, where, now)
         if refused is not None:
             raise refused
@@ -130,6 +132,14 @@ class HTTPTokenSource(Source):
         if expires_at is None and (lifetime := stated or self._lifetime) is not None:
             expires_at = now + lifetime
         return made_token(where, value, now=now, expires_at=expires_at, refresh_at=self._refresh_at(now, expires_at))
+
+    def _answer(self) -> Answer:
+        """The endpoint's; it is asked again if the credential that it refused was replaced meanwhile."""
+        body = self._encoded_body()
+        answer = self._endpoint.send(self._method, self._headers, body)
+        if answer.status in CREDENTIAL_REFUSED and (replaced := self._encoded_body()) != body:
+            answer = self._endpoint.send(self._method, self._headers, replaced)
+        return answer
 
     def identity(self) -> Identity | None:
         """The address and the credential, if that is a strong one."""

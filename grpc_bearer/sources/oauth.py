@@ -15,6 +15,7 @@ from grpc_bearer._skew import suspects
 from grpc_bearer._token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._answer import (
+    CREDENTIAL_REFUSED,
     Answer,
     check_bearer,
     decoded_text,
@@ -146,15 +147,22 @@ class ClientCredentialsSource(Source):
 
     def _answer(self, context: CallContext) -> tuple[Answer, float]:
         """The server's answer, and the time of the request. A refused assertion is made anew, twice at most, if the
-        server says that the clock it was signed by is off: once to be sure, and once to be right."""
+        server says that the clock it was signed by is off: once to be sure, and once to be right. A refused secret is
+        no end either, if it was replaced meanwhile."""
         for last in (False, False, True):
-            now = context.clock.time()
-            headers, form = self._authenticated(context)
+            now, secret = context.clock.time(), self._secret_now()
+            headers, form = self._authenticated(context, secret)
             answer = self._endpoint.send("POST", headers, urlencode(form, errors="replace").encode())
             corrected = self._endpoint.secure and learn_time(context.clock, answer)
-            if last or answer.status == 200 or self._assertion is None or not (corrected or suspects(context.clock)):
+            if last or answer.status == 200:
+                break
+            clock_was_off = self._assertion is not None and (corrected or suspects(context.clock))
+            if not clock_was_off and (answer.status not in CREDENTIAL_REFUSED or self._secret_now() == secret):
                 break
         return answer, context.clock.time() - answer.elapsed if corrected else now
+
+    def _secret_now(self) -> str:
+        return "" if self._secret is None else _current(self._secret)
 
     def identity(self) -> Identity | None:
         """The client, what it asks for, and its credential if that is a strong one."""
@@ -182,7 +190,7 @@ class ClientCredentialsSource(Source):
         """Close the kept-alive connections."""
         self._endpoint.close()
 
-    def _authenticated(self, context: CallContext) -> tuple[dict[str, Secret], dict[str, str]]:
+    def _authenticated(self, context: CallContext, secret: str) -> tuple[dict[str, Secret], dict[str, str]]:
         """Headers and form of one request."""
         headers = {
             "accept": Secret("application/json", "accept"),
@@ -197,7 +205,6 @@ class ClientCredentialsSource(Source):
                 "client_assertion_type": _ASSERTION_TYPE,
                 "client_assertion": assertion,
             }
-        secret = "" if self._secret is None else _current(self._secret)
         if self._auth_method == "client_secret_post":
             return headers, {**form, "client_id": self._client_id, "client_secret": secret}
         return {**headers, "authorization": Secret(_basic_credentials(self._client_id, secret), "authorization")}, form
