@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import inspect
 import logging
-import random
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -24,6 +23,8 @@ Fetched: TypeAlias = tuple[Token, Metadata] | GrpcBearerError
 PASSING = (1.0, 120.0)
 #: The same after one that will not (a bad key; 400, 401, 403 from the token endpoint).
 LASTING = (300.0, 3600.0)
+#: And where the credential may have been replaced meanwhile (`Source.replaceable`).
+REPLACEABLE = (30.0, 120.0)
 #: Each backoff is so many times the one before: gRPC's own factor.
 GROWTH = 1.6
 #: The longest `Retry-After` that is honoured, in seconds.
@@ -36,7 +37,12 @@ fetching_for: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVa
     "grpc_bearer_fetching_for", default=()
 )
 
-system_random = random.SystemRandom().random  # holds no state that a forked child would share
+
+def system_random() -> float:
+    """A number in [0, 1), from the system: nothing that a forked child would share."""
+    import random
+
+    return random.SystemRandom().random()
 
 
 @dataclass(slots=True, eq=False)
@@ -100,7 +106,10 @@ class Fetcher:
         """Seconds to leave the source alone, spread by a fifth either way; never less than it asked for itself."""
         from tenacity import RetryCallState, Retrying, wait_exponential
 
-        first, longest = LASTING if lasting else PASSING
+        if lasting:
+            first, longest = REPLACEABLE if self.source.replaceable else LASTING
+        else:
+            first, longest = PASSING
         attempt = RetryCallState(Retrying(), None, (), {})
         attempt.attempt_number = strikes
         delay = wait_exponential(multiplier=first, max=longest, exp_base=GROWTH)(attempt)

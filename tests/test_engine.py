@@ -295,6 +295,39 @@ def test_a_stale_token_is_used_while_one_fetch_runs_ahead(make: Any, clock: Manu
     assert source.calls == 2
 
 
+def test_who_can_do_without_waiting_gets_a_stale_token_and_a_worker_fetches_the_next(
+    make: Any, clock: ManualClock
+) -> None:
+    source = Scripted()
+    engine = make(source)
+    value(engine)
+    clock.advance(800)
+    source.gate.clear()
+
+    lease = engine.renewing(CALL)
+
+    assert lease.token.value == "t1"
+    assert engine.peek(CALL) is lease  # nobody else need ask while the fetch is under way
+    assert engine.renewing(CALL) is None
+    source.gate.set()
+    settled(engine)
+    assert engine.peek(CALL).token.value == "t2"
+    assert source.calls == 2
+    assert source.threads[1].name.startswith("grpc-bearer-worker")
+
+
+@pytest.mark.parametrize("age", [0, 799, 975, 1000])
+def test_no_other_token_is_renewed_so(age: int, make: Any, clock: ManualClock) -> None:
+    source = Scripted()
+    engine = make(source)
+    assert engine.renewing(CALL) is None
+    value(engine)
+    clock.advance(age)
+
+    assert engine.renewing(CALL) is None
+    assert source.calls == 1
+
+
 def test_an_expiring_token_waits_for_the_fetch(make: Any, clock: ManualClock) -> None:
     source = Scripted()
     engine = make(source)
@@ -510,6 +543,16 @@ def test_permanent_failures_grow_to_an_hour(make: Any) -> None:
 
     assert delays[:3] == pytest.approx([300, 480, 768])
     assert delays[-1] == 3600
+
+
+def test_a_refused_credential_that_may_be_replaced_is_tried_again_within_two_minutes(make: Any) -> None:
+    source = Scripted()
+    source.replaceable = True
+    engine = make(source)
+    delays = [engine._fetcher.backoff(n, lasting=True) for n in range(1, 9)]
+
+    assert delays[:3] == pytest.approx([30, 48, 76.8])
+    assert delays[-1] == 120
 
 
 def test_an_explicit_change_ends_a_permanent_failure(make: Any) -> None:
@@ -1006,6 +1049,29 @@ def test_keep_warm_ends_with_close(make: Any, clock: ManualClock) -> None:
     clock.advance(1e6)
 
     assert source.calls == 1
+
+
+def test_what_begins_with_a_token_keeps_nobody_alive_who_waited_for_it_too(make: Any) -> None:
+    class Waiter:
+        def take(self, *_: object) -> None:
+            """A call that is over at once."""
+
+    source = Scripted(gate=True)
+    engine = make(source)
+    begun: list[contextvars.Context] = []  # a call keeps the context that it was begun in, for as long as it lasts
+    waiter = Waiter()
+    gone = weakref.ref(waiter)
+    engine.request(CALL, waiter.take)
+    engine.request(CALL, lambda *_: begun.append(contextvars.copy_context()))
+    del waiter
+    assert gone() is not None
+    source.gate.set()
+    settled(engine)
+    _drain()
+    gc.collect()
+
+    assert len(begun) == 1
+    assert gone() is None
 
 
 def test_a_dropped_engine_is_collected_and_its_timer_does_nothing(clock: ManualClock) -> None:

@@ -46,7 +46,7 @@ class CachedSource(Source):
         self._source, self._cache = source, cache
         self._bases = {id(part): _basis(part, cache) for part in _parts(source) if part.worth_sharing}
         self._mine: OrderedDict[str, Mine] = OrderedDict()
-        self.signs = source.signs
+        self.signs, self.replaceable = source.signs, source.replaceable
         if getattr(source.key, "__func__", None) is not Source.key:
             self.key = source.key  # type: ignore[method-assign]  # only then: the engine is faster without
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
-from grpc_bearer._identity import Identity
 from grpc_bearer._token import CallContext, Token
+
+if TYPE_CHECKING:
+    from grpc_bearer._identity import Identity
 
 
 class Source(ABC):
@@ -35,6 +38,10 @@ class Source(ABC):
     #: How many single-use tokens of a key the engine may make ahead of their use. Only for a `local` source, and one
     #: that makes the same of all calls with equal keys.
     presign: int = 0
+
+    #: True if what it shows to get a token is read anew for each fetch, from a file or a function: somebody may put
+    #: another in its place, so that after a refusal it is worth trying again before long.
+    replaceable: bool = False
 
     #: False if a shared cache has nothing to give: the token is at hand here as it is.
     worth_sharing: bool = True

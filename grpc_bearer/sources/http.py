@@ -100,6 +100,7 @@ class HTTPTokenSource(Source):
         )
         self._method = _checked_method(method)
         self._body, content_type = _checked_body(body, json, form)
+        self.replaceable: bool = callable(self._body)
         self._headers = {**content_type, **checked_headers(headers), **_checked_basic(auth)}
         self._field = _checked_path("field", field)
         self._expires_in_field = _checked_path("expires_in_field", expires_in_field)

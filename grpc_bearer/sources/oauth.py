@@ -108,6 +108,7 @@ class ClientCredentialsSource(Source):
         self._client_id = _checked_id(client_id)
         self._auth_method = _checked_method(auth_method, client_secret, key)
         self._secret = _checked_secret(client_secret)
+        self.replaceable: bool = client_secret is not None and not isinstance(client_secret, str)
         self._holds_secret = isinstance(client_secret, (str, PathLike))
         self._assertion = (
             None

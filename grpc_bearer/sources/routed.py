@@ -50,6 +50,7 @@ class RoutedSource(Source):
             raise ConfigurationError("routes: some sources are single-use and others are not; use an auth for each")
         self.single_use: bool = self._sources[0].single_use
         self.signs: bool = any(source.signs for source in self._sources)
+        self.replaceable: bool = any(source.replaceable for source in self._sources)
         self.presign: int = min(source.presign for source in self._sources)
         self.local: bool = all(source.local for source in self._sources)
         self._routes = [(pattern, _compiled(pattern), self._number(source)) for pattern, source in routes.items()]
