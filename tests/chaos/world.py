@@ -265,6 +265,8 @@ class TokenFile:
                 replace(self.path, self.text(new))
             self.token = new
             self._world.opaque.revoke(*old)
+            if old != [""]:
+                time.sleep(_AGED)  # before the next change, though a busy machine may be late with this one
 
     def _in_pieces(self, text: str) -> None:
         with self.path.open("w") as file:
