@@ -135,18 +135,21 @@ class Judge:
         return any(window.meets(call.began, call.ended, after=1.2 * _rest(1)) for window in files)
 
     def _down(self, call: Ended) -> bool:
+        return self._away(call.site, call.began, call.ended)
+
+    def _away(self, site: str, began: float, ended: float) -> bool:
+        """The server was not there for a part of that time, or had just come back."""
         return any(
-            window.what == "restart"
-            and window.target == call.site
-            and window.meets(call.began, call.ended, after=_RECONNECTING)
+            window.what == "restart" and window.target == site and window.meets(began, ended, after=_RECONNECTING)
             for window in self._windows
         )
 
     def _no_token(self, call: Ended) -> bool:
-        """None was to be had for all of the call's time, but for moments at its ends that are too short for a call."""
+        """None was to be had for all of the call's time, but for moments at its ends that are too short for a call, and
+        for those in which the server was not there to be shown one."""
         at, until = call.began + _MOMENT, call.deadline - _MOMENT
         while at < until:
-            if not self._none(call.auth, at):
+            if not self._none(call.auth, at) and not self._away(call.site, at, at):
                 return False
             at += _STEP
         return True
