@@ -50,7 +50,7 @@ chaos: $(VENV)/.test  ## three minutes in which everything goes wrong, and a tab
 
 fleet: $(VENV)/.test  ## 200 processes that share one token, and all that may go wrong: a table; FLEET_ARGS="--processes 50"
 	$(BIN)/python tests/fleet/run.py $(FLEET_ARGS)
-	GRPC_BEARER_BATCH=10000 $(BIN)/python -m pytest tests/test_engines.py
+	GRPC_BEARER_BATCH=10000 $(BIN)/python -m pytest -rs tests/test_engines.py tests/test_spark.py
 
 # The tests come from the sdist, whose package is taken away: what they import can only be the wheel's.
 test-wheel: package  ## run all tests on the built wheel, in a fresh environment and with no source about

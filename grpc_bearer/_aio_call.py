@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
+from grpc_bearer import _fork
 from grpc_bearer._aio_ends import (
     Ended,
     aio_error,
@@ -228,6 +229,7 @@ class AioCall(aio.Call):
     def _retire(self) -> None:
         if isinstance(self._carrier, Attempt):
             self._carrier.retire()
+            _fork.forget(self._carrier)
 
     # -------------------------------------------------------------------------------------------- questions
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer import _fork
 from grpc_bearer._auth import as_auth
 from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
 from grpc_bearer._methods import Methods
@@ -23,6 +24,10 @@ class Channel(Methods, grpc.Channel):
     """A `grpc.Channel` whose calls carry a token; in all else the channel it wraps."""
 
     _kinds = KINDS
+
+    def __init__(self, channel: Any, door: Door) -> None:
+        super().__init__(channel, door)
+        _fork.watch(channel)
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
         self._inner.subscribe(callback, try_to_connect)
@@ -75,7 +80,9 @@ def secure_channel(
     checked_policy(retry)
     if check_attach(attach) == "call_credentials":
         composite = channel_credentials(bearer, credentials)
-        return grpc.secure_channel(target, composite, options, compression)
+        plain = grpc.secure_channel(target, composite, options, compression)
+        _fork.watch(plain)
+        return plain
     channel = grpc.secure_channel(target, credentials, with_attach_options(options, attach), compression)
     return Channel(channel, Door(bearer, provable_target(channel, credentials), attach=attach, retry=retry))
 

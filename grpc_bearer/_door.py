@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import grpc
 
+from grpc_bearer import _fork
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._engine import Engine, Lease
 from grpc_bearer._retry import RetryPolicy, checked_policy
@@ -103,7 +104,8 @@ class Attempt(grpc.AuthMetadataPlugin):
 
     def credentials(self) -> grpc.CallCredentials:
         """As gRPC takes them. It would keep a copy of the context variables at hand, so it gets none of them."""
-        made: grpc.CallCredentials = contextvars.Context().run(grpc.metadata_call_credentials, self, "grpc-bearer")
+        plugin: Any = _fork.lend(self)
+        made: grpc.CallCredentials = contextvars.Context().run(grpc.metadata_call_credentials, plugin, "grpc-bearer")
         return made
 
     def retire(self) -> None:
@@ -227,7 +229,8 @@ class Route:
         door = self.door
         # A call that waits for its connection may wait longer than its token lives; core asks once connected.
         if door.plaintext or (door.proven and not wait_for_ready):
-            lease = door.engine.peek(self._context or self.context)
+            context = self._context or self.context
+            lease = door.engine.peek(context) or door.engine.renewing(context)
             if lease is not None and avoid is not None and lease.token.fingerprint == avoid:
                 lease = None
             if lease is None and door.mints and door.proven:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
-from grpc_bearer import _aio_multicallables, _multicallables
+from grpc_bearer import _aio_multicallables, _fork, _multicallables
 from grpc_bearer._auth import as_auth
 from grpc_bearer._door import Door, Route
 from grpc_bearer._methods import wrapped
@@ -42,8 +42,9 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
     ours = copy.copy(stub)
     for name, method in methods.items():
         channel = getattr(method, "_channel", method)
-        door = doors.setdefault(
-            id(channel), Door(bearer, provable_target(method), plaintext=allow_plaintext, retry=retry)
-        )
+        if id(channel) not in doors:
+            doors[id(channel)] = Door(bearer, provable_target(method), plaintext=allow_plaintext, retry=retry)
+            _fork.watch(method)
+        door = doors[id(channel)]
         setattr(ours, name, wrapped(_KINDS, method, Route(door, getattr(method, "_method", ""))))
     return ours

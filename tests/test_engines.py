@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from _redis import RedisServer, needs_redis, redis_server
 from fleet import batch
@@ -83,7 +84,10 @@ if how == "pool":
         total = sum(pool.map(work, range(workers)))
 else:
     # As a pre-forking server does: load everything, be ready, fork.
-    auth.token()
+    if how == "channel":
+        batch.call(auth, target, root, 0)  # the workers go on with its channel
+    else:
+        auth.token()
     pids = {}
     for number in range(workers):
         inlet, outlet = os.pipe()
@@ -100,6 +104,9 @@ else:
         os.close(outlet)
         pids[pid] = inlet
     total = 0
+    if how == "channel":
+        for index in range(100):  # so does the parent
+            batch.call(auth, target, root, index)
     for pid, inlet in pids.items():
         total += int(os.read(inlet, 100) or b"0")
         _, status = os.waitpid(pid, 0)
@@ -114,6 +121,15 @@ print(total)
         pytest.param("pool", "0", id="a pool under fork"),
         pytest.param("auth", "0", id="prefork, fork support off: auth in the parent, channels in the workers"),
         pytest.param("auth", "1", id="prefork, fork support on: auth in the parent, channels in the workers"),
+        pytest.param(
+            "channel",
+            "1",
+            id="prefork, fork support on: auth and channel in the parent",
+            marks=pytest.mark.skipif(
+                tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 82),
+                reason="until 1.82 gRPC itself closes a child's copies of the parent's channels",
+            ),
+        ),
     ],
 )
 def test_workers_that_are_forked(world: World, how: str, fork_support: str) -> None:
