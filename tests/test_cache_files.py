@@ -308,7 +308,7 @@ def test_kill_at_any_point_leaves_a_cache_that_works(tmp_path: Path) -> None:
         for writer in writers:
             assert writer.stdout is not None
             assert writer.stdout.readline() == "ready\n"
-        time.sleep(0.01 + 0.017 * round_)
+        time.sleep(0.01 + 0.017 * round_)  # wherever they are by then: that is the point
         for writer in writers:
             writer.kill()
         for writer in writers:
@@ -324,8 +324,8 @@ def test_kill_at_any_point_leaves_a_cache_that_works(tmp_path: Path) -> None:
         assert fresh.value != refused.value
         second.token()
         second.invalidate(refused)
-        assert second.token() == fresh or second.token().value == fresh.value
-        assert time.monotonic() - began < 5
+        assert second.token().value == fresh.value
+        assert time.monotonic() - began < 5  # of the 10 that a lock is waited for
 
 
 def test_a_killed_holders_lock_is_free_at_once(tmp_path: Path) -> None:
@@ -352,4 +352,4 @@ def test_a_killed_holders_lock_is_free_at_once(tmp_path: Path) -> None:
     holder.communicate()
 
     assert auth.token(timeout=20).value == "t1"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5  # of the 10 that a lock is waited for

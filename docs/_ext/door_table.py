@@ -33,9 +33,9 @@ STEPS: tuple[tuple[str, Callable[[Situation], bool]], ...] = (
     ("Plaintext allowed, and no token yet?", lambda s: s.plaintext),
     ("Has core never run our plugin on this channel?", lambda s: not s.proven),
     ("Does the call wait_for_ready?", lambda s: s.wait_for_ready),
-    ("Is a fresh, reusable token at hand?", lambda s: s.token == "at hand"),
+    ("Is a reusable token at hand, fresh or stale?", lambda s: s.token == "at hand"),
     ('Single-use, and attach="metadata"?', lambda s: s.token == "single-use" and s.attach == "metadata"),
-    ("Otherwise: no token yet, stale, or single-use", lambda s: True),
+    ("Otherwise: no token yet, expiring, or single-use", lambda s: True),
 )
 
 

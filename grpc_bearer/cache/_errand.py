@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from grpc_bearer import _workers
 from grpc_bearer._fetching import system_random
+from grpc_bearer._notify import taken_from_cache
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.cache._bounded import OutOfOrderError
 from grpc_bearer.cache._judged import Found, Mine, judged
@@ -40,9 +41,11 @@ class Errand:
         except OutOfOrderError:
             time.sleep(self._cache.spread * system_random())
             found = grant = None
+        taken_from_cache(False)
         if grant is not None:
             return self._fetch_for_all(source, grant, mine, found)
         if found is not None:
+            taken_from_cache(True)
             return found.token, Mine(found.entry.number, found.token.expires_at or found.entry.until)
         token = source.fetch(self._context)
         return token, Mine(mine.number, token.expires_at or 0.0)
@@ -100,6 +103,7 @@ class Errand:
             self._let_go(grant, failed=True)
             if fallback is None or not isinstance(error, TokenError):
                 raise
+            taken_from_cache(True)
             return fallback.token, Mine(fallback.entry.number, fallback.entry.until)
         finally:
             if holder is not None:

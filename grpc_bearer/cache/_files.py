@@ -70,7 +70,7 @@ class FileStore:
         try:
             import filelock
         except ImportError:
-            filelock = None  # type: ignore[assignment]
+            filelock = None  # type: ignore[assignment]  # told below, where no ImportError hangs on what is raised
         if filelock is None:
             raise ConfigurationError("cache: files need filelock: pip install 'grpc-bearer[files]'")
         self.directory = os.path.join(os.getcwd(), directory)

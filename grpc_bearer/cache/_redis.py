@@ -23,17 +23,18 @@ _READ = (
     _NOW
     + """
 local held, entry = redis.call('GET', KEYS[2]) or '', {}
+if redis.call('PTTL', KEYS[2]) < 0 then held = '' end
 if redis.call('TYPE', KEYS[1]).ok == 'hash' then entry = redis.call('HMGET', KEYS[1], 'number', 'blob', 'at') end
 return {held, entry[1] or '', entry[2] or '', now - (tonumber(entry[3] or '') or 0)}
 """
 )
 # The fence is counted up, and never below the time: it stays ahead of old entries even if it was lost with a restart.
-# What is a day ahead of the time is not of our making, and keeps nobody out.
+# What is a day ahead of the time is not of our making, nor is a lock that would stay for ever: they keep nobody out.
 _LOCK = (
     _NOW
     + """
 local held = redis.call('GET', KEYS[2])
-if held then return held == 'failed' and -1 or 0 end
+if held and redis.call('PTTL', KEYS[2]) > 0 then return held == 'failed' and -1 or 0 end
 local number = (tonumber(redis.call('GET', KEYS[3]) or '') or 0) + 1
 if number < now or number > now + 86400000 then number = now end
 redis.call('SET', KEYS[3], string.format('%.0f', number), 'PX', 172800000)
@@ -154,7 +155,7 @@ def client_of(url: str, timeout: float) -> Any:
     try:
         import redis
     except ImportError:
-        redis = None  # type: ignore[assignment]
+        redis = None  # type: ignore[assignment]  # told below, where no ImportError hangs on what is raised
     if redis is None:
         raise ConfigurationError("cache: a Redis URL needs redis-py: pip install 'grpc-bearer[redis]'")
     if url.startswith("valkey"):

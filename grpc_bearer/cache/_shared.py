@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from grpc_bearer._credentials import read_file
 from grpc_bearer._token import Secret
-from grpc_bearer.cache._bounded import Patience
+from grpc_bearer.cache._bounded import STRETCH, Patience
 from grpc_bearer.cache._files import FileStore, default_directory
 from grpc_bearer.cache._redis import URL_SCHEMES, RedisStore, checked_client, client_of
 from grpc_bearer.cache._store import Store
@@ -40,11 +40,13 @@ class SharedCache:
             elsewhere (KMS, HSM), secrets of under 128 bits.
         name: what the token is for, if the source cannot tell itself (a function, google-auth credentials): processes
             that give the same name share it.
-        timeout: seconds for each step of the cache, before this process goes on alone. Where many processes start on
-            few cores, all steps are slow, and with too little patience each would ask for itself.
+        timeout: seconds for each step of the cache, before this process goes on alone. Time in which this process does
+            not get to run counts little, since where hundreds start on few cores that tells nothing of the cache; but
+            ten times as long is the most.
         spread: going on alone, a process first waits a random time up to this many seconds, so that a fleet does not
             come down on the token endpoint at once.
-        patience: seconds to wait for another process that fetches the token.
+        patience: seconds to wait for another process that fetches the token, while the cache answers and says that it
+            is at it. Each call waits under its own deadline, and for no more than a minute, as for any fetch.
 
     Raises:
         ConfigurationError: an argument is wrong, or the directory can be read or changed by others.
@@ -63,7 +65,7 @@ class SharedCache:
         name: str = "",
         timeout: float = 1.0,
         spread: float = 0.25,
-        patience: float = 15.0,
+        patience: float = 60.0,
     ) -> None:
         if not isinstance(name, str):
             raise ConfigurationError(f"name: expected a str, got {type(name).__name__}")
@@ -79,7 +81,8 @@ class SharedCache:
     def _opened(self) -> Store:
         given = self._given
         if isinstance(given, Secret) or (isinstance(given, str) and given.startswith(URL_SCHEMES)):
-            client = client_of(given.reveal() if isinstance(given, Secret) else given, self.timeout)
+            # Steps are given up in due time anyhow; the client's own timeout only sees to it that their threads end.
+            client = client_of(given.reveal() if isinstance(given, Secret) else given, STRETCH * self.timeout)
             return RedisStore(lambda: client)
         if isinstance(given, str):
             return FileStore(given)
