@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from grpc_bearer import aio, errors, events
+from grpc_bearer import aio, errors
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._channel import (
     call_credentials,
@@ -33,13 +33,13 @@ from grpc_bearer.errors import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.events import Observer
 from grpc_bearer.sources import Source
 
 if TYPE_CHECKING:
-    from grpc_bearer import profiles, rest
+    from grpc_bearer import events, profiles, rest
     from grpc_bearer._config import load
     from grpc_bearer.cache import SharedCache
+    from grpc_bearer.events import Observer
     from grpc_bearer.sources import (
         CallableSource,
         ClientCredentialsSource,
@@ -95,6 +95,7 @@ __all__ = [
 
 # What only some programs need, imported when it is first asked for: half of the time that the whole would take.
 _LATER = {
+    "Observer": "grpc_bearer.events",
     "SharedCache": "grpc_bearer.cache",
     "load": "grpc_bearer._config",
     **dict.fromkeys(
@@ -118,7 +119,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # 40 ms, for the few who ask
 
         return version("grpc-bearer")
-    if name in _LATER or name in ("profiles", "rest"):
+    if name in _LATER or name in ("events", "profiles", "rest"):
         from importlib import import_module
 
         module = import_module(_LATER.get(name, f"{__name__}.{name}"))

@@ -13,7 +13,6 @@ import grpc
 from grpc_bearer._engine import Engine, Lease
 from grpc_bearer._failure import Failure
 from grpc_bearer._token import CallContext
-from grpc_bearer.events import CallRetried
 
 #: Seconds until the next attempt, from the failure, the attempts made and the seconds gone; `None`: there is none.
 Decide = Callable[[Failure, int, float], "float | None"]
@@ -98,6 +97,8 @@ class Attempts:
         lease = self._lease or self._engine.held(self._context)
         if lease is not None and not replaceable(self._engine, lease, self._context):
             return None
+        from grpc_bearer.events import CallRetried
+
         notify, context = self._engine.notify, self._context
         method = f"{context.service}/{context.method}" if context.method else ""
         notify(CallRetried(*notify.who, method=method, code=failure.code.name, attempt=self._made, delay=delay))

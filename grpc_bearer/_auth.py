@@ -23,13 +23,13 @@ from grpc_bearer._token import (
     secrets_may_travel,
 )
 from grpc_bearer.errors import ConfigurationError
-from grpc_bearer.events import Observer
 from grpc_bearer.sources._base import Source
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
     from grpc_bearer.cache._shared import SharedCache
+    from grpc_bearer.events import Observer
 
 
 class BearerAuth(grpc.AuthMetadataPlugin):

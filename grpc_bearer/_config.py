@@ -39,8 +39,10 @@ def load(name: str | None = None, config: str | os.PathLike[str] | None = None) 
         client_secret_env = "ORDERS_SECRET"
 
     A table has a `profile` (one of `grpc_bearer.profiles`) or a `source` (`static`, `file`, `http`,
-    `client_credentials`, `jwt`, `google`), and their arguments under the same names. A secret `x` is given as `x_file`,
-    `x_env` or `x`. Relative file names start at the TOML file's folder.
+    `client_credentials`, `jwt`, `google`, `callable`), and their arguments under the same names. A secret `x` is given
+    as `x_file`, `x_env` or `x`. Relative file names start at the TOML file's folder. `cache` is a table with the
+    arguments of `SharedCache`, and its store as `directory` or `url`. Functions (`function` of `callable`, `observers`)
+    are named as `package.module:name`, and that module is imported.
 
     The same name from the same file gives the same object, whose token all callers share, until the file's table, a
     variable it names or the auth itself (`close()`) changes; then a new one is made. May be called from any thread.
@@ -147,7 +149,10 @@ def given_by(file: ConfigFile, name: str | None) -> tuple[str, Given]:
         raise ConfigurationError(f"{file.path}: no auth of the name {_shown_name(chosen)}{hint} (it has: {known})")
 
     def where(field: str) -> str:
-        line = _line(file.text, f"auth.{chosen}", field) or _line(file.text, f"auth.{chosen}")
+        table, _, inner = field.rpartition(".")
+        places = [(f"auth.{chosen}.{table}", inner), (f"auth.{chosen}", table)] if table else []
+        lines = (_line(file.text, *place) for place in (*places, (f"auth.{chosen}", field), (f"auth.{chosen}", "")))
+        line = next(filter(None, lines), 0)
         return f"{_at(file.path, line)}: [auth.{chosen}]" + (f" {field}" if field else "")
 
     # Its name in log lines, events and metrics, unless it says another.

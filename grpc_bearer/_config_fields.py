@@ -6,12 +6,14 @@ of an environment variable). Errors name the field, never a value.
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from grpc_bearer._credentials import parse_object, read_file
 from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
@@ -152,6 +154,33 @@ def paths(value: object, given: Given) -> tuple[Path, Path]:
     if not isinstance(value, list) or len(value) != 2:
         raise ValueError("expected two file names in a list: certificate and key")
     return path(value[0], given), path(value[1], given)
+
+
+def function(value: object, _given: Given) -> Callable[..., object]:
+    """What is named as `package.module:name`; the module is imported."""
+    named = re.fullmatch(r"([\w.]+):([\w.]+)", _of(value, str, '"package.module:name"'))
+    if named is None:
+        raise ValueError('expected "package.module:name"')
+    failed = ""
+    try:
+        found: Any = importlib.import_module(named[1])
+    except Exception as error:
+        failed = f"{type(error).__name__}{_missing(error)}"
+    if failed:  # outside the handler: the text of a foreign error may hold anything
+        raise ValueError(f"importing {named[1]} raised {failed}; expected a module of this name on the path of Python")
+    for name in named[2].split("."):
+        found = getattr(found, name, None)
+    if not callable(found):
+        raise ValueError(f"expected {named[2]} in {named[1]} to be a function")
+    return cast("Callable[..., object]", found)
+
+
+def _missing(error: Exception) -> str:
+    return f" ({error.name})" if isinstance(error, ModuleNotFoundError) and error.name else ""
+
+
+def functions(value: object, given: Given) -> list[Callable[..., object]]:
+    return [function(each, given) for each in _of(value, list, 'a list of "package.module:name"')]
 
 
 def table(value: object, given: Given) -> dict[str, object]:

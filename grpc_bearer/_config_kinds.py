@@ -1,9 +1,9 @@
-"""What a configuration can name: five profiles and seven kinds of source, each with its fields, as one table."""
+"""What a configuration can name: five profiles and eight kinds of source, each with its fields, as one table."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 from grpc_bearer import _config_fields as f
 from grpc_bearer import profiles
 from grpc_bearer._auth import BearerAuth, as_source
+from grpc_bearer._config_cache import cache
 from grpc_bearer._config_fields import Field
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._base import Source
+from grpc_bearer.sources.callable import CallableSource
 from grpc_bearer.sources.file import FileSource
 from grpc_bearer.sources.google import GoogleAuthSource
 from grpc_bearer.sources.http import HTTPTokenSource
@@ -29,7 +31,14 @@ _CREDENTIALS = Field(f.text_or_table, secret=True, required=True, by_file=Path, 
 _LIFETIME = Field(f.number, help="the token's lifetime in seconds")
 _CA = Field(f.path, help="certificate authorities of the token endpoint")
 #: What every auth takes beside its own.
-_AUTH = {"name": _TEXT, "keep_warm": _FLAG, "max_keys": Field(f.whole), "pickle_secrets": _FLAG}
+_AUTH = {
+    "name": _TEXT,
+    "keep_warm": _FLAG,
+    "max_keys": Field(f.whole),
+    "pickle_secrets": _FLAG,
+    "cache": Field(cache),
+    "observers": Field(f.functions),
+}
 #: What every source takes that a profile decides itself.
 _HEADER = {"header": _TEXT, "scheme": _TEXT}
 _ENDPOINT = {
@@ -43,6 +52,10 @@ _ENDPOINT = {
 
 def _static(token: Any) -> Source:
     return as_source(token)
+
+
+def _callable(function: Callable[..., Any], **options: Any) -> CallableSource:
+    return CallableSource(function, **options)
 
 
 def _http(*, user: str | None = None, password: str | None = None, **options: Any) -> HTTPTokenSource:
@@ -60,8 +73,8 @@ def _jwt(
     *,
     claims: Mapping[str, object] | None = None,
     headers: Mapping[str, object] | None = None,
-    random_claims: str | list[str] = (),  # type: ignore[assignment]
-    random_headers: str | list[str] = (),  # type: ignore[assignment]
+    random_claims: str | Sequence[str] = (),
+    random_headers: str | Sequence[str] = (),
     audience: object = None,
     audience_from_url: bool = False,
     **options: Any,
@@ -77,7 +90,7 @@ def _jwt(
     )
 
 
-def _listed(names: str | list[str]) -> list[str]:
+def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
@@ -169,6 +182,7 @@ PROFILES: Mapping[str, Kind] = {
 
 #: By the value of `source`.
 SOURCES: Mapping[str, Kind] = {
+    "callable": _source(_callable, function=Field(f.function, required=True), key=Field(f.function), timeout=_NUMBER),
     "client_credentials": _source(
         ClientCredentialsSource,
         token_url=Field(f.text, required=True),

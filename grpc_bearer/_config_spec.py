@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grpc_bearer._auth import BearerAuth
+from grpc_bearer._config_cache import Cache, in_words_of_a_file
 from grpc_bearer._config_fields import Given, Problem
 from grpc_bearer._config_kinds import PROFILES, SOURCES, Kind
 from grpc_bearer._credentials import _shown
@@ -89,9 +90,12 @@ def built(spec: Spec, given: Given) -> BearerAuth:
         ConfigurationError, SigningError: what the profile or source found, with the field as it was given.
     """
     try:
-        return spec.kind.build(**spec.values)
+        opened = {name: value.opened() for name, value in spec.values.items() if isinstance(value, Cache)}
+        return spec.kind.build(**{**spec.values, **opened})
     except GrpcBearerError as error:
         kind, problem = type(error), str(error)
+    if "cache" in spec.values and "SharedCache(" in problem:
+        raise kind(f"{given.where('cache')}: {in_words_of_a_file(problem)}")
     field, _, rest = problem.partition(": ")
     used = (
         [each for each in spec.kind.fields[field].names(field) if each in given.values] if field in spec.values else []

@@ -6,8 +6,8 @@ import re
 
 import grpc
 
-from grpc_bearer._failure import Failure, rich
-from grpc_bearer._token import LARGE_TOKEN, Token
+from grpc_bearer._failure import Failure, rich, too_large
+from grpc_bearer._token import Token
 from grpc_bearer.errors import TokenError, TokenFormatError, TokenRejectedError
 from grpc_bearer.sources._answer import http_date, jwt_claims, number_of
 
@@ -48,11 +48,6 @@ def _lacks(token: Token) -> list[str]:
     audience = (jwt_claims(token.value) or {}).get("aud")
     meant = f"another audience than {audience!r}" if audience else "another service"
     return [f"it lacks a scope or a role that this call needs, or is meant for {meant}"]
-
-
-def too_large(token: Token, failure: Failure) -> bool:
-    """Whether the server most likely refused the call for the size of its headers."""
-    return failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and len(token.value) > LARGE_TOKEN
 
 
 def _times(token: Token, now: float) -> list[str]:

@@ -28,7 +28,6 @@ from grpc_bearer._presign import Presigned
 from grpc_bearer._refresh import Decision
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
-from grpc_bearer.events import RefreshForced
 from grpc_bearer.sources._base import Source
 
 __all__ = ["FETCH_TIMEOUT", "Deliver", "Engine", "Lease"]
@@ -128,6 +127,19 @@ class Engine:
             return lease
         return None
 
+    def renewing(self, context: CallContext) -> Lease | None:
+        """The token if it is past its refresh point but good, once a worker is told to fetch the next; else `None`."""
+        entry = self._only
+        if entry is None or entry.lease is None:
+            return None
+        with self._fetcher.lock:
+            if not entry.to_be_renewed():
+                return None
+            answer = entry.ask()
+        if answer.begun is not None and answer.pending is not None:
+            entry.launch(answer.begun, answer.pending, context, ahead=True)
+        return answer.lease
+
     def take(self, context: CallContext) -> Lease | None:
         """A single-use token made ahead for a call like this, if there is one; it is the caller's alone."""
         if self._presigned is None or self._fetcher in fetching_for.get():
@@ -213,6 +225,8 @@ class Engine:
             for entry in entries:
                 entry.wake()
         if any(given_up):
+            from grpc_bearer.events import RefreshForced
+
             self.notify(RefreshForced(*self.notify.who, reason="changed" if fingerprint is None else "refused"))
         return any(given_up)
 
@@ -269,7 +283,7 @@ class Engine:
             deliver(answer.lease, None)
         elif answer.decision is Decision.FAIL or answer.pending is None:
             deliver(None, answer.error.fresh() if answer.error else closed_error())
-        elif answer.pending in fetching_for.get():
+        elif weakref.ref(answer.pending) in fetching_for.get():
             deliver(None, self._asks_itself())
         else:
             on_outcome(answer.pending, later)

@@ -107,6 +107,10 @@ class Entry:
         error = closed_error() if self.state.closed else _refresh.last_error(self.state)
         return Answer(decision, self.lease, error, self._pending, begun)
 
+    def to_be_renewed(self) -> bool:
+        """Whether to `ask` begins a fetch that nobody waits for."""
+        return _refresh.decide(self.state, self._fetcher.clock.monotonic()) is Decision.AHEAD
+
     def invalidate(self, fingerprint: str | None, now: float) -> bool:
         """Give the token up, if it is that one; returns whether it was."""
         state = _refresh.invalidated(self.state, fingerprint, now)
@@ -153,7 +157,8 @@ class Entry:
             self._land_error(number, TokenUnavailableError("the system gives no thread to fetch a token on"), tale)
 
     def _fly(self, number: int | None, pending: Pending, context: CallContext, tale: Tale) -> None:
-        fetching_for.set((*fetching_for.get(), pending))
+        # Calls that are begun with the token keep this context: with `pending` in it, each would keep all that waited.
+        fetching_for.set((*fetching_for.get(), weakref.ref(pending)))
         try:
             while number is not None:
                 tale.begun()

@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._token import LARGE_TOKEN, Token
+
 _RICH_STATUS = "grpc-status-details-bin"
 
 
@@ -34,6 +36,11 @@ class Failure:
             if key == name:
                 return value if isinstance(value, str) else value.decode("ascii", "replace")
         return None
+
+
+def too_large(token: Token, failure: Failure) -> bool:
+    """Whether the server most likely refused the call for the size of its headers."""
+    return failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and len(token.value) > LARGE_TOKEN
 
 
 def rich(failure: Failure) -> tuple[str, float]:

@@ -122,7 +122,8 @@ def text_of(event: Event) -> str:
 def _fetched(event: TokenFetched) -> str:
     life = "valid until revoked" if event.lifetime is None else f"valid for {event.lifetime:.0f} s"
     after = f" after {event.failures} that failed" if event.failures else ""
-    return f"token fetched in {event.duration:.3f} s{after}, {life}{'' if event.kept else '; not kept'}"
+    how = "taken from the shared cache" if event.shared else "fetched"
+    return f"token {how} in {event.duration:.3f} s{after}, {life}{'' if event.kept else '; not kept'}"
 
 
 def _failed(event: RefreshFailed) -> str:

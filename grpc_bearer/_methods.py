@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -79,6 +80,13 @@ def history(
     """
     make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
     return Trial(route, make, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
+
+
+def as_caller(begun: Callable[[], Trial], caller: contextvars.Context) -> Trial:
+    """The history of a call that goes on elsewhere, to be told to observers in its caller's context."""
+    trial = begun()
+    trial.caller = caller
+    return trial
 
 
 def _make(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextvars
 import functools
 import time
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._ends import concluded, deadline_exceeded, failure_of, tokenless
 from grpc_bearer._engine import Lease
-from grpc_bearer._methods import MultiCallable, history
+from grpc_bearer._methods import MultiCallable, as_caller, history
 from grpc_bearer._replay import ReplayBuffer
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
+
+# Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
 
 
 class _SyncMultiCallable(MultiCallable):
@@ -92,6 +95,8 @@ class _SyncMultiCallable(MultiCallable):
         begun = functools.partial(
             history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began
         )
+        if route.door.engine.notify.heard:  # a retry is begun on gRPC's thread, which knows nothing of the caller
+            begun = functools.partial(as_caller, begun, contextvars.copy_context())
         return SyncCall(begun, replay, inner, carrier)
 
 

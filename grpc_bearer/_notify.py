@@ -1,4 +1,8 @@
-"""Who is told of events, and how: one `Notifier` an auth, and one `Tale` a fetch."""
+"""Who is told of events, and how: one `Notifier` an auth, and one `Tale` a fetch.
+
+Where nobody listens, what is routine is not even made: the events and the log's words for them are imported when the
+first of them is told.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
-from grpc_bearer import events
-from grpc_bearer._log import Log
+from grpc_bearer._observers import checked_observer, everywhere
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
-from grpc_bearer.events import Event, FetchBegun, Observer, RefreshFailed, RefreshOverdue, SkewLearnt, TokenFetched
+
+if TYPE_CHECKING:
+    from grpc_bearer.events import Event, Observer
 
 _LOGGER = logging.getLogger("grpc_bearer")
 _here = threading.local()
@@ -31,7 +37,7 @@ class Notifier:
         monotonic: where the log reads time.
     """
 
-    __slots__ = ("_log", "_observers", "who")
+    __slots__ = ("_log", "_monotonic", "_observers", "who")
 
     def __init__(
         self,
@@ -42,12 +48,18 @@ class Notifier:
     ) -> None:
         self.who: tuple[str, str] = (auth, source)
         self._observers = tuple(observers)
-        self._log: Observer = Log(monotonic)
+        self._monotonic = monotonic
+        self._log: Observer | None = None
 
     @property
     def heard(self) -> bool:
         """Whether anybody listens but the log."""
-        return bool(self._observers or events._everywhere)
+        return bool(self._observers or everywhere)
+
+    @property
+    def routine_heard(self) -> bool:
+        """Whether anybody listens to what is routine, which is DEBUG to the log."""
+        return self.heard or _LOGGER.isEnabledFor(logging.DEBUG)
 
     def __call__(self, event: Event) -> None:
         """Tell everybody, here and now; or later, inside of `held_back`."""
@@ -55,7 +67,11 @@ class Notifier:
         if held is not None:
             held.append((self, event))
             return
-        for observer in (self._log, *self._observers, *events._everywhere):
+        if self._log is None:
+            from grpc_bearer._log import Log
+
+            self._log = Log(self._monotonic)  # two threads may both: a line too many harms nobody
+        for observer in (self._log, *self._observers, *everywhere):
             try:
                 observer(event)
             except BaseException as error:
@@ -65,16 +81,23 @@ class Notifier:
 
     def skew(self, previous: float, offset: float) -> None:
         """Tell that the correction of this machine's clock has changed."""
+        from grpc_bearer.events import SkewLearnt
+
         self(SkewLearnt(*self.who, offset=offset, previous=previous))
 
 
-def _complain(observer: Observer, error: BaseException) -> None:
+def _complain(observer: object, error: BaseException) -> None:
     """Once, and by type: the text of a foreign error may hold anything."""
     with suppress(Exception):  # the log may be what is broken, by a filter that raises; or the name of the observer
         complaint = str(getattr(observer, "__qualname__", type(observer).__qualname__)), type(error).__name__
         if complaint not in _complaints:
             _complaints.add(complaint)
             _LOGGER.error("the observer %s raised %s; not said again", *complaint)
+
+
+def taken_from_cache(taken: bool) -> None:
+    """Say, inside of a fetch, whether its token is one that another process had fetched already."""
+    _here.shared = taken
 
 
 @contextmanager
@@ -120,14 +143,21 @@ class Tale:
     def begun(self) -> None:
         """Tell that it begins; or, after it has ended, another in its place."""
         self._open, self._fetch, self._began = True, next(_numbers), self._monotonic()
-        if not self._quiet:
+        _here.shared = False  # a fetch begins and ends on one thread
+        if not self._quiet and self._notify.routine_heard:
+            from grpc_bearer.events import FetchBegun
+
             self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead))
 
     def fetched(self, lifetime: float | None, *, failures: int = 0, kept: bool = True) -> None:
         """Tell that it brought a token, which lives for so long."""
         if self._quiet or not self._open:
             return
-        self._open = False
+        self._open, shared, _here.shared = False, getattr(_here, "shared", False), False
+        if not failures and not self._notify.routine_heard:
+            return
+        from grpc_bearer.events import TokenFetched
+
         event = TokenFetched(
             *self._notify.who,
             fetch=self._fetch,
@@ -136,6 +166,7 @@ class Tale:
             lifetime=lifetime,
             failures=failures,
             kept=kept,
+            shared=shared,
         )
         self._notify(event)
 
@@ -146,6 +177,8 @@ class Tale:
         if not self._open:
             return
         self._open = False
+        from grpc_bearer.events import RefreshFailed
+
         event = RefreshFailed(
             *self._notify.who,
             fetch=self._fetch,
@@ -162,6 +195,8 @@ class Tale:
 
     def overdue(self, waited: float, *, usable: bool) -> None:
         """Tell that it takes too long; it goes on."""
+        from grpc_bearer.events import RefreshOverdue
+
         self._notify(RefreshOverdue(*self._notify.who, fetch=self._fetch, waited=waited, usable=usable))
 
 
@@ -171,7 +206,7 @@ def checked_observers(observers: object) -> tuple[Observer, ...]:
         raise ConfigurationError("observers: expected a list of them")
     listed = tuple(observers)
     for observer in listed:
-        events._checked_observer(observer, "observers")
+        checked_observer(observer, "observers")
     return listed
 
 

@@ -29,7 +29,8 @@ begun beside it: it counts as a backoff that ends when the fetch does.
 
 Rules for this file: no lock, no thread, no chance, and no clock is read. Every time is monotonic, in seconds, and an
 argument; wall-clock times of a token are converted once, by `arrival`. States are values: a transition returns a new
-one, or the very same object if nothing happened.
+one, or the very same object if nothing happened. They are named tuples, which are quick to import, except for those
+with a fingerprint: that of a weak token is a secret, and tools that dump variables look into tuples.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from grpc_bearer._token import Token
 from grpc_bearer.errors import GrpcBearerError
@@ -115,16 +117,14 @@ class Held:
     expires_at: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """A fetch under way. `overdue` is set once it has taken too long to be waited for."""
 
     number: int
     overdue: GrpcBearerError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(NamedTuple):
     """No fetch is begun before `until`. `strikes` counts what led here, `lasting` tells which kind it was."""
 
     until: float = -math.inf
@@ -141,16 +141,14 @@ class Refusal:
     flight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """A bucket of forced refreshes that fills by itself."""
 
     left: float = BUDGET
     at: float = -math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """All that is known about the token of one key. `sequence` numbers its fetches, the newest last."""
 
     held: Held | None = None
@@ -269,26 +267,26 @@ def began(state: State) -> State:
     if state.flight is not None:
         raise AssertionError("a fetch is in flight for this key already")
     number = state.sequence + 1
-    return replace(state, flight=Flight(number), sequence=number)
+    return state._replace(flight=Flight(number), sequence=number)
 
 
 def fetched(state: State, held: Held, *, now: float, delay: float) -> tuple[State, Verdict]:
     """The flight `held.flight` brought a token; `delay` is the backoff, if it extends nothing."""
     if state.flight is None or state.flight.number != held.flight:
         return state, Verdict.DROPPED
-    landed = replace(state, flight=None)
+    landed = state._replace(flight=None)
     refusal = state.refusal
     if refusal is not None and refusal.fingerprint == held.fingerprint and held.flight <= refusal.flight:
         return landed, Verdict.AGAIN
     kept = _continued(state.held, held)
     if not extends_nothing(state, held, now):
-        return replace(landed, held=kept, backoff=Backoff(), refusal=None), Verdict.KEPT
+        return landed._replace(held=kept, backoff=Backoff(), refusal=None), Verdict.KEPT
     # Without an error to fail with, so it must not outlast the token; nor the pace that a polled file sets itself.
     own_pace = held.refresh_at if held.token.refresh_at is not None and held.refresh_at > now else math.inf
     until = min(now + delay, kept.expires_at, own_pace)
     backoff = Backoff(until, strikes(state, lasting=False))
     refusal = refusal if refusal is not None and refusal.fingerprint == held.fingerprint else None
-    return replace(landed, held=kept, backoff=backoff, refusal=refusal), Verdict.KEPT
+    return landed._replace(held=kept, backoff=backoff, refusal=refusal), Verdict.KEPT
 
 
 def failed(
@@ -298,12 +296,12 @@ def failed(
     if state.flight is None or state.flight.number != flight:
         return state
     backoff = Backoff(now + delay, strikes(state, lasting=lasting), lasting, error)
-    return replace(state, flight=None, backoff=backoff)
+    return state._replace(flight=None, backoff=backoff)
 
 
 def overdue(state: State, error: GrpcBearerError) -> State:
     """The flight takes too long: nobody waits for it any more. What it brings in the end is still taken."""
-    return state if state.flight is None else replace(state, flight=replace(state.flight, overdue=error))
+    return state if state.flight is None else state._replace(flight=state.flight._replace(overdue=error))
 
 
 def invalidated(state: State, fingerprint: str | None, now: float) -> State:
@@ -318,15 +316,15 @@ def invalidated(state: State, fingerprint: str | None, now: float) -> State:
         if state.closed or (held is None and not backoff.strikes):
             return state
         refusal = Refusal(held.fingerprint, state.sequence) if held is not None else refusal
-        return replace(state, held=None, backoff=Backoff(), refusal=refusal)
+        return state._replace(held=None, backoff=Backoff(), refusal=refusal)
     if state.closed or held is None or held.fingerprint != fingerprint:
         return state
     came_back = refusal is not None and refusal.fingerprint == held.fingerprint
     budget = _spent(state.budget, now)
     if budget is None or (came_back and now < backoff.until):
         return state
-    cleared = replace(backoff, until=-math.inf, error=None) if came_back else Backoff()
-    return replace(state, held=None, backoff=cleared, refusal=Refusal(held.fingerprint, state.sequence), budget=budget)
+    cleared = backoff._replace(until=-math.inf, error=None) if came_back else Backoff()
+    return state._replace(held=None, backoff=cleared, refusal=Refusal(held.fingerprint, state.sequence), budget=budget)
 
 
 def _spent(budget: Budget, now: float) -> Budget | None:
@@ -336,9 +334,9 @@ def _spent(budget: Budget, now: float) -> Budget | None:
 
 def forked(state: State) -> State:
     """In the child of a fork: the thread that fetched is not there any more."""
-    return replace(state, flight=None)
+    return state._replace(flight=None)
 
 
 def closed(state: State) -> State:
     """For good: no token, and no flight may bring one."""
-    return replace(state, held=None, flight=None, closed=True)
+    return state._replace(held=None, flight=None, closed=True)

@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from grpc_bearer import _workers
 from grpc_bearer._clock import Clock
@@ -30,8 +30,7 @@ MIN_INTERVAL = 300.0
 NO_SKEW_BY_IAT = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class Skew:
+class Skew(NamedTuple):
     """What is known: seconds to add to this machine's clock, and a correction still to be confirmed."""
 
     offset: float = 0.0
@@ -64,10 +63,10 @@ def observed(skew: Skew, sample: float, *, confirming: bool = False) -> Skew:
         return skew
     sample = 0.0 if abs(sample) < NO_SKEW else sample
     if abs(sample - skew.offset) < NO_SKEW:
-        return skew if skew.candidate is None or confirming else replace(skew, candidate=None)
+        return skew if skew.candidate is None or confirming else skew._replace(candidate=None)
     if skew.candidate is not None and abs(sample - skew.candidate) <= AGREE:
         return Skew(sample)
-    return skew if confirming else replace(skew, candidate=sample)
+    return skew if confirming else skew._replace(candidate=sample)
 
 
 class SkewedClock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from contextvars import ContextVar
@@ -87,6 +86,8 @@ _put_value, _put_expires_at, _put_refresh_at, _put_single_use = (
 
 
 def fingerprint(value: str) -> str:
+    import hashlib  # OpenSSL's bindings: 1 ms
+
     return hashlib.sha256(value.encode()).hexdigest()
 
 

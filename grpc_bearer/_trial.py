@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
 from grpc_bearer._attempts import renewable
-from grpc_bearer._diagnosis import diagnose, too_large
 from grpc_bearer._door import Attempt, Carrier, Route, explain
 from grpc_bearer._engine import Deliver, Lease
-from grpc_bearer._failure import Failure
+from grpc_bearer._failure import Failure, too_large
 from grpc_bearer._notify import held_back, tell
 from grpc_bearer._retry import RetryPolicy, delay_before, means_stale
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
-from grpc_bearer.events import CallRetried
-from grpc_bearer.sources._answer import http_date
 
 #: Makes an attempt, given its timeout, metadata and credentials.
 Make: TypeAlias = Callable[["float | None", Any, Any], Any]
+
+_T = TypeVar("_T")
 
 #: What servers answer when they do not take a token, whether another would help or not.
 _REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
@@ -44,6 +44,7 @@ class Trial:
         "attempts",
         "avoid",
         "began",
+        "caller",
         "corrected",
         "deadline",
         "make",
@@ -74,6 +75,7 @@ class Trial:
         self.sent = began
         self.attempts = 0
         self.news: list[Any] = []
+        self.caller: contextvars.Context | None = None  # only where observers want it, and it is not the current one
         self.corrected = False  # the clock was put right on the way
         self.avoid: str | None = None
         self.refusal: tuple[Any, Lease, Failure] | None = None
@@ -86,7 +88,7 @@ class Trial:
     def plan(self) -> tuple[Any, grpc.CallCredentials | None, Any]:
         """The next attempt, as `Route.plan` says; never with the token that was refused."""
         self.sent = time.monotonic()
-        return self.route.plan(self.metadata, None, self.wait_for_ready, self.avoid)
+        return self._as_caller(lambda: self.route.plan(self.metadata, None, self.wait_for_ready, self.avoid))
 
     def attempt(self, metadata: Any, credentials: grpc.CallCredentials | None) -> Any:
         """Make an attempt, as planned, with the time that is left."""
@@ -94,7 +96,8 @@ class Trial:
 
     def request(self, deliver: Deliver) -> None:
         """The token for the next attempt, where core cannot do the waiting; see `Engine.request`."""
-        self.route.door.engine.request(self.route.context, deliver, patient=self._patient())
+        ask = self.route.door.engine.request
+        self._as_caller(lambda: ask(self.route.context, deliver, patient=self._patient()))
 
     def future(self) -> Future[Lease]:
         """The same for a thread that waits."""
@@ -134,12 +137,19 @@ class Trial:
         return delay
 
     def _announce(self, failure: Failure, delay: float) -> None:
+        from grpc_bearer.events import CallRetried
+
         notify, method = self.route.door.engine.notify, self.route.path
         notify(CallRetried(*notify.who, method=method, code=failure.code.name, attempt=self.attempts, delay=delay))
 
     def tell(self) -> None:
         """Tell observers what `after` has decided, now that no lock is held."""
-        tell(self.news)
+        if self.news:
+            self._as_caller(lambda: tell(self.news))
+
+    def _as_caller(self, do: Callable[[], _T]) -> _T:
+        # A copy: two threads may be at it, and one context runs one thing at a time.
+        return do() if self.caller is None else self.caller.copy().run(do)
 
     def _after(
         self, policy: RetryPolicy, lease: Lease, context: CallContext, failure: Failure, replayable: bool
@@ -170,6 +180,8 @@ class Trial:
 
     def _learn_time(self, failure: Failure) -> bool:
         """Let the auth's clock take notice of the server's; whether that has put it right."""
+        from grpc_bearer.sources._answer import http_date
+
         date = http_date(failure.header("date"))
         source = self.route.door.auth._source
         # Only for what is signed here: others' tokens have a token endpoint, which tells the time itself.
@@ -192,7 +204,7 @@ class Trial:
             return call, (ours if not isinstance(carrier, Attempt) or not carrier.same else self._same(lease, refusal))
         if refusal is not failure:
             return None
-        return call, diagnose(lease.token, failure, self.route.door.auth._clock.time(), self.why)
+        return call, self._diagnosed(lease, failure, self.why)
 
     def tokenless(self, error: GrpcBearerError | None) -> tuple[Any, GrpcBearerError]:
         """As `cause`, where no attempt was made: there is no token (`error`), or only the one that was refused."""
@@ -202,5 +214,9 @@ class Trial:
         return call, error or self._same(lease, refusal)
 
     def _same(self, lease: Lease, refusal: Failure) -> GrpcBearerError:
-        now = self.route.door.auth._clock.time()
-        return diagnose(lease.token, refusal, now, "its source has no other")
+        return self._diagnosed(lease, refusal, "its source has no other")
+
+    def _diagnosed(self, lease: Lease, refusal: Failure, why_not_again: str) -> GrpcBearerError:
+        from grpc_bearer._diagnosis import diagnose
+
+        return diagnose(lease.token, refusal, self.route.door.auth._clock.time(), why_not_again)

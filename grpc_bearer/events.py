@@ -31,11 +31,10 @@ A pickled auth leaves its observers behind: they belong to their process.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from grpc_bearer.errors import ConfigurationError
+from grpc_bearer._observers import checked_observer, everywhere
 
 __all__ = [
     "CallRetried",
@@ -96,6 +95,7 @@ class TokenFetched(Event):
         failures: how many fetches had failed in a row before this one.
         kept: whether this is the current token now. Not if it is for one attempt only, if a server had refused that
             very token meanwhile, or if the auth was closed.
+        shared: whether it came out of the `SharedCache`, where another process had put it: the source was not asked.
 
     >>> TokenFetched("crm", "HTTPTokenSource", fetch=1, duration=0.12, lifetime=3600.0).kept
     True
@@ -107,6 +107,7 @@ class TokenFetched(Event):
     lifetime: float | None
     failures: int = 0
     kept: bool = True
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,10 +223,6 @@ class Observer(Protocol):
         ...
 
 
-# Changed by single list operations only, so that no lock is needed, and none has to be made anew after a fork.
-_everywhere: list[Observer] = []
-
-
 def add_observer(observer: Observer) -> None:
     """Tell `observer` of the events of every auth, those made already too. To add one twice changes nothing.
 
@@ -235,22 +232,12 @@ def add_observer(observer: Observer) -> None:
     >>> add_observer(print)
     >>> remove_observer(print)
     """
-    _checked_observer(observer)
-    if observer not in _everywhere:
-        _everywhere.append(observer)
+    checked_observer(observer)
+    if observer not in everywhere:
+        everywhere.append(observer)
 
 
 def remove_observer(observer: Observer) -> None:
     """Undo `add_observer`; if it was never added, nothing happens."""
-    if observer in _everywhere:
-        _everywhere.remove(observer)
-
-
-def _checked_observer(observer: object, field: str = "observer") -> None:
-    if not callable(observer) or inspect.isclass(observer):
-        raise ConfigurationError(f"{field}: expected something that can be called with an event")
-    call = observer if inspect.isroutine(observer) else getattr(observer, "__call__", observer)  # noqa: B004
-    if inspect.iscoroutinefunction(call):
-        raise ConfigurationError(
-            f"{field}: is called, not awaited; a function may pass the event on with loop.call_soon_threadsafe"
-        )
+    if observer in everywhere:
+        everywhere.remove(observer)

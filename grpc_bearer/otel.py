@@ -12,7 +12,8 @@ Metrics, each with the attributes `grpc_bearer.source` (the class of the source)
 =================================== ========= =========== ============================================================
 name                                kind      unit        further attributes
 =================================== ========= =========== ============================================================
-`grpc_bearer.token.fetch.duration`  histogram s           `error.type` if it failed
+`grpc_bearer.token.fetch.duration`  histogram s           `error.type` if it failed; `grpc_bearer.token.shared`: true if
+                                                          the token came out of the shared cache
 `grpc_bearer.token.fetch.failures`  counter   {failure}   `error.type`
 `grpc_bearer.token.fetch.overdue`   counter   {fetch}
 `grpc_bearer.token.forced_refreshes` counter  {refresh}   `grpc_bearer.refresh.reason`: `refused` or `changed`
@@ -23,8 +24,7 @@ name                                kind      unit        further attributes
 Each fetch is a span named `fetch token`. If a call waits for it, it is a child of the span that is current where the
 call was made; a fetch ahead, which nobody waits for, is a trace of its own with a link to the one that gave rise to it.
 While a source fetches, the span is the current one, so that the HTTP request of a token endpoint is a child of it. A
-retry is an event `grpc_bearer.call.retry` on the current span, where that is known: for blocking and asyncio calls; not
-for `.future()` and for streams that gRPC's own threads carry on.
+retry is an event `grpc_bearer.call.retry` on the span that is current where the call was made, if it has not ended.
 
 `error.type` is a class of `grpc_bearer.errors`. Names follow the semantic conventions 1.38 and later; nothing here
 tells a token, a key or an argument.
@@ -123,7 +123,9 @@ class OpenTelemetryObserver:
             case FetchBegun():
                 self._begin(event, shared)
             case TokenFetched():
-                self._duration.record(event.duration, shared)
+                # Only where it is true: who has no shared cache sees no attribute of it.
+                taken = {"grpc_bearer.token.shared": True} if event.shared else {}
+                self._duration.record(event.duration, {**shared, **taken})
                 self._end(event.fetch, event)
             case RefreshFailed():
                 failed = {**shared, "error.type": _error_type(event.error)}
@@ -165,8 +167,11 @@ class OpenTelemetryObserver:
         if isinstance(event, RefreshFailed):
             span.set_attribute("error.type", _error_type(event.error))
             span.set_status(trace.Status(trace.StatusCode.ERROR, event.message))
-        elif event.lifetime is not None:
-            span.set_attribute("grpc_bearer.token.lifetime", event.lifetime)
+        else:
+            if event.lifetime is not None:
+                span.set_attribute("grpc_bearer.token.lifetime", event.lifetime)
+            if event.shared:
+                span.set_attribute("grpc_bearer.token.shared", True)
         span.end()
 
     def _retry(self, event: CallRetried, shared: _Attributes) -> None:

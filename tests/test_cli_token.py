@@ -305,6 +305,64 @@ def test_the_other_shells_take_their_script(shell: str, tmp_path: Path) -> None:
         assert [line.partition("\t")[0] for line in asked.stdout.splitlines()] == ["bear", "bitbroker"]
 
 
+class _Zsh:
+    """An interactive zsh on a terminal of its own; what stands on its line is asked for by Ctrl-X."""
+
+    def __init__(self, folder: Path) -> None:
+        import pty
+
+        script = folder / "script"
+        script.write_text(run("completion", "zsh").out)
+        self._terminal, theirs = pty.openpty()
+        environment = {**os.environ, "HOME": str(folder), "ZDOTDIR": str(folder), "TERM": "vt100", "COLUMNS": "200"}
+        command = ["zsh", "-f", "-i"]
+        self._shell = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        )
+        os.close(theirs)
+        show = 'show() { print -r -- "<<$BUFFER>>"; BUFFER=""; }; zle -N show; bindkey "^X" show'
+        self._send(f"source {script}; {show}; print re''ady\n")  # what is typed is echoed: it must not be the mark
+        self._until("ready\r\n")
+
+    def _send(self, keys: str) -> None:
+        os.write(self._terminal, keys.encode())
+
+    def _until(self, mark: str) -> str:
+        import select
+
+        seen = ""
+        while mark not in seen:
+            ready, _, _ = select.select([self._terminal], [], [], 30)
+            assert ready, f"zsh is silent after {seen!r}"
+            seen += os.read(self._terminal, 4096).decode()
+        return seen
+
+    def completed(self, line: str) -> str:
+        """The line after the TAB key."""
+        self._send(f"{line}\t\x18")
+        return self._until(">>").rpartition("<<")[2].partition(">>")[0]
+
+    def close(self) -> None:
+        self._shell.kill()
+        self._shell.wait()
+        os.close(self._terminal)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+def test_zsh_completes_when_the_tab_key_is_pressed(tmp_path: Path) -> None:
+    (tmp_path / "one.pem").touch()
+    zsh = _Zsh(tmp_path)
+    try:
+        assert zsh.completed("grpc-bearer ins").rstrip() == "grpc-bearer inspect"
+        assert zsh.completed("grpc-bearer token --credentials-f").rstrip() == "grpc-bearer token --credentials-file"
+        assert zsh.completed("grpc-bearer check --profile bi").rstrip() == "grpc-bearer check --profile bitbroker"
+        assert zsh.completed("grpc-bearer completion f").rstrip() == "grpc-bearer completion fish"
+        assert zsh.completed(f"grpc-bearer check --ca {tmp_path}/o").rstrip().endswith("/one.pem")
+        assert zsh.completed("grpc-bearer token --token-env ZDOTD").rstrip() == "grpc-bearer token --token-env ZDOTDIR"
+    finally:
+        zsh.close()
+
+
 def test_help_names_every_command_and_exit_code() -> None:
     ran = run("--help")
 

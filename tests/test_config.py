@@ -237,7 +237,7 @@ def test_the_table_knows_every_argument_of_a_profile(name: str) -> None:
     own = {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
     required = {each.name for each in parameters if each.default is each.empty and each.kind is not each.VAR_KEYWORD}
 
-    assert set(PROFILES[name].fields) == own | {"name", "keep_warm", "max_keys", "pickle_secrets"}
+    assert set(PROFILES[name].fields) == own | {"name", "keep_warm", "max_keys", "pickle_secrets", "cache", "observers"}
     assert {field for field, known in PROFILES[name].fields.items() if known.required} == required
 
 

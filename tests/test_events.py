@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 import grpc
 import pytest
-from _refusing import AIO, PATIENCE, SYNC, Place, place, request
+from _refusing import AIO, PATIENCE, SYNC, Place, expected, place, request
 from doors import AIO_DOORS, SYNC_DOORS, eventually
 
 import grpc_bearer
@@ -153,7 +154,7 @@ def test_whoever_waits_for_a_token_goes_on_after_the_observers_were_told(
     told: list[type[Event]] = []
 
     def slow(event: Event) -> None:
-        time.sleep(0.02)
+        time.sleep(0.02)  # long enough for whoever would not wait to be first
         told.append(type(event))
 
     make(Scripted(clock), observers=[slow]).token()
@@ -621,9 +622,9 @@ def test_an_observer_that_raises_harms_no_call(here: Place) -> None:
     auth = here.auth(observers=[broken])
     with here.stub(auth) as stub:
         for kind in SYNC:
-            SYNC["unary"](stub)
+            assert SYNC["unary"](stub) == expected("unary")
             here.revoke(auth)
-            SYNC[kind](stub)
+            assert SYNC[kind](stub) == expected(kind)
 
 
 def test_ctrl_c_in_an_observer_on_the_main_thread_is_the_users_own_and_strands_nobody(
@@ -756,6 +757,32 @@ def test_an_event_is_a_frozen_value_of_plain_things(kind: type[Event]) -> None:
     assert pickle.loads(pickle.dumps(event)) == event
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.auth = "other"  # type: ignore[misc]
+
+
+def test_where_nobody_listens_events_are_not_even_imported() -> None:
+    script = """
+import logging, sys
+import grpc_bearer
+def known():
+    return [name for name in ("grpc_bearer.events", "grpc_bearer._log") if name in sys.modules]
+print(known())
+grpc_bearer.BearerAuth("s3cret").token()
+print(known())
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(message)s")
+grpc_bearer.BearerAuth("s3cret").token()
+print(known())
+print(grpc_bearer.Observer is grpc_bearer.events.Observer)
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    silent, fetched, *said, listened, public = run.stdout.splitlines()
+
+    assert silent == fetched == "[]"
+    assert [line.partition(" in ")[0] for line in said] == [
+        "StaticSource: fetching a token",
+        "StaticSource: token fetched",
+    ]
+    assert listened == "['grpc_bearer.events', 'grpc_bearer._log']"
+    assert public == "True"
 
 
 @pytest.mark.parametrize("observers", [0, 1])

@@ -19,14 +19,15 @@ PACKAGE = "grpc_bearer"
 # The house, from the ground up. A module may import from the lines above its own, never from its own line or below it.
 # Modules named without the package's name; "" is the package itself. What protoc generated counts as one module.
 LAYERS = """
-errors _terminal _workers _replay _failure _identity _bare
+errors _terminal _workers _replay _identity _bare
+_observers
 events
 _log
 _notify
 _clock
 _skew
 _token _credentials
-_keys
+_keys _failure
 _signing
 sources._base sources._answer sources._foreign sources._threads
 sources._wire sources._files sources._members sources._loop
@@ -47,6 +48,7 @@ _presign
 _engine
 _auth _attempts
 _retry
+_fork
 _diagnosis _security _door
 _trial
 _ends _aio_ends
@@ -59,6 +61,7 @@ aio
 _stub
 profiles otel
 _config_fields
+_config_cache
 _config_kinds
 _config_spec
 _config
@@ -195,11 +198,8 @@ def test_the_check_reads_every_form_of_import(source: str, expected: list[str]) 
     assert found == expected
 
 
-@pytest.mark.parametrize(
-    "module", ["grpc_bearer", "grpc_bearer.aio", "grpc_bearer.profiles", "grpc_bearer.rest", "grpc_bearer.sources"]
-)
-def test_importing_brings_no_slow_package(module: str) -> None:
-    # `import grpc` comes first: what it brings itself (asyncio and grpc.aio among it) is not ours to save.
+def brought(module: str) -> set[str]:
+    """What an import brings besides what `import grpc` does: asyncio and grpc.aio are not ours to save."""
     script = f"""
 import sys, grpc
 before = set(sys.modules)
@@ -207,7 +207,20 @@ import {module}
 print(*sorted(set(sys.modules) - before))
 """
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
-    new = set(run.stdout.split())
+    return set(run.stdout.split())
+
+
+def test_importing_brings_nothing_that_waits_for_a_fetch_an_observer_or_a_refusal() -> None:
+    new = brought("grpc_bearer")
+
+    assert new.isdisjoint({"hashlib", "random", "grpc_bearer.events", "grpc_bearer._log", "grpc_bearer._diagnosis"})
+
+
+@pytest.mark.parametrize(
+    "module", ["grpc_bearer", "grpc_bearer.aio", "grpc_bearer.profiles", "grpc_bearer.rest", "grpc_bearer.sources"]
+)
+def test_importing_brings_no_slow_package(module: str) -> None:
+    new = brought(module)
 
     assert module in new
     assert not [name for name in new if name.startswith(SLOW)]

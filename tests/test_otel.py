@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import gc
+import os
 import re
 import sys
 import threading
@@ -18,7 +20,7 @@ from doors import eventually
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, Source, Token, TokenUnavailableError, events, otel
 from grpc_bearer.errors import ConfigurationError
-from grpc_bearer.testing import ManualClock
+from grpc_bearer.testing import ManualClock, ProbeRequest
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
 
@@ -130,6 +132,25 @@ Make = Callable[..., BearerAuth]
 
 def child_of(span: ReadableSpan, parent: trace.Span) -> bool:
     return span.parent is not None and span.parent.span_id == parent.get_span_context().span_id
+
+
+@contextlib.contextmanager
+def open_elsewhere(stub: Any) -> Iterator[None]:
+    """A stream that goes on meanwhile; gRPC's thread keeps the context variables of the call that has started it."""
+    done = threading.Event()
+
+    def requests() -> Iterator[ProbeRequest]:
+        yield ProbeRequest(replies=1)
+        done.wait(PATIENCE)
+
+    stream = stub.BidiStream(requests(), timeout=PATIENCE)
+    next(stream)
+    try:
+        yield
+    finally:
+        done.set()
+        for _ in stream:
+            pass
 
 
 # -------------------------------------------------------------------------------------------------------------- spans
@@ -258,15 +279,44 @@ def test_a_retry_is_an_event_on_the_span_of_the_call(here: Place, telemetry: Tel
     assert child_of(telemetry.span(), work)  # the second attempt waited for this one
 
 
-async def test_a_retry_of_asyncio_is_an_event_on_the_span_of_the_call(here: Place, telemetry: Telemetry) -> None:
+@pytest.mark.parametrize("kind", sorted(SYNC))
+def test_each_kind_of_retry_is_on_the_span_of_its_caller(here: Place, telemetry: Telemetry, kind: str) -> None:
+    auth = here.auth(observers=[telemetry.observer])
+    # The stream: so that gRPC's thread is not one that the call below has started.
+    with here.stub(auth) as stub, open_elsewhere(stub):
+        here.revoke(auth)
+        telemetry.spans_out.clear()
+        with telemetry.tracer.start_as_current_span("work") as work:
+            SYNC[kind](stub)
+
+    assert [event.name for event in telemetry.span("work").events] == ["grpc_bearer.call.retry"]
+    assert child_of(telemetry.span(), work)
+
+
+@pytest.mark.parametrize("kind", sorted(AIO))
+async def test_each_kind_of_retry_of_asyncio_is_on_the_span_of_its_caller(
+    here: Place, telemetry: Telemetry, kind: str
+) -> None:
     auth = here.auth(observers=[telemetry.observer])
     async with here.aio_stub(auth) as stub:
         await AIO["unary"](stub)
         here.revoke(auth)
         with telemetry.tracer.start_as_current_span("work"):
-            await AIO["unary"](stub)
+            await AIO[kind](stub)
 
     assert [event.name for event in telemetry.span("work").events] == ["grpc_bearer.call.retry"]
+
+
+def test_a_token_out_of_the_shared_cache_is_marked(telemetry: Telemetry, tmp_path: Path) -> None:
+    pytest.importorskip("filelock", reason="no filelock here")
+    cache = grpc_bearer.SharedCache(tmp_path / "tokens", encryption_key=os.urandom(32), name="test")
+    for _ in range(2):
+        with grpc_bearer.BearerAuth(lambda: "s3cret", cache=cache, observers=[telemetry.observer]) as auth:
+            auth.token()
+
+    assert [span.attributes.get("grpc_bearer.token.shared") for span in telemetry.spans()] == [None, True]
+    points = telemetry.points("grpc_bearer.token.fetch.duration")
+    assert sorted(point.attributes.get("grpc_bearer.token.shared", False) for point in points) == [False, True]
 
 
 # ------------------------------------------------------------------------------------------------------------ metrics

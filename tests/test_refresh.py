@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -91,9 +90,9 @@ def test_every_row_of_the_table(what: str, flight: bool, backoff: bool, moment: 
     if flight:
         state = in_flight(state)
     if backoff:
-        state = replace(state, backoff=Backoff(NOW + moment + 1, 1, False, DOWN))
+        state = state._replace(backoff=Backoff(NOW + moment + 1, 1, False, DOWN))
     if what == "closed":
-        state = replace(state, closed=True)
+        state = state._replace(closed=True)
 
     assert _refresh.decide(state, NOW + moment) is EXPECTED[what, flight, backoff]
 
@@ -375,7 +374,7 @@ def test_ten_refusals_at_once_then_one_each_six_seconds() -> None:
         state = kept(state, f"t{turn}", at=turn)
         refused = refuse(state, f"t{turn}", at=turn)
         allowed.append(refused is not state)
-        state = refused if refused.held is None else replace(state, held=None)
+        state = refused if refused.held is None else state._replace(held=None)
 
     assert allowed[:10] == [True] * 10
     assert sum(allowed[12:36]) == 4

@@ -21,7 +21,18 @@ import requests
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, InsecureChannelError, JWTSource, Source, Token, TokenUnavailableError
 from grpc_bearer.rest import httpx_auth, requests_auth
-from grpc_bearer.testing import CA, Request, Response, SecretWatch, TokenServer, throwaway_key
+from grpc_bearer.testing import (
+    CA,
+    JWTVerifier,
+    ProbeRequest,
+    ProbeServer,
+    ProbeStub,
+    Request,
+    Response,
+    SecretWatch,
+    TokenServer,
+    throwaway_key,
+)
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 
@@ -529,3 +540,15 @@ def test_without_httpx_the_text_says_what_to_install() -> None:
 
 def test_it_stands_in_the_front_door() -> None:
     assert grpc_bearer.rest.httpx_auth is httpx_auth
+
+
+def test_headers_of_a_services_url_are_those_that_its_grpc_calls_send(ca: CA) -> None:
+    key = throwaway_key("ES256")
+    server = ProbeServer(JWTVerifier(key.public_key(), ["ES256"]), ca)
+    url = f"https://{server.target}/grpc_bearer.testing.v1.Probe"
+    with server, BearerAuth(JWTSource(key, audience=lambda call: call.service_url)) as auth:
+        with grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=auth) as channel:
+            ProbeStub(channel).Unary(ProbeRequest(), timeout=10)
+
+        assert [auth.headers(url)["authorization"]] == list(server.ledger[0].header_values)
+        assert auth.headers(f"{url}2") != auth.headers(url)

@@ -68,7 +68,11 @@ def _run(arguments: Namespace) -> int:
     if arguments.command == "completion":
         from grpc_bearer._cli import _completion
 
-        print(_completion.script(arguments.shell, parser()), end="")
+        script = _completion.script(arguments.shell, parser())
+        if arguments.json:
+            print_json({"shell": arguments.shell, "script": script})
+        else:
+            print(script, end="")
         return Exit.OK
     if arguments.command == "bench":
         from grpc_bearer import _bench

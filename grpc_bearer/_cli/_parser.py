@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from grpc_bearer._cli._codes import table
 from grpc_bearer._config import VARIABLE
@@ -12,10 +13,11 @@ from grpc_bearer._config_kinds import PROFILES
 
 #: Where a command line keeps the fields of `--profile`: `field:credentials_file`.
 FIELD = "field:"
-_NOT_FOR_ONE_TOKEN = ("keep_warm", "max_keys", "name", "pickle_secrets", "presign")
+_NOT_FOR_ONE_TOKEN = ("cache", "keep_warm", "max_keys", "name", "observers", "pickle_secrets", "presign")
 _RENAMED = {"ca": "token-ca"}  # --ca is the channel's
 _OPTIONAL_WORDS = {"call": ("method", "request"), "inspect": ("token",)}
 _SHELLS = ("bash", "zsh", "fish")
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # has no public name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,21 +42,22 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _parser(make: object, *args: object, **options: object) -> argparse.ArgumentParser:
+def _parser(make: Callable[..., argparse.ArgumentParser], *args: Any, **options: Any) -> argparse.ArgumentParser:
     # No abbreviations: `--key` would silently be `--key-file`, and an option added later would break scripts.
-    made: argparse.ArgumentParser = make(  # type: ignore[operator]
+    return make(
         *args,
         **options,
         allow_abbrev=False,
         epilog=table(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    return made
 
 
-def _command(commands: object, name: str, text: str, description: str = "", words: str = "") -> argparse.ArgumentParser:
+def _command(
+    commands: _Commands, name: str, text: str, description: str = "", words: str = ""
+) -> argparse.ArgumentParser:
     made = _parser(
-        commands.add_parser,  # type: ignore[attr-defined]
+        commands.add_parser,
         name,
         help=text,
         description=description or f"{text[0].upper()}{text[1:]}.",
@@ -64,7 +67,7 @@ def _command(commands: object, name: str, text: str, description: str = "", word
     return made
 
 
-def _token(commands: object) -> None:
+def _token(commands: _Commands) -> None:
     made = _command(commands, "token", "print a token, and nothing else")
     made.add_argument(
         "--header", action="store_true", help="print the whole header, 'name: value', as grpcurl -H takes it"
@@ -73,7 +76,7 @@ def _token(commands: object) -> None:
     _auth(made)
 
 
-def _inspect(commands: object) -> None:
+def _inspect(commands: _Commands) -> None:
     made = _command(
         commands,
         "inspect",
@@ -90,7 +93,7 @@ def _inspect(commands: object) -> None:
     _auth(made)
 
 
-def _check(commands: object) -> None:
+def _check(commands: _Commands) -> None:
     made = _command(
         commands,
         "check",
@@ -106,7 +109,7 @@ def _check(commands: object) -> None:
     _auth(made)
 
 
-def _call(commands: object) -> None:
+def _call(commands: _Commands) -> None:
     made = _command(
         commands,
         "call",
@@ -126,11 +129,11 @@ def _call(commands: object) -> None:
     _auth(made)
 
 
-def _demo(commands: object) -> None:
+def _demo(commands: _Commands) -> None:
     _command(commands, "demo", "call five services on loopback, with real TLS, and check their ledgers")
 
 
-def _bench(commands: object) -> None:
+def _bench(commands: _Commands) -> None:
     made = _command(commands, "bench", "measure what signing a token costs with your own key on this machine")
     made.add_argument("--key", required=True, metavar="FILE", help="a private key, PEM or JWK")
     made.add_argument("--algorithm", metavar="NAME", help="such as ES256; without it, chosen by the key")
@@ -138,13 +141,14 @@ def _bench(commands: object) -> None:
     made.add_argument("--seconds", type=float, default=3.0, metavar="S", help="how long to measure (default: 3)")
 
 
-def _completion(commands: object) -> None:
-    made = _parser(
-        commands.add_parser,  # type: ignore[attr-defined]
+def _completion(commands: _Commands) -> None:
+    made = _command(
+        commands,
         "completion",
-        help="print a script that completes this command in your shell",
-        description='Print a script for your shell. bash: eval "$(grpc-bearer completion bash)" in ~/.bashrc; zsh: the '
-        "same with zsh in ~/.zshrc, after compinit; fish: grpc-bearer completion fish | source in config.fish.",
+        "print a script that completes this command in your shell",
+        'Print a script for your shell. bash: eval "$(grpc-bearer completion bash)" in ~/.bashrc; zsh: the same with '
+        "zsh in ~/.zshrc, after compinit; fish: grpc-bearer completion fish | source in config.fish.",
+        f" {{{','.join(_SHELLS)}}}",
     )
     made.add_argument("shell", choices=_SHELLS)
 

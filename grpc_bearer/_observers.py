@@ -1,0 +1,26 @@
+"""Who hears of every auth, and who can. Apart from the events, which are imported only where somebody listens."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from grpc_bearer.errors import ConfigurationError
+
+# Changed by single list operations only, so that no lock is needed, and none has to be made anew after a fork.
+everywhere: list[Callable[..., object]] = []
+
+
+def checked_observer(observer: object, field: str = "observer") -> None:
+    """Refuse what cannot be told of an event.
+
+    Raises:
+        ConfigurationError: it cannot be called, or is a coroutine function.
+    """
+    if not callable(observer) or inspect.isclass(observer):
+        raise ConfigurationError(f"{field}: expected something that can be called with an event")
+    call = observer if inspect.isroutine(observer) else getattr(observer, "__call__", observer)  # noqa: B004
+    if inspect.iscoroutinefunction(call):
+        raise ConfigurationError(
+            f"{field}: is called, not awaited; a function may pass the event on with loop.call_soon_threadsafe"
+        )

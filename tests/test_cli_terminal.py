@@ -1,0 +1,146 @@
+"""The command on a real terminal, in a pipe, and while something takes long."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpc_bearer._cli._parser import parser
+from grpc_bearer.testing import CA, Hang, OpaqueVerifier, ProbeServer, TokenServer, private_pem, throwaway_key
+from tests._cli_server import PROBE, TOKEN, run, with_reflection
+
+pty = pytest.importorskip("pty", reason="no terminals of this kind here")
+
+COMMANDS = ("token", "inspect", "check", "call", "demo", "bench", "completion")
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def signing(tmp_path: Path) -> list[str]:
+    """Options for a token that is signed here, with nobody asked."""
+    (tmp_path / "key.pem").write_text(private_pem(throwaway_key("RS256")))
+    return ["--profile", "skykit", "--key-file", str(tmp_path / "key.pem"), "--issuer", "me@example.com"]
+
+
+def started(*arguments: str, **how: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "grpc_bearer", *arguments], **how)
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What the command prints on a terminal."""
+    clean = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    ours, theirs = pty.openpty()
+    process = started(*arguments, stdout=theirs, stdin=theirs, env={**clean, "TERM": "xterm", **environment})
+    os.close(theirs)
+    seen = b""
+    while select.select([ours], [], [], PATIENCE)[0]:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # so Linux says that the other end is closed
+            piece = b""
+        if not piece:
+            break
+        seen += piece
+    os.close(ours)
+    assert process.wait(PATIENCE) == 0
+    return seen.decode()
+
+
+def test_colours_on_a_terminal_none_in_a_pipe_and_none_if_not_wanted(signing: list[str]) -> None:
+    pytest.importorskip("rich", reason="needs the cli extra")
+
+    colour = re.compile(r"\x1b\[(?:\d+;)*3\dm")
+    assert colour.search(on_a_terminal("inspect", *signing))
+    assert not colour.search(on_a_terminal("inspect", *signing, NO_COLOR="1"))
+    assert "\x1b[" not in on_a_terminal("inspect", *signing, "--json")
+    assert "\x1b[" not in run("inspect", *signing).out
+    assert "Nothing looks wrong." in run("inspect", *signing, extras=False).out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_json(command: str) -> None:
+    (subparsers,) = parser()._subparsers._group_actions  # type: ignore[union-attr]
+    made = subparsers.choices[command]  # type: ignore[index,call-overload]
+
+    assert set(subparsers.choices) == set(COMMANDS)  # type: ignore[arg-type]
+    assert "--json" in made.format_help()
+
+
+def test_a_completion_script_as_json() -> None:
+    found = run("completion", "bash", "--json").json
+
+    assert found == {"shell": "bash", "script": run("completion", "bash").out}
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[tuple[Hang, list[str]]]:
+    """A token endpoint that takes its time, and the options that ask it."""
+    ca = CA()
+    credentials = {"api_key": "key-1", "scope": "s", "secret": "tok-s3cret"}
+    (tmp_path / "bear.json").write_text(json.dumps(credentials))
+    with TokenServer(ca) as server:
+        url, hang = server.serve_bear(credentials), Hang()
+        server.script(hang)
+        files = ["--credentials-file", str(tmp_path / "bear.json"), "--token-ca", str(ca.write(tmp_path))]
+        yield hang, ["--profile", "bear", "--url", url, *files]
+        hang.release.set()
+
+
+def test_what_takes_long_is_told_on_stderr_and_the_result_alone_on_stdout(hanging: tuple[Hang, list[str]]) -> None:
+    hang, options = hanging
+    with started("token", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        told = process.stderr.readline().decode()  # comes while the endpoint is still silent
+        hang.release.set()
+        out, more = process.communicate(timeout=PATIENCE)
+
+    assert told == "getting a token …\n"
+    assert len(out.split()) == 1
+    assert (process.returncode, more) == (0, b"")
+
+
+def test_ctrl_c_is_exit_code_130(hanging: tuple[Hang, list[str]]) -> None:
+    hang, options = hanging
+    process = started("token", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert hang.arrived.wait(PATIENCE)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+
+    assert process.returncode == 130
+    assert (out, b"Traceback" in err) == (b"", False)
+
+
+def test_a_reply_of_a_stream_is_there_before_the_next_request(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_reflection", reason="needs the cli extra")
+    ca = CA()
+    (tmp_path / "token").write_text(TOKEN)
+    with ProbeServer(OpaqueVerifier([TOKEN]), ca, register=[with_reflection]) as server:
+        options = ["--ca", str(ca.write(tmp_path)), "--profile", "crm", "--token-file", str(tmp_path / "token")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with started("call", server.target, f"{PROBE}/BidiStream", "-", *options, **pipes) as process:
+            watch = threading.Timer(PATIENCE, process.kill)
+            watch.start()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            replies = []
+            for index in (1, 2, 3):
+                process.stdin.write(json.dumps({"index": index}).encode() + b"\n")
+                process.stdin.flush()
+                replies.append(json.loads(process.stdout.readline()))
+            process.stdin.close()
+            code = process.wait(PATIENCE)
+            watch.cancel()
+
+    assert [int(reply["indexes"][-1]) for reply in replies] == [1, 2, 3]
+    assert code == 0
