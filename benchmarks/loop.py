@@ -11,6 +11,12 @@ from typing import Any, Literal
 Role = Literal["floor", "A/A", "ours", "peer"]
 Clock = Callable[[], float]
 
+#: What takes part in each so-many-th round only, and what a table says of it.
+SELDOM = 4
+SELDOM_NOTE = f"""\
+Where there are fewer samples, the variant took part in each {SELDOM}th round only: between so many ways to make a call
+the processor forgets each, as it does not in a program that knows one way."""
+
 #: Seconds to let a call's last threads finish before its CPU time is read.
 SETTLE = 0.0003
 

@@ -35,8 +35,9 @@ _PLOTS = {
 _HOW = """\
 Each table comes from one small loop that shuffles the variants call by call; the server runs in another process; client
 CPU is that of the client's process, all threads together. Values are medians (± is the median absolute deviation,
-relative). Ratios are to the table's floor, with a 95 % bootstrap interval over rounds. **A/A** is the floor against
-itself: if it is off by more than 1 %, the table shows nothing. A reach is met if the interval does not exclude it.
+relative). Ratios are to the table's floor: the median of those of single rounds, in which all variants had the same
+luck, with a 95 % bootstrap interval over rounds. **A/A** is the floor against itself: if it is off by more than 1 %,
+the table shows nothing. A reach is met if the interval does not exclude it.
 """
 
 

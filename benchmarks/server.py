@@ -13,14 +13,20 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import grpc
 
+from benchmarks import machine
+
 #: What the token endpoint takes for a credential.
 BEAR = {"api_key": "key-1", "scope": "all", "secret": "s3cret"}
+
+#: What a table says that was taken with `Server.apart`.
+APART = "Client and server keep to a processor each (or half of them): threads that wander cost more than all else."
 
 # Without the first two, a burst of calls is partly dropped.
 _OPTIONS = (("grpc.server.max_pending_requests", 20_000), ("grpc.server.max_pending_requests_hard_limit", 40_000))
@@ -66,6 +72,10 @@ class Server:
             self._process.kill()
         self._out.close()
         self._folder.cleanup()
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Its process and this one on processors of their own; see `machine.apart`."""
+        return machine.apart(self._process.pid)
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Those that trust it."""

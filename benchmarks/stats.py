@@ -45,27 +45,28 @@ def median(values: Array) -> Array:
 
 
 def ratio(one: Samples, other: Samples, statistic: Statistic = median, *, inverse: bool = False) -> Estimate:
-    """The statistic of `one` over that of `other`.
+    """How many times `other` is `one`; if `inverse`, how many times `one` is `other`.
 
-    Rounds that have both are drawn together: what slowed the machine down in a round slowed both.
+    What slowed the machine down in a round slowed both. So in place of the ratio of two medians stands the median of
+    the rounds' own ratios, which spreads less. Other statistics are divided, over rounds that are drawn together.
     """
-    a, b = _paired(one, other)
-    estimate = _bootstrap(a, b, statistic, lambda x, y: x / y)
-    if not inverse:
-        return estimate
-    return Estimate(1 / estimate.value, 1 / estimate.high, 1 / estimate.low)
+    a, b = _paired(other, one) if inverse else _paired(one, other)
+    if statistic is median:
+        return _bootstrap(median, a / b)
+    return _bootstrap(lambda x, y: statistic(x) / statistic(y), a, b)
 
 
 def difference(one: Samples, other: Samples, statistic: Statistic = median) -> Estimate:
-    """The statistic of `one` less that of `other`."""
+    """By how much `one` is more than `other`; as `ratio` does it."""
     a, b = _paired(one, other)
-    return _bootstrap(a, b, statistic, lambda x, y: x - y)
+    if statistic is median:
+        return _bootstrap(median, a - b)
+    return _bootstrap(lambda x, y: statistic(x) - statistic(y), a, b)
 
 
 def alone(samples: Samples, statistic: Statistic = median) -> Estimate:
     """The statistic itself."""
-    values = np.asarray(samples.values)
-    return _bootstrap(values, values, statistic, lambda x, _: x)
+    return _bootstrap(statistic, np.asarray(samples.values))
 
 
 def _paired(one: Samples, other: Samples) -> tuple[Array, Array]:
@@ -75,15 +76,16 @@ def _paired(one: Samples, other: Samples) -> tuple[Array, Array]:
     return array[:, 0], array[:, 1]
 
 
-def _bootstrap(a: Array, b: Array, statistic: Statistic, compare: Callable[[Any, Any], Any]) -> Estimate:
-    chance = np.random.default_rng(1)
-    size, at_once = len(a), max(1, _CHUNK // len(a))
+def _bootstrap(statistic: Statistic, *values: Array) -> Estimate:
+    """The statistic of all the values, and its interval; what stands at one place is drawn together."""
+    chance, size = np.random.default_rng(1), len(values[0])
+    at_once = max(1, _CHUNK // size)
     drawn: list[Array] = []
     for left in range(RESAMPLINGS, 0, -at_once):
         chosen = chance.integers(0, size, (min(at_once, left), size))
-        drawn.append(compare(statistic(a[chosen]), statistic(b[chosen])))
+        drawn.append(statistic(*(each[chosen] for each in values)))
     low, high = np.percentile(np.concatenate(drawn), COVERS)
-    return Estimate(float(compare(statistic(a), statistic(b))), float(low), float(high))
+    return Estimate(float(statistic(*values)), float(low), float(high))
 
 
 def unpaired_ratio(one: Sequence[float], other: Sequence[float], statistic: Statistic) -> Estimate:

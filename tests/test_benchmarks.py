@@ -69,7 +69,7 @@ def test_what_waits_and_what_refreshes_is_measured_in_processes_of_their_own(tmp
 
     with Server() as server:
         waiting = cold_start.child(cold_start.OURS, 3, server.target, str(server.ca))
-    refreshing = many_auths.child(many_auths.OURS, 2, 0.05)
+    refreshing = many_auths.child(many_auths.OURS, 2, 0.05, [0.1])
 
     assert waiting["exchanges"] == 1
     assert waiting["failed_calls"] == 0

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from benchmarks import loop, tables
 from benchmarks.aio_stubs import AioStubs, aio_stubs
 from benchmarks.jobs import Scale
 from benchmarks.jobs.unary import held
-from benchmarks.loop import Variant
+from benchmarks.loop import SELDOM, SELDOM_NOTE, Variant
 from benchmarks.peers import BY_HAND
-from benchmarks.server import Server
+from benchmarks.server import APART, Server
 from benchmarks.stubs import REQUEST, WARM_UP
 from benchmarks.tables import Reach, Result
 
 AT_ONCE = 50
-OURS = "grpc_bearer.aio.secure_channel"
+FLOOR, AGAIN, OURS, WITHOUT = (
+    "header by hand",
+    "header by hand, again",
+    "grpc_bearer.aio.secure_channel",
+    "aio.secure_channel(retry=None)",
+)
+ALWAYS = (FLOOR, AGAIN, OURS, WITHOUT)
 Call = Callable[[], Awaitable[Any]]
 
 
@@ -30,10 +37,10 @@ def _calls(at: AioStubs) -> list[tuple[str, Any, Call]]:
         return lambda: method(REQUEST)
 
     return [
-        ("header by hand", "floor", by_hand),
-        ("header by hand, again", "A/A", by_hand),
+        (FLOOR, "floor", by_hand),
+        (AGAIN, "A/A", by_hand),
         (OURS, "ours", call(at.ours)),
-        ("aio.secure_channel(retry=None)", "ours", call(at.without_retry)),
+        (WITHOUT, "ours", call(at.without_retry)),
         ("grpc_bearer.aio.interceptors", "ours", call(at.interceptors)),
         ("bare AuthMetadataPlugin", "peer", call(at.plugin)),
         ("google-auth AuthMetadataPlugin", "peer", call(at.google)),
@@ -56,17 +63,24 @@ async def _measure(server: Server, scale: Scale) -> Result:
         for _, _, call in calls:
             for _ in range(WARM_UP):
                 await call()
-        one = [Variant(name, role, call) for name, role, call in calls]
-        many = [Variant(name, role, _many(call)) for name, role, call in calls]
-        for key, variants, per in ((1, one, 1), (AT_ONCE, many, AT_ONCE)):
-            wall = await loop.wall_async(variants, scale.budget(18), per=per)
-            cpu = await loop.cpu_async(variants, scale.budget(18), per=per)
-            result.tables += [
-                tables.compare(f"asyncio-{key}-wall", f"asyncio, {key} at once, wall time", wall, {OURS: Reach(1.02)}),
-                tables.compare(f"asyncio-{key}-cpu", f"asyncio, {key} at once, client CPU", cpu, {OURS: Reach(1.03)}),
-            ]
-            result.benchmarks += held(wall, cpu)
+        one = [Variant(name, role, call, 1 if name in ALWAYS else SELDOM) for name, role, call in calls]
+        many = [replace(variant, call=_many(variant.call)) for variant in one]
+        await _add(result, one, scale, 1, SELDOM_NOTE)
+        with server.apart():
+            await _add(result, many, scale, AT_ONCE, SELDOM_NOTE, APART)
     return result
+
+
+async def _add(result: Result, variants: list[Variant], scale: Scale, at_once: int, *notes: str) -> None:
+    """Two tables."""
+    key, title = f"asyncio-{at_once}", f"asyncio, {at_once} at once"
+    wall = await loop.wall_async(variants, scale.budget(20), per=at_once)
+    cpu = await loop.cpu_async(variants, scale.budget(20), per=at_once)
+    result.tables += [
+        tables.compare(f"{key}-wall", f"{title}, wall time", wall, {OURS: Reach(1.02)}, notes=notes),
+        tables.compare(f"{key}-cpu", f"{title}, client CPU", cpu, {OURS: Reach(1.03)}, notes=notes),
+    ]
+    result.benchmarks += held(wall, cpu)
 
 
 def run(scale: Scale) -> Result:
