@@ -17,6 +17,8 @@ from grpc_bearer._engine import Lease
 from grpc_bearer._methods import MultiCallable, history
 from grpc_bearer._replay import AsyncReplayBuffer, Once
 
+# Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
+
 
 class _AioMultiCallable(MultiCallable):
     _call: type[AioCall]
@@ -62,6 +64,8 @@ class _AioMultiCallable(MultiCallable):
                 inner = refused(carrier, error)
             if plain:
                 return inner
+        elif getattr(getattr(call, "_channel", None), "closed", bool)():
+            raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
         begun = functools.partial(
             history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began
         )

@@ -36,6 +36,7 @@ class _WholeStreams:
         return getattr(self._inner, name)
 
 
+# type-arg: generic in gRPC's stubs only.
 class BareStream(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A call around an iterator. As with gRPC's own streams, one that has failed is what it raises."""
 
@@ -106,7 +107,7 @@ class BareStream(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
 
     def cancel(self) -> bool:
         try:
-            self._messages.close()  # type: ignore[attr-defined]
+            self._messages.close()  # type: ignore[attr-defined]  # a generator has it
         except (AttributeError, ValueError):  # no generator; or somebody is reading it
             return False
         self._settle(grpc.StatusCode.CANCELLED, None)

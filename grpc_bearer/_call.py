@@ -30,6 +30,7 @@ from grpc_bearer.errors import GrpcBearerError
 _LOGGER = logging.getLogger("grpc_bearer")
 
 
+# type-arg: generic in gRPC's stubs only. misc: the stubs give RpcError some of a call's methods, with other types.
 class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg,misc]
     """A future or a response stream whose attempts are ours to make; `SyncCall` without the questions.
 
@@ -172,6 +173,8 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
             return True
         if delay > 0:
             self._stop_pause = SYSTEM_CLOCK.call_later(delay, self._resume)
+            if self._final:  # cancelled since: `_finish` had no pause to stop
+                self._stop_pause()
         else:
             self._advance()
         return False
@@ -249,4 +252,4 @@ def _code(inner: Any) -> grpc.StatusCode | None:
         state = inner._state
     except AttributeError:
         return inner.code() if inner.done() else None
-    return state.code  # type: ignore[no-any-return]  # without gRPC's lock, and a wait for what has come
+    return state.code  # type: ignore[no-any-return]  # untyped; without gRPC's lock, and a wait for what has come

@@ -119,7 +119,7 @@ class SyncCall(Attempted):
             inner = self._inner
         if inner is not None:
             return bool(inner.cancel())
-        self._end(CallError(grpc.StatusCode.CANCELLED, "Locally cancelled by application!"))
+        self._end(CallError(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", cancelled=True))
         return True
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
@@ -134,7 +134,7 @@ class SyncCall(Attempted):
             inner.add_done_callback(functools.partial(_hold, self))
         return True
 
-    def add_done_callback(self, fn: Callable[[grpc.Future], None]) -> None:  # type: ignore[type-arg]
+    def add_done_callback(self, fn: Callable[[grpc.Future[Any]], None]) -> None:
         if not self.add_callback(lambda: fn(self)):
             fn(self)
 

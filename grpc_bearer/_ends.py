@@ -22,16 +22,20 @@ from grpc_bearer.errors import GrpcBearerError
 _REPR = '<{} of RPC that terminated with:\n\tstatus = {}\n\tdetails = "{}"\n\tdebug_error_string = "{}"\n>'
 
 
+# type-arg: generic in gRPC's stubs only.
 class CallError(LocalError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """The end of a call that failed on our side: what gRPC raises for one of its own, and what a finished call answers.
 
-    `__cause__` is the typed error, where there is one.
+    `__cause__` is the typed error, where there is one; `cancelled`: by its user, and not by a channel that was closed.
     """
 
-    def __init__(self, code: grpc.StatusCode, details: str, *, cause: BaseException | None = None) -> None:
+    def __init__(
+        self, code: grpc.StatusCode, details: str, *, cause: BaseException | None = None, cancelled: bool = False
+    ) -> None:
         super().__init__()
         self._code = code
         self._details = details
+        self._cancelled = cancelled
         self.__cause__ = cause
 
     def code(self) -> grpc.StatusCode:
@@ -62,7 +66,7 @@ class CallError(LocalError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
         return False
 
     def cancelled(self) -> bool:
-        return self._code is grpc.StatusCode.CANCELLED
+        return self._cancelled
 
     def running(self) -> bool:
         return False
@@ -85,7 +89,7 @@ class CallError(LocalError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             raise grpc.FutureCancelledError()
         return traceback_of(self)
 
-    def add_done_callback(self, fn: Callable[[grpc.Future], None]) -> None:  # type: ignore[type-arg]
+    def add_done_callback(self, fn: Callable[[grpc.Future[Any]], None]) -> None:
         fn(self)
 
     def __iter__(self) -> Iterator[Any]:
@@ -149,5 +153,5 @@ def raised_later(make: Callable[[], Any]) -> Any:
         return CallError(grpc.StatusCode.INTERNAL, type(error).__name__)
     except Exception as error:
         if isinstance(error, ValueError) and "closed" in str(error):
-            return CallError(grpc.StatusCode.CANCELLED, str(error))
+            return CallError(grpc.StatusCode.CANCELLED, "Channel closed!")  # so of calls that were under way
         return CallError(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}")

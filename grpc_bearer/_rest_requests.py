@@ -40,7 +40,7 @@ class _Visit:
         self._lease = giver.lease(request.url or "")
         self._retried = False
         request.headers.update(dict(self._lease.metadata))
-        request.register_hook("response", self._answered)  # type: ignore[no-untyped-call]
+        request.register_hook("response", self._answered)  # type: ignore[no-untyped-call]  # so in their stubs
 
     def _answered(self, response: requests.Response, **options: Any) -> requests.Response:
         if response.request is self._first:  # a prepared request may be sent many times

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -166,12 +165,10 @@ class TestSync:
         policy = RetryPolicy(stop=tenacity.stop_never, wait=tenacity.wait_fixed(0.1))
         with here.stub(auth := here.auth(), retry=None) as stub:
             here.refuse(*[Refuse()] * 12)
-            begin = time.monotonic()
             error, ran = tried(policy, auth, lambda: stub.Unary(request()), timeout=0.35)
 
-        assert isinstance(error, grpc.RpcError)
+        assert isinstance(error, grpc.RpcError)  # the thirteenth would be let through
         assert 2 <= ran <= 4
-        assert time.monotonic() - begin < 0.45 + 0.3
 
     def test_a_return_out_of_the_block_ends_it(self, here: Place) -> None:
         def use() -> str:

@@ -23,7 +23,7 @@ import grpc
 import grpc.experimental
 import pytest
 from _contract.observe import ended, error, outcome, plain, standing, types
-from _contract.runner import contract
+from _contract.runner import LATER, Known, contract
 from _contract.stage import KINDS, PATIENCE, SERVICE, Act, Stage
 from _contract.sync_doors import DOORS, Noop, World
 
@@ -37,8 +37,8 @@ alike = functools.partial(contract, DOORS)
 WARM_DOORS = [name for name, door in DOORS.items() if door.warm]
 # Doors whose calls are gRPC's own; in all others they are ours, around those of gRPC.
 BARE_DOORS = ("warm_once", "composite")
-# What gRPC says at once of a call, it can say only later of one that waits for its token first.
-LATER = "in the clear a call exists before gRPC has seen it, so what gRPC would raise at once comes out of the call"
+# What we raise is the last attempt's, as gRPC made it, with our cause hung on: the call around it is none of gRPC's.
+LAST = Known("what is raised is gRPC's call of the last attempt, and what the user holds is ours around it")
 UNARY_REPLY = ("unary_unary", "stream_unary")
 STREAM_REPLY = ("unary_stream", "stream_stream")
 
@@ -171,11 +171,13 @@ class TestOneCall:
         return seen, timed, drain(call) if w.kind in STREAM_REPLY else call.result(), standing(finished(call))
 
     @alike(
-        kinds=KINDS, differs=dict.fromkeys(set(DOORS) - {*BARE_DOORS}, "what is raised is the call of the last attempt")
+        kinds=KINDS,
+        differs=dict.fromkeys(set(DOORS) - {*BARE_DOORS}, LAST),
     )
     def test_what_is_raised_is_the_call_itself(w: World) -> Any:
-        w.act(code=grpc.StatusCode.NOT_FOUND, details="no such thing")
+        act = w.act(hold=True, code=grpc.StatusCode.NOT_FOUND, details="no such thing")
         call = w.start(w.kind)
+        act.release.set()  # not before: of a call that has ended our interceptor gives back gRPC's own
         with pytest.raises(grpc.RpcError) as info:
             list(call) if w.kind in STREAM_REPLY else call.result()
         return info.value is call, call.exception() is call
@@ -239,8 +241,8 @@ class TestOneCall:
     @alike(
         kinds=KINDS,
         differs={
-            "clear unary_unary": LATER,
-            "clear unary_stream": LATER,
+            "clear unary_unary": Known(LATER, r"\[0\]"),
+            "clear unary_stream": Known(LATER, r"\[0\]"),
         },
     )
     def test_serializers_that_raise(w: World) -> Any:
@@ -305,9 +307,10 @@ class TestOneCall:
         wait(act.arrived)
         seen = (call.cancel(), ended(call))
         wait(act.cancelled)
-        never.wait(0.01)
-        count = len(pulled)
-        never.wait(0.01)
+        until, count = time.monotonic() + PATIENCE, -1
+        while count < len(pulled) and time.monotonic() < until:  # one that is not let go grows for ever
+            count = len(pulled)
+            never.wait(0.05)
         return seen, len(pulled) - count
 
 
@@ -402,7 +405,7 @@ class TestEarlyEnd:
         call = w.start(w.kind, method=w.method(w.kind, channel=channel), timeout=60)
         return read(w, call), ended(finished(call))
 
-    @alike(kinds=KINDS, differs={"clear": "the token's future holds on to the call that waited for it"})
+    @alike(kinds=KINDS)
     def test_a_dropped_call_is_cancelled_at_the_server(w: World) -> Any:
         act = w.act(before=1, hold=True)
         call = w.start(w.kind)
@@ -559,12 +562,7 @@ class TestChannel:
         seen = read(w, call)
         return seen, rough(ended(finished(call))), wait(act.cancelled)
 
-    @alike(
-        kinds=KINDS,
-        differs={
-            "clear": "a call that waits for its token when the channel is closed says it was cancelled by its user"
-        },
-    )
+    @alike(kinds=KINDS)
     def test_close_with_calls_that_nobody_has_answered_yet(w: World) -> Any:
         channel = w.open(nobody())
         call = w.start(w.kind, method=w.method(w.kind, channel=channel), wait_for_ready=True)
@@ -574,7 +572,7 @@ class TestChannel:
     @alike(
         kinds=KINDS,
         without=("wrap_stub",),
-        differs={"clear unary_stream": LATER, "clear stream_stream": LATER},
+        differs={"clear unary_stream": Known(LATER), "clear stream_stream": Known(LATER)},
     )
     def test_a_closed_channel_refuses(w: World) -> Any:
         method = w.method(w.kind)
@@ -712,7 +710,7 @@ class TestMetadata:
             read(w, w.start(w.kind, metadata=metadata))
         return metadata, [arrived(act) for act in acts]
 
-    @alike(kinds=KINDS, differs={"clear": LATER})
+    @alike(kinds=KINDS, differs={"clear": Known(LATER, r"\[0\]")})  # later ones find the token at hand
     def test_malformed_metadata_fails_the_same_way(w: World) -> Any:
         forms: list[Any] = [
             [("a",)],

@@ -19,6 +19,7 @@ from doors import (
     SYNC_DOORS,
     TLS,
     codes,
+    eventually,
     everywhere,
     try_all,
 )
@@ -95,7 +96,8 @@ def test_trap_19_a_call_ends_at_its_own_deadline_while_the_endpoint_hangs(door: 
 
         late = try_all(*arguments, door_how=how, timeout=0.5)
         assert codes(late) == everywhere(door, DEADLINE)
-        assert [end for end in late.values() if not 0.4 < end.seconds < 1.5] == []
+        # The bound above is that of a hang: what ends late by some other clock of ours does not say DEADLINE_EXCEEDED.
+        assert [end for end in late.values() if not 0.4 < end.seconds < PATIENCE / 2] == []
         assert len(setting.tokens.exchanges) == 1
         assert len(setting.server.ledger) == 0
 
@@ -181,6 +183,7 @@ def test_calls_that_wait_for_ready_wait_out_the_endpoint_s_backoff_and_others_fa
         assert codes(late) == everywhere(door, DEADLINE)
         assert len(setting.tokens.exchanges) == 1
 
+        # By then they wait, as a rule: nothing tells. One that comes later finds the backoff over, and is served too.
         over = threading.Timer(0.2, clock.advance, (2.0,))
         over.start()
         served = try_all(*arguments, door_how=how, timeout=PATIENCE, wait_for_ready=True)
@@ -280,6 +283,11 @@ def test_trap_12_when_all_have_gone_the_token_is_kept_all_the_same(setting: Sett
 # ------------------------------------------------------------------------------------------- an endpoint that is down
 
 
+def nothing_in_flight(auth: Any) -> bool:
+    """Whether a clock moved by hand may go on: it would leave behind the fetches that calls do not wait for."""
+    return all(entry.state.flight is None for entry in auth._engine._entries.values())
+
+
 def test_with_the_endpoint_down_calls_go_on_until_the_token_truly_expires(ca_file: str) -> None:
     clock = ManualClock()
     with Setting(ca_file, clock, lifetime=600) as setting:
@@ -292,6 +300,7 @@ def test_with_the_endpoint_down_calls_go_on_until_the_token_truly_expires(ca_fil
         while clock.time() < expires_at - 1:
             clock.advance(min(7.0, expires_at - 1 - clock.time()))
             stub.Unary(ProbeRequest(), timeout=PATIENCE)
+            assert eventually(lambda: nothing_in_flight(setting.auth))
         calls = len(setting.server.ledger)
         clock.advance(1)
         with pytest.raises(grpc.RpcError) as caught:
@@ -359,6 +368,7 @@ def test_trap_38_a_short_token_is_not_fetched_anew_for_each_call(lifetime: int, 
         stub = setting.stub()
         for _ in range(lives * 60):
             stub.Unary(ProbeRequest(), timeout=PATIENCE)
+            assert eventually(lambda: nothing_in_flight(setting.auth))
             clock.advance(lifetime / 60)
 
         assert len(setting.server.ledger.accepted) == lives * 60

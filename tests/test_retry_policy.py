@@ -112,7 +112,7 @@ class TestRetries:
         reply, _ = asked(here, here.auth(), RetryPolicy(wait=tenacity.wait_fixed(0.2)), Refuse())
 
         assert list(reply.indexes) == [7]
-        assert time.monotonic() - begin >= 0.2
+        assert time.monotonic() - begin >= 0.2  # a lower bound: no load can break it
 
     def test_extra_codes_mean_a_stale_token_too(self, here: Place) -> None:
         retry = RetryPolicy(codes=[UNAUTHENTICATED, PERMISSION_DENIED])
@@ -158,14 +158,12 @@ class TestRetries:
         reply, _ = asked(here, here.auth(), RetryPolicy(), Refuse(rich=retry_info(0.25)))
 
         assert list(reply.indexes) == [7]
-        assert time.monotonic() - begin >= 0.25
+        assert time.monotonic() - begin >= 0.25  # a lower bound, too
 
     def test_a_retry_info_delay_beyond_the_deadline_ends_the_call_at_once(self, here: Place) -> None:
-        begin = time.monotonic()
         error, attempts = asked(here, here.auth(), RetryPolicy(), Refuse(rich=retry_info(30)), timeout=5)
 
-        assert (error.code(), attempts) == (UNAUTHENTICATED, 1)
-        assert time.monotonic() - begin < 2
+        assert (error.code(), attempts) == (UNAUTHENTICATED, 1)  # DEADLINE_EXCEEDED, had it waited
         assert "no time is left" in str(error.__cause__)
 
     @pytest.mark.parametrize("reason", ["ACCOUNT_STATE_INVALID", "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "SERVICE_DISABLED"])

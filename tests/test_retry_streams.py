@@ -127,7 +127,7 @@ def generated(case: Case) -> Iterator[ProbeRequest]:
     one = ProbeRequest()
     for message in case.sent:
         if case.pauses and message.index % 3 == 0:
-            pause.wait(0.002)
+            pause.wait(0.002)  # so that refusals come before, between and after requests
         if case.style.startswith("mutable"):
             one.CopyFrom(message)
             yield one

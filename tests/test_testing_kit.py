@@ -355,6 +355,16 @@ def test_a_burst_of_a_thousand_calls_is_served_whole(server: ProbeServer) -> Non
     assert len(server.ledger.accepted) == 1000
 
 
+def test_the_ledger_tells_what_time_a_call_had_left(server: ProbeServer) -> None:
+    with server.channel() as channel:
+        for timeout in (30, None):
+            ProbeStub(channel).Unary(ProbeRequest(), timeout=timeout, metadata=bearer("t0"))
+
+    bounded, unbounded = (attempt.time_left for attempt in server.ledger)
+    assert 0 < bounded < 31
+    assert unbounded > 1e9
+
+
 # --- scripted faults ---
 
 

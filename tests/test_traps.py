@@ -810,12 +810,14 @@ async def _what_write_raises(call: Any) -> BaseException:
 def test_trap_33_write_raises_what_the_call_ended_with(door: str, method: str, server: ProbeServer) -> None:
     auth = BearerAuth(Failing(MISDEEDS["rejected"][0]))
 
-    async def main() -> BaseException:
+    async def main() -> tuple[BaseException, grpc.StatusCode]:
         async with AIO_DOORS[door](server.target, server.channel_credentials(), auth) as stub:
-            return await _what_write_raises(getattr(stub, method)(timeout=PATIENCE))
+            call = getattr(stub, method)(timeout=PATIENCE)
+            return await _what_write_raises(call), await call.code()
 
-    error = asyncio.run(main())
+    error, code = asyncio.run(main())
 
+    assert code is UNAUTHENTICATED
     # InvalidStateError is what grpc.aio says of a call that has ended already.
     if isinstance(error, grpc.RpcError):
         assert error.code() is UNAUTHENTICATED

@@ -15,10 +15,8 @@ from grpc_bearer.testing._verifiers import Refusal, Verdict, Verifier
 
 # The stubs have it generic, gRPC itself does not.
 if TYPE_CHECKING:
-    _ServerInterceptor = grpc.ServerInterceptor[Any, Any]  # type: ignore[type-arg]
     _Handler = grpc.RpcMethodHandler[Any, Any]
 else:
-    _ServerInterceptor = grpc.ServerInterceptor
     _Handler = grpc.RpcMethodHandler
 
 __all__ = ["Gate"]
@@ -27,7 +25,7 @@ __all__ = ["Gate"]
 _LOOK = 0.05
 
 
-class Gate(_ServerInterceptor):
+class Gate(grpc.ServerInterceptor):
     """One for a server. `verifier=None` lets everybody in; `dated` tells those it refuses the time."""
 
     def __init__(
@@ -62,6 +60,7 @@ class Gate(_ServerInterceptor):
             received_at=self.clock.time(),
             peer=context.peer(),
             metadata=metadata,
+            time_left=context.time_remaining(),
         )
         self.ledger.add(attempt)
         if verdict.refusal is not None:

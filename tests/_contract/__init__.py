@@ -3,5 +3,5 @@
 * `stage`: a server that plays whatever part a scenario writes for its next call.
 * `observe`: what a user can see of a call or an error, as plain values that compare.
 * `sync_doors`, `aio_doors`: every door, and the plain channel that it has to behave like.
-* `contract`: turns a scenario into a test against every door.
+* `runner`: turns a scenario into a test against every door.
 """
