@@ -26,8 +26,8 @@ make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
   echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help demo bench docs test chaos fleet test-wheel test-floors lint format types layers protos protos-check package hooks \
-  check clean
+.PHONY: help demo bench bench-check docs test chaos fleet test-wheel test-floors lint format types layers protos \
+  protos-check package hooks check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed 's/:.*  ## /\t/' | expand -t 14
@@ -37,6 +37,11 @@ demo: $(VENV)/.run  ## run the five services on loopback, with real TLS
 
 bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report; BENCH_ARGS="--only unary"
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-check: $(VENV)/.bench $(VENV)/.test  ## the smallest run of all benchmarks: do they run, and report?
+	rm -rf build/bench-check
+	$(BIN)/python -m benchmarks --scale 0 --out build/bench-check/report --work build/bench-check/work
+	$(BIN)/python -m pytest -q tests/test_benchmarks.py tests/test_fleet.py
 
 docs: $(VENV)/.docs  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/trees docs docs/_build/html

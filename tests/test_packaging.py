@@ -137,6 +137,15 @@ def test_the_hosted_ci_calls_the_targets_of_make_check() -> None:
     assert sorted(hosted - here) == [], "in .github/workflows/ci.yml, but not in .ci/run"
 
 
+def test_what_a_branch_waits_for_is_every_job() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+    jobs = re.findall(r"^  ([a-z]+):$", text.partition("\njobs:\n")[2], re.MULTILINE)
+    needs = re.search(r"needs: \[(.*)\]", text)
+
+    assert needs
+    assert needs[1].split(", ") == [job for job in jobs if job != "all"]
+
+
 def test_contributors_are_told_the_targets_of_make_check() -> None:
     here = set(re.findall(r"^step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
     told = set(re.findall(r"^make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE))
