@@ -25,8 +25,8 @@ RUNNABLE = [name for name, text in TEXTS.items() if any(b.language in ("python",
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_the_examples_of_the_page_run_as_they_are_printed(name: str, tmp_path: Path) -> None:
-    for package in needs(PAGES[name]):
-        pytest.importorskip(package, reason="the page is about an extra")
+    for package, least in needs(PAGES[name]).items():
+        pytest.importorskip(package, least, reason="the page is about an extra")
     outcome = run_page(PAGES[name], tmp_path)
 
     assert outcome.errors == ""

@@ -12,10 +12,11 @@ from pathlib import Path
 from _pages.page import blocks
 
 
-def needs(page: Path) -> list[str]:
-    """The packages beyond those of the library that a page says it needs (`% needs: redis`)."""
+def needs(page: Path) -> dict[str, str | None]:
+    """The packages that a page says it needs, beyond those of the library, or newer (`% needs: redis grpc>=1.82`)."""
     found = re.search(r"^% needs: (.+)$", page.read_text("utf-8"), re.MULTILINE)
-    return found[1].split() if found else []
+    parts = [each.partition(">=") for each in found[1].split()] if found else []
+    return {package: least or None for package, _, least in parts}
 
 
 #: What a page can announce, in a line such as `% refused: 1`.
