@@ -365,6 +365,11 @@ class Waiting(Source):
         return Token(self.value, single_use=self.single_use)
 
 
+def nothing_in_flight(auth: Any) -> bool:
+    """Whether a clock moved by hand may go on: it would leave behind the fetches that calls do not wait for."""
+    return all(entry.state.flight is None for entry in auth._engine._entries.values())
+
+
 def warmed(auth: Any, server: ProbeServer) -> Any:
     """The auth after calls through a TLS channel: its token is at hand, and core has run its plugin."""
     with grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=auth) as channel:

@@ -124,7 +124,7 @@ def test_the_files_that_how_it_works_names_exist() -> None:
     named = re.findall(r"`(\w+\.py)`", TEXTS["how-it-works"])
 
     assert named
-    assert [name for name in named if not (ROOT / "grpc_bearer" / name).exists()] == []
+    assert [name for name in named if not (Path(grpc_bearer.__file__).parent / name).exists()] == []
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from doors import (
     codes,
     eventually,
     everywhere,
+    nothing_in_flight,
     try_all,
 )
 
@@ -281,11 +282,6 @@ def test_trap_12_when_all_have_gone_the_token_is_kept_all_the_same(setting: Sett
 
 
 # ------------------------------------------------------------------------------------------- an endpoint that is down
-
-
-def nothing_in_flight(auth: Any) -> bool:
-    """Whether a clock moved by hand may go on: it would leave behind the fetches that calls do not wait for."""
-    return all(entry.state.flight is None for entry in auth._engine._entries.values())
 
 
 def test_with_the_endpoint_down_calls_go_on_until_the_token_truly_expires(ca_file: str) -> None:

@@ -27,7 +27,7 @@ from urllib.parse import quote_plus
 import grpc
 import pytest
 import tenacity
-from doors import AIO_DOORS, PATIENCE, SYNC_DOORS, requests, try_all
+from doors import AIO_DOORS, PATIENCE, SYNC_DOORS, eventually, nothing_in_flight, requests, try_all
 from secrets_harness import Watch, lines_of
 
 import grpc_bearer
@@ -261,6 +261,7 @@ def test_refreshes(world: World, name: str) -> None:
             assert succeeded(world.call_all(service, auth))
             world.show_auth(auth)
             world.clock.advance(3000)
+            assert eventually(lambda: nothing_in_flight(auth))  # the clock would run away from it
     assert len(service.server.ledger.tokens) >= {"bitbroker": 3, "crm": 1}.get(name, 3)
 
 
