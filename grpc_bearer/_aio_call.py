@@ -36,6 +36,9 @@ Replay = Once | AsyncReplayBuffer
 
 _LOGGER = logging.getLogger("grpc_bearer")
 
+#: How an attempt may end for whoever waits for it.
+ENDS = (aio.AioRpcError, aio.UsageError, asyncio.CancelledError)
+
 # What grpc.aio puts in the place of a status when a write fails because the call is ending; the server's own follows.
 _PLACEHOLDER = "Internal error from Core"
 # Nobody tells when it does, so it is asked for: first after, and at the longest for, so many seconds.
@@ -259,6 +262,13 @@ class AioCall(aio.Call):
         self._cancelled = self._cancelled or meant
         return meant
 
+    async def _counts(self, inner: Any, error: BaseException) -> bool:
+        """Whether it is for the user, once that is known, what has come out of an attempt."""
+        if isinstance(error, asyncio.CancelledError):
+            return self._meant(inner)
+        await self._decided(inner, error)
+        return inner is self._inner
+
     async def _live(self) -> Any:
         while self._inner is None:
             await self._change()
@@ -318,8 +328,7 @@ class AioCall(aio.Call):
                 await inner.wait_for_connection()
                 return
             except (aio.AioRpcError, aio.UsageError) as error:
-                await self._decided(inner, error)
-                if inner is self._inner:
+                if await self._counts(inner, error):
                     raise
 
     def done(self) -> bool:

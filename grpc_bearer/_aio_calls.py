@@ -10,7 +10,7 @@ from typing import Any
 
 from grpc import aio
 
-from grpc_bearer._aio_call import AioCall
+from grpc_bearer._aio_call import ENDS, AioCall
 from grpc_bearer._aio_ends import FINISHED, Ended
 from grpc_bearer._door import Carrier
 from grpc_bearer._replay import AsyncReplayBuffer
@@ -29,12 +29,8 @@ class _UnaryResponse(AioCall):
                 inner = yield from self._live().__await__()
             try:
                 return (yield from inner.__await__())
-            except (aio.AioRpcError, aio.UsageError) as error:
-                yield from self._decided(inner, error).__await__()
-                if inner is self._inner:
-                    raise
-            except asyncio.CancelledError:
-                if self._meant(inner):
+            except ENDS as error:
+                if (yield from self._counts(inner, error).__await__()):
                     raise
 
 
@@ -88,12 +84,8 @@ class _StreamResponse(AioCall):
                 while (message := await self._receive(functools.partial(anext, messages, aio.EOF))) is not aio.EOF:
                     yield message
                 return
-            except (aio.AioRpcError, aio.UsageError) as error:
-                await self._decided(inner, error)
-                if inner is self._inner:
-                    raise
-            except asyncio.CancelledError:
-                if self._meant(inner):
+            except ENDS as error:
+                if await self._counts(inner, error):
                     raise
             inner = None
 
@@ -102,12 +94,8 @@ class _StreamResponse(AioCall):
             inner = await self._live()
             try:
                 return await self._receive(inner.read)
-            except (aio.AioRpcError, aio.UsageError) as error:
-                await self._decided(inner, error)
-                if inner is self._inner:
-                    raise
-            except asyncio.CancelledError:
-                if self._meant(inner):
+            except ENDS as error:
+                if await self._counts(inner, error):
                     raise
 
     def _first(self) -> None:

@@ -53,6 +53,14 @@ def failure_of(call: Any) -> Failure | None:
     return Failure(error, code, details or "", tuple(initial or ()), tuple(trailing or ()))
 
 
+def channel_closed(multicallable: Any) -> bool:
+    """Whether a call could not begin any more, as grpc.aio finds out itself; where it cannot be asked, it has to."""
+    try:
+        return bool(multicallable._channel.closed())
+    except AttributeError:
+        return False
+
+
 def locally_cancelled(call: Any) -> bool:
     """Whether a call was cancelled, and by this side: grpc.aio itself asks so. An interceptor's knows no other way."""
     try:

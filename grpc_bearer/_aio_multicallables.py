@@ -11,7 +11,7 @@ from grpc import aio
 
 from grpc_bearer._aio_call import AioCall
 from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
-from grpc_bearer._aio_ends import refused
+from grpc_bearer._aio_ends import channel_closed, refused
 from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._engine import Lease
 from grpc_bearer._methods import MultiCallable, history
@@ -64,7 +64,7 @@ class _AioMultiCallable(MultiCallable):
                 inner = refused(carrier, error)
             if plain:
                 return inner
-        elif getattr(getattr(call, "_channel", None), "closed", bool)():
+        elif channel_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
         begun = functools.partial(
             history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began

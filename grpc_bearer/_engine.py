@@ -107,11 +107,14 @@ class Engine:
 
     def held(self, context: CallContext) -> Lease | None:
         """The current token, fresh or not."""
+        entry = self._found(context)
+        return None if entry is None else entry.lease
+
+    def _found(self, context: CallContext) -> Entry | None:
         try:
-            entry = self._only or self._entries.get(self._source.key(context))
+            return self._only or self._entries.get(self._source.key(context))
         except Exception:  # of key(); request() will tell
             return None
-        return None if entry is None else entry.lease
 
     def peek(self, context: CallContext) -> Lease | None:
         """The token if it is at hand and fresh; otherwise `None`: then `request` it. Takes no lock."""
@@ -129,15 +132,14 @@ class Engine:
 
     def renewing(self, context: CallContext) -> Lease | None:
         """The token if it is past its refresh point but good, once a worker is told to fetch the next; else `None`."""
-        entry = self._only
+        entry = self._found(context)
         if entry is None or entry.lease is None:
             return None
         with self._fetcher.lock:
             if not entry.to_be_renewed():
                 return None
             answer = entry.ask()
-        if answer.begun is not None and answer.pending is not None:
-            entry.launch(answer.begun, answer.pending, context, ahead=True)
+        self._launch(entry, answer, context)
         return answer.lease
 
     def take(self, context: CallContext) -> Lease | None:
@@ -259,9 +261,7 @@ class Engine:
         with self._fetcher.lock:
             entry = self._entry(key)
             answer = entry.ask(patient=patient is not None and patient())
-        if answer.begun is not None and answer.pending is not None:
-            ahead = answer.decision is Decision.AHEAD
-            entry.launch(answer.begun, answer.pending, context, inline=self._source.local and not ahead, ahead=ahead)
+        self._launch(entry, answer, context)
         if patient is None:
             self._pass_on(answer, deliver, deliver)
             return
@@ -270,6 +270,12 @@ class Engine:
             entry.rest(again)
         else:
             self._pass_on(answer, deliver, functools.partial(_unless_passing, again, deliver))
+
+    def _launch(self, entry: Entry, answer: Answer, context: CallContext) -> None:
+        """Have the fetch done that the answer has begun, if it has begun one."""
+        if answer.begun is not None and answer.pending is not None:
+            ahead = answer.decision is Decision.AHEAD
+            entry.launch(answer.begun, answer.pending, context, inline=self._source.local and not ahead, ahead=ahead)
 
     def _ask_again(self, context: CallContext, deliver: Deliver, patient: Patient) -> None:
         if patient():

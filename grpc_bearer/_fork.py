@@ -53,7 +53,8 @@ def lend(plugin: Callable[..., Any]) -> Callable[..., Any]:
 
 def forget(plugin: object) -> None:
     """No fork need wait for this one: grpc.aio (1.85) never lets go of the plugin of a call."""
-    _lent.pop(id(plugin), None)
+    if _SUPPORTED:
+        _lent.pop(id(plugin), None)
 
 
 def _before() -> None:

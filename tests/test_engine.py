@@ -316,6 +316,17 @@ def test_who_can_do_without_waiting_gets_a_stale_token_and_a_worker_fetches_the_
     assert source.threads[1].name.startswith("grpc-bearer-worker")
 
 
+def test_a_token_of_one_key_of_many_is_renewed_so_too(make: Any, clock: ManualClock) -> None:
+    source = ByUrl()
+    engine = make(source)
+    value(engine)
+    clock.advance(800)
+
+    assert engine.renewing(CALL) is not None
+    settled(engine)
+    assert source.calls == 2
+
+
 @pytest.mark.parametrize("age", [0, 799, 975, 1000])
 def test_no_other_token_is_renewed_so(age: int, make: Any, clock: ManualClock) -> None:
     source = Scripted()

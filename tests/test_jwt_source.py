@@ -367,3 +367,13 @@ def test_a_short_lived_token_is_not_dated_so_far_back_that_it_is_near_its_end() 
         token = source.fetch(CallContext(clock=ManualClock(NOW), refused=token.fingerprint))
 
     assert token.expires_at >= NOW + 2
+
+
+def test_a_pickle_carries_nothing_of_the_tokens_that_were_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_text(private_pem(KEY))
+    source, unused = JWTSource(path), JWTSource(path)
+    source.fetch(CallContext(clock=ManualClock(NOW), refused="0" * 64))
+
+    assert b"0" * 64 not in pickle.dumps(source)
+    assert pickle.loads(pickle.dumps(source)).fetch(call()).expires_at == unused.fetch(call()).expires_at

@@ -149,6 +149,10 @@ class JWTSource(Source):
             token = self._signed(issued, context)
         return token, issued
 
+    def __getstate__(self) -> dict[str, object]:
+        """Configuration only."""
+        return {**vars(self), "_refused": deque(maxlen=_REMEMBERED)}
+
     def _checked_presign(self, presign: object) -> int:
         if not isinstance(presign, int) or isinstance(presign, bool) or not 0 <= presign <= MOST_PRESIGNED:
             raise ConfigurationError(f"presign: expected a whole number of tokens from 0 to {MOST_PRESIGNED}")
