@@ -113,7 +113,7 @@ class AioCall(aio.Call):
         except Exception as error:
             inner = local_end(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}")
         if asyncio.iscoroutine(inner):  # an interceptor's continuation
-            self._task = self._loop.create_task(inner)
+            self._task = self._trial.as_caller(lambda: self._loop.create_task(inner))
             self._task.add_done_callback(lambda task: self._take(result_of(task), carrier))
         else:
             self._take(inner, carrier)

@@ -5,6 +5,7 @@ As in the sync door nothing is ever proved here: each call takes its token throu
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -44,7 +45,7 @@ class _Interceptor:
             return await make(timeout, sent, credentials)
         began = time.monotonic()
         deadline = None if timeout is None else began + timeout
-        begun = functools.partial(Trial, route, make, metadata, details.wait_for_ready, deadline, began)
+        begun = functools.partial(Trial, route, make, metadata, details.wait_for_ready, deadline, began, contextvars.copy_context())
         if carrier is WAIT:
             return self._call(begun, replay, None, carrier)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import time
 from typing import Any
@@ -66,8 +67,9 @@ class _AioMultiCallable(MultiCallable):
                 return inner
         elif channel_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
+        caller = contextvars.copy_context()
         begun = functools.partial(
-            history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began
+            history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began, caller
         )
         return self._call(begun, replay, inner, carrier)
 

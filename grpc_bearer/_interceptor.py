@@ -6,6 +6,7 @@ core, with call credentials of its own. `intercept_channel` is the faster door.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import time
 from collections.abc import Callable
@@ -76,7 +77,7 @@ class BearerInterceptor(
             return make(timeout, sent, credentials)
         began = time.monotonic()
         deadline = None if timeout is None else began + timeout
-        begun = functools.partial(Trial, route, make, metadata, wait_for_ready, deadline, began)
+        begun = functools.partial(Trial, route, make, metadata, wait_for_ready, deadline, began, contextvars.copy_context())
         call = SyncCall(begun, replay, None if carrier is WAIT else make(timeout, sent, credentials), carrier)
         # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
         return call.outcome() or call

@@ -64,6 +64,7 @@ def history(
     wait_for_ready: bool | None,
     compression: grpc.Compression | None,
     began: float,
+    caller: contextvars.Context | None = None,
 ) -> Trial:
     """The history of a call, from what its first attempt was made with.
 
@@ -77,16 +78,11 @@ def history(
         wait_for_ready: as gRPC takes it.
         compression: likewise.
         began: when the first attempt was made, in `time.monotonic()` seconds.
+        caller: the caller's context variables, for a call that goes on after it was handed out.
     """
     make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
-    return Trial(route, make, metadata, wait_for_ready, None if timeout is None else began + timeout, began)
-
-
-def as_caller(begun: Callable[[], Trial], caller: contextvars.Context) -> Trial:
-    """The history of a call that goes on elsewhere, to be told to observers in its caller's context."""
-    trial = begun()
-    trial.caller = caller
-    return trial
+    deadline = None if timeout is None else began + timeout
+    return Trial(route, make, metadata, wait_for_ready, deadline, began, caller)
 
 
 def _make(

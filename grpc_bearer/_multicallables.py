@@ -16,7 +16,7 @@ from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._ends import concluded, deadline_exceeded, failure_of, tokenless
 from grpc_bearer._engine import Lease
-from grpc_bearer._methods import MultiCallable, as_caller, history
+from grpc_bearer._methods import MultiCallable, history
 from grpc_bearer._replay import ReplayBuffer
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
@@ -92,11 +92,10 @@ class _SyncMultiCallable(MultiCallable):
             inner = call(requests, timeout, sent, credentials, wait_for_ready, compression)
             if plain:
                 return inner
+        caller = contextvars.copy_context()
         begun = functools.partial(
-            history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began
+            history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began, caller
         )
-        if route.door.engine.notify.heard:  # a retry is begun on gRPC's thread, which knows nothing of the caller
-            begun = functools.partial(as_caller, begun, contextvars.copy_context())
         return SyncCall(begun, replay, inner, carrier)
 
 

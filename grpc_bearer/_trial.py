@@ -38,6 +38,8 @@ class Trial:
         wait_for_ready: as the caller wants it.
         deadline: for all attempts together, in `time.monotonic()` seconds.
         began: when the first attempt was made, likewise.
+        caller: the context variables of a call that goes on after it was handed out: the threads that bring news of it
+            are gRPC's and ours, and hold those of somebody else. `None`: the caller's own thread waits, and does it all.
     """
 
     __slots__ = (
@@ -65,6 +67,7 @@ class Trial:
         wait_for_ready: bool | None,
         deadline: float | None,
         began: float,
+        caller: contextvars.Context | None = None,
     ) -> None:
         self.route = route
         self.make = make
@@ -75,7 +78,7 @@ class Trial:
         self.sent = began
         self.attempts = 0
         self.news: list[Any] = []
-        self.caller: contextvars.Context | None = None  # only where observers want it, and it is not the current one
+        self.caller = caller
         self.corrected = False  # the clock was put right on the way
         self.avoid: str | None = None
         self.refusal: tuple[Any, Lease, Failure] | None = None
@@ -88,16 +91,16 @@ class Trial:
     def plan(self) -> tuple[Any, grpc.CallCredentials | None, Any]:
         """The next attempt, as `Route.plan` says; never with the token that was refused."""
         self.sent = time.monotonic()
-        return self._as_caller(lambda: self.route.plan(self.metadata, None, self.wait_for_ready, self.avoid))
+        return self.as_caller(lambda: self.route.plan(self.metadata, None, self.wait_for_ready, self.avoid))
 
     def attempt(self, metadata: Any, credentials: grpc.CallCredentials | None) -> Any:
         """Make an attempt, as planned, with the time that is left."""
-        return self.make(self.left(), metadata, credentials)
+        return self.as_caller(lambda: self.make(self.left(), metadata, credentials))
 
     def request(self, deliver: Deliver) -> None:
         """The token for the next attempt, where core cannot do the waiting; see `Engine.request`."""
         ask = self.route.door.engine.request
-        self._as_caller(lambda: ask(self.route.context, deliver, patient=self._patient()))
+        self.as_caller(lambda: ask(self.route.context, deliver, patient=self._patient()))
 
     def future(self) -> Future[Lease]:
         """The same for a thread that waits."""
@@ -117,23 +120,27 @@ class Trial:
             failure: how it ended.
             replayable: whether its requests can all be sent again, and nothing of its answer has been seen.
         """
+        with held_back(self.news):
+            return self.as_caller(lambda: self._after(call, carrier, failure, replayable))
+
+    def _after(self, call: Any, carrier: Carrier, failure: Failure, replayable: bool) -> float | None:
         self.attempts += 1
         lease = carrier.lease if isinstance(carrier, Attempt) else carrier
         if lease is None or explain(carrier, failure.code) is not None:
             return None
-        stale = self.route.policy is not None and means_stale(self.route.policy, failure)
+        policy = self.route.policy
+        stale = policy is not None and means_stale(policy, failure)
         if stale or failure.code in _REFUSALS or too_large(lease.token, failure):
             self.refusal = call, lease, failure
-        if self.route.policy is None:
+        if policy is None:
             return None
         if not stale:
             self.why = "no new token cures that"
             return None
         context = carrier.context if isinstance(carrier, Attempt) else self.route.context
-        with held_back(self.news):
-            delay = self._after(self.route.policy, lease, context, failure, replayable)
-            if delay is not None:
-                self._announce(failure, delay)
+        delay = self._delay(policy, lease, context, failure, replayable)
+        if delay is not None:
+            self._announce(failure, delay)
         return delay
 
     def _announce(self, failure: Failure, delay: float) -> None:
@@ -145,13 +152,14 @@ class Trial:
     def tell(self) -> None:
         """Tell observers what `after` has decided, now that no lock is held."""
         if self.news:
-            self._as_caller(lambda: tell(self.news))
+            self.as_caller(lambda: tell(self.news))
 
-    def _as_caller(self, do: Callable[[], _T]) -> _T:
+    def as_caller(self, do: Callable[[], _T]) -> _T:
+        """Do something in the caller's context variables, whichever thread this is."""
         # A copy: two threads may be at it, and one context runs one thing at a time.
         return do() if self.caller is None else self.caller.copy().run(do)
 
-    def _after(
+    def _delay(
         self, policy: RetryPolicy, lease: Lease, context: CallContext, failure: Failure, replayable: bool
     ) -> float | None:
         engine = self.route.door.engine
