@@ -28,6 +28,7 @@ from grpc_bearer._aio_ends import (
 )
 from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._engine import Lease
+from grpc_bearer._grpc_private import is_response
 from grpc_bearer._replay import AsyncReplayBuffer, Once
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
@@ -73,7 +74,7 @@ class AioCall(aio.Call):
             self._await_token()
         else:
             self._inner, self._carrier = inner, carrier
-            inner.add_done_callback(functools.partial(self._ended, inner))
+            self._watch(inner)
 
     @property
     def _trial(self) -> Trial:
@@ -126,7 +127,7 @@ class AioCall(aio.Call):
             if self._final:
                 return
             if lease is not None and lease.token.fingerprint != trial.avoid:
-                self._launch((*(trial.metadata or ()), *lease.metadata), None, lease)
+                self._launch((*(trial.metadata or ()), *lease.metadata), trial.credentials, lease)
             else:
                 self._show(*trial.tokenless(error))
 
@@ -153,7 +154,14 @@ class AioCall(aio.Call):
             return
         self._inner, self._carrier = inner, carrier
         self._wake()
-        inner.add_done_callback(functools.partial(self._ended, inner))
+        self._watch(inner)
+
+    def _watch(self, inner: Any) -> None:
+        """Hear of an attempt's end."""
+        if is_response(inner):
+            self._end(inner)
+        else:
+            inner.add_done_callback(functools.partial(self._ended, inner))
 
     def _ended(self, inner: Any, _: object) -> None:
         """News of an attempt."""

@@ -15,73 +15,117 @@ from grpc import aio
 
 from grpc_bearer._aio_call import AioCall
 from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
-from grpc_bearer._aio_ends import refused
+from grpc_bearer._aio_ends import Ended, refused
 from grpc_bearer._auth import as_auth
 from grpc_bearer._door import WAIT, Door, Route, materialised
+from grpc_bearer._grpc_private import leads_straight
 from grpc_bearer._interceptor import changed
-from grpc_bearer._replay import Once, snapshot
-from grpc_bearer._retry import DEFAULT, RetryPolicy
+from grpc_bearer._replay import UNKNOWN, AsyncReplayBuffer, Once, serialise, snapshot
+from grpc_bearer._retry import DEFAULT, UNKEPT, RetryPolicy
 from grpc_bearer._trial import Trial
 
 Continuation = Callable[[Any, Any], Awaitable[Any]]
 
 
-class _Interceptor:
+class Interceptor:
+    """What the four kinds share.
+
+    Args:
+        door: the channel; of one that nobody knows beforehand, nothing is ever proved.
+        serializer: of requests, where the continuation takes what `_replay.serialise` gives.
+    """
+
     _call: type[AioCall]
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, serializer: Any = UNKNOWN) -> None:
         self._door = door
+        self._serializer = serializer
 
-    async def _intercept(self, continuation: Continuation, details: Any, request: Any, replay: Any = None) -> Any:
-        route = Route(self._door, details.method)
-        metadata, timeout = materialised(details.metadata), details.timeout
-        sent, credentials, carrier = route.plan(metadata, details.credentials, details.wait_for_ready)
+    async def _intercept(
+        self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
+    ) -> Any:
+        metadata, timeout, credentials = materialised(details.metadata), details.timeout, details.credentials
+        sent, carried, carrier = route.plan(metadata, credentials, details.wait_for_ready)
 
         def make(left: float | None, sent: Any, credentials: Any) -> Awaitable[Any]:
             fresh = sent if sent is None else aio.Metadata(*sent)  # interceptors after us expect one, and may change it
-            return continuation(changed(details, timeout=left, metadata=fresh, credentials=credentials), request)
+            requests = request if replay is None else replay.reader()
+            return continuation(changed(details, timeout=left, metadata=fresh, credentials=credentials), requests)
 
         if carrier is None:
-            return await make(timeout, sent, credentials)
+            if replay is not None:
+                replay.release()
+            return await make(timeout, sent, carried)
         began = time.monotonic()
-        deadline = None if timeout is None else began + timeout
-        begun = functools.partial(Trial, route, make, metadata, details.wait_for_ready, deadline, began, contextvars.copy_context())
+        begun = functools.partial(
+            Trial,
+            route,
+            make,
+            metadata,
+            credentials,
+            details.wait_for_ready,
+            None if timeout is None else began + timeout,
+            began,
+            contextvars.copy_context(),
+        )
         if carrier is WAIT:
             return self._call(begun, replay, None, carrier)
         try:
-            inner = await make(timeout, sent, credentials)
+            inner = await make(timeout, sent, carried)
         except aio.UsageError as error:
             inner = refused(carrier, error)
+        except aio.AioRpcError as error:  # of an interceptor that has awaited the call
+            inner = Ended(error)
         return self._call(begun, replay, inner, carrier)
+
+    def _route(self, continuation: Any, details: Any) -> Route:
+        return Route(self._door, details.method, straight=leads_straight(continuation))
 
     # The names of arguments are gRPC's.
     async def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await self._intercept(
-            continuation, client_call_details, snapshot(request) if self._door.retry else request
-        )
+        route = self._route(continuation, client_call_details)
+        if self._serializer is not UNKNOWN:
+            request = serialise(self._serializer, request)
+        elif route.policy is not None:
+            request = snapshot(request)
+        return await self._intercept(continuation, client_call_details, route, request)
 
     async def _intercept_many(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await self._intercept(continuation, client_call_details, request_iterator, Once(request_iterator))
+        route = self._route(continuation, client_call_details)
+        replay: Once | AsyncReplayBuffer = Once(request_iterator)
+        if self._serializer is not UNKNOWN:
+            policy = route.policy or UNKEPT
+            replay = AsyncReplayBuffer(request_iterator, self._serializer, policy.replay_messages, policy.replay_bytes)
+        return await self._intercept(continuation, client_call_details, route, request_iterator, replay)
 
 
-class _UnaryUnary(_Interceptor, aio.UnaryUnaryClientInterceptor):
+class _UnaryUnary(Interceptor, aio.UnaryUnaryClientInterceptor):
     _call = UnaryUnaryCall
-    intercept_unary_unary = _Interceptor._intercept_one
+    intercept_unary_unary = Interceptor._intercept_one
 
 
-class _UnaryStream(_Interceptor, aio.UnaryStreamClientInterceptor):
+class _UnaryStream(Interceptor, aio.UnaryStreamClientInterceptor):
     _call = UnaryStreamCall
-    intercept_unary_stream = _Interceptor._intercept_one
+    intercept_unary_stream = Interceptor._intercept_one
 
 
-class _StreamUnary(_Interceptor, aio.StreamUnaryClientInterceptor):
+class _StreamUnary(Interceptor, aio.StreamUnaryClientInterceptor):
     _call = StreamUnaryCall
-    intercept_stream_unary = _Interceptor._intercept_many
+    intercept_stream_unary = Interceptor._intercept_many
 
 
-class _StreamStream(_Interceptor, aio.StreamStreamClientInterceptor):
+class _StreamStream(Interceptor, aio.StreamStreamClientInterceptor):
     _call = StreamStreamCall
-    intercept_stream_stream = _Interceptor._intercept_many
+    intercept_stream_stream = Interceptor._intercept_many
+
+
+#: gRPC's own kinds of multicallable, and our interceptor for each.
+KINDS: dict[type, type[Interceptor]] = {
+    aio.UnaryUnaryMultiCallable: _UnaryUnary,
+    aio.UnaryStreamMultiCallable: _UnaryStream,
+    aio.StreamUnaryMultiCallable: _StreamUnary,
+    aio.StreamStreamMultiCallable: _StreamStream,
+}
 
 
 def interceptors(auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False) -> list[Any]:
@@ -93,4 +137,4 @@ def interceptors(auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_pla
         allow_plaintext: tokens may travel in the clear on the channels they are used on.
     """
     door = Door(as_auth(auth), None, plaintext=allow_plaintext, retry=retry)
-    return [kind(door) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)]
+    return [kind(door) for kind in KINDS.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -13,8 +14,11 @@ from grpc import aio
 from grpc_bearer._aio_call import AioCall
 from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._aio_ends import channel_closed, refused
+from grpc_bearer._aio_interceptor import KINDS as INTERCEPTORS
+from grpc_bearer._aio_interceptor import Interceptor
 from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._engine import Lease
+from grpc_bearer._grpc_private import below, is_grpcs
 from grpc_bearer._methods import MultiCallable, history
 from grpc_bearer._replay import AsyncReplayBuffer, Once
 
@@ -25,11 +29,32 @@ class _AioMultiCallable(MultiCallable):
     _call: type[AioCall]
     _buffer = AsyncReplayBuffer
     _made: tuple[Lease | None, Any] = (None, None)
+    _interceptor: type[Interceptor]
+    _through: tuple[Sequence[Any], Any] = ((), None)
+
+    def __init__(self, inner: Any, *rest: Any) -> None:
+        super().__init__(inner, *rest)
+        self._is_grpcs = is_grpcs(inner)
+
+    def _below_users(self) -> Any:
+        """gRPC's own multicallable with the user's interceptors, and ours after them.
+
+        So they see messages and calls as they would without us, and never the token; and nobody is between us and core.
+        """
+        users = self._inner._interceptors
+        known, through = self._through
+        if known != users:
+            ours = self._interceptor(self._route.door, self._serializer)
+            self._through = list(users), (through := below(self._inner, [*users, ours]))
+        return through
+
+    def _held(self, request: Any) -> tuple[Any, Any]:
+        """What is kept of a request, and of requests."""
+        return self._kept_one(request), None
 
     def _open(
         self,
         request: Any,
-        replay: Any,
         timeout: float | None,
         metadata: Any,
         credentials: grpc.CallCredentials | None,
@@ -38,14 +63,24 @@ class _AioMultiCallable(MultiCallable):
     ) -> Any:
         """Begin a call."""
         route, call, began = self._route, self._inner, time.monotonic()
+        if self._is_grpcs and call._interceptors:
+            return self._below_users()(
+                request,
+                timeout=timeout,
+                metadata=metadata,
+                credentials=credentials,
+                wait_for_ready=wait_for_ready,
+                compression=compression,
+            )
+        one, replay = self._held(request)
         carrier: Any = None
         if metadata is None and credentials is None and not wait_for_ready:
             carrier = route.at_hand()
         if carrier is not None:
-            sent = self._made[1] if carrier is self._made[0] and not call._interceptors else self._metadata_of(carrier)
+            sent, carried = (self._made[1] if carrier is self._made[0] else self._metadata_of(carrier)), None
         else:
             metadata = materialised(metadata)
-            sent, credentials, carrier = route.plan(metadata, credentials, wait_for_ready)
+            sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
         inner = None
         if carrier is not WAIT:
             plain = carrier is None or (route.policy is None and type(carrier) is Lease)
@@ -54,10 +89,10 @@ class _AioMultiCallable(MultiCallable):
                 replay.release()
             try:
                 inner = call(
-                    request if replay is None else replay.reader(),
+                    one if replay is None else replay.reader(),
                     timeout=timeout,
                     metadata=sent,
-                    credentials=credentials,
+                    credentials=carried,
                     wait_for_ready=wait_for_ready,
                     compression=compression,
                 )
@@ -67,16 +102,24 @@ class _AioMultiCallable(MultiCallable):
                 return inner
         elif channel_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
-        caller = contextvars.copy_context()
         begun = functools.partial(
-            history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began, caller
+            history,
+            route,
+            call,
+            one,
+            replay,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
+            began,
+            contextvars.copy_context(),
         )
         return self._call(begun, replay, inner, carrier)
 
     def _metadata_of(self, lease: Lease) -> Any:
-        """What grpc.aio would make anew for each call; but with an interceptor, which may change it, it has to."""
-        if getattr(self._inner, "_interceptors", True):
-            return lease.metadata
+        """What grpc.aio would make anew for each call."""
         made = aio.Metadata(*lease.metadata)
         self._made = lease, made
         return made
@@ -87,6 +130,9 @@ class _Watched(Once):
 
 
 class _StreamRequests(_AioMultiCallable):
+    def _held(self, request: Any) -> tuple[Any, Any]:
+        return None, self._many(request)
+
     def _many(self, requests: Any) -> Any:
         # grpc.aio puts a placeholder before the server's status when a write fails, and only our call looks behind it:
         # so every request stream gets one, those too that are not kept.
@@ -102,6 +148,7 @@ class _StreamRequests(_AioMultiCallable):
 
 class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     _call = UnaryUnaryCall
+    _interceptor = INTERCEPTORS[aio.UnaryUnaryMultiCallable]
 
     def __call__(
         self,
@@ -113,12 +160,12 @@ class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: igno
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        one = self._kept_one(request)
-        return self._open(one, None, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _UnaryStream(_AioMultiCallable, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     _call = UnaryStreamCall
+    _interceptor = INTERCEPTORS[aio.UnaryStreamMultiCallable]
 
     def __call__(
         self,
@@ -130,12 +177,12 @@ class _UnaryStream(_AioMultiCallable, aio.UnaryStreamMultiCallable):  # type: ig
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        one = self._kept_one(request)
-        return self._open(one, None, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _StreamUnary(_StreamRequests, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     _call = StreamUnaryCall
+    _interceptor = INTERCEPTORS[aio.StreamUnaryMultiCallable]
 
     def __call__(
         self,
@@ -146,12 +193,12 @@ class _StreamUnary(_StreamRequests, aio.StreamUnaryMultiCallable):  # type: igno
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        replay = self._many(request_iterator)
-        return self._open(None, replay, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _StreamStream(_StreamRequests, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
     _call = StreamStreamCall
+    _interceptor = INTERCEPTORS[aio.StreamStreamMultiCallable]
 
     def __call__(
         self,
@@ -162,8 +209,7 @@ class _StreamStream(_StreamRequests, aio.StreamStreamMultiCallable):  # type: ig
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        replay = self._many(request_iterator)
-        return self._open(None, replay, timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 #: gRPC's own kinds of multicallable, and ours around them.

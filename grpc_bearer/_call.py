@@ -129,7 +129,7 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
 
     def _begin_with(self, lease: Lease) -> None:
         metadata = (*(self._trial.metadata or ()), *lease.metadata)
-        self._take(raised_later(lambda: self._trial.attempt(metadata, None)), lease)
+        self._take(raised_later(lambda: self._trial.attempt(metadata, self._trial.credentials)), lease)
 
     def _expire(self) -> None:
         """On the timer's thread, which others wait for too: what users hung on to the end of the call may take long."""

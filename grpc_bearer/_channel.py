@@ -10,11 +10,12 @@ import grpc
 
 from grpc_bearer import _fork
 from grpc_bearer._auth import as_auth
+from grpc_bearer._combine import CALLER, filling
 from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
 from grpc_bearer._methods import Methods
 from grpc_bearer._multicallables import KINDS
 from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
-from grpc_bearer._security import protecting, provable_target, refuse_plaintext
+from grpc_bearer._security import door_to, protecting, refuse_plaintext
 from grpc_bearer.errors import ConfigurationError
 
 Options = Sequence[tuple[str, Any]]
@@ -84,7 +85,7 @@ def secure_channel(
         _fork.watch(plain)
         return plain
     channel = grpc.secure_channel(target, credentials, with_attach_options(options, attach), compression)
-    return Channel(channel, Door(bearer, provable_target(channel, credentials), attach=attach, retry=retry))
+    return Channel(channel, door_to(channel, bearer, credentials, attach=attach, retry=retry))
 
 
 def insecure_channel(
@@ -107,7 +108,7 @@ def insecure_channel(
     # Core's retries would send a single-use token again, and here it can only go as metadata.
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
     channel = grpc.insecure_channel(target, options, compression)
-    return Channel(channel, Door(bearer, provable_target(channel), plaintext=True, retry=retry))
+    return Channel(channel, door_to(channel, bearer, plaintext=True, retry=retry))
 
 
 def intercept_channel(
@@ -129,7 +130,7 @@ def intercept_channel(
             f"channel: expected a grpc.Channel, got {type(channel).__name__}; asyncio channels go to "
             "grpc_bearer.aio.intercept_channel"
         )
-    return Channel(channel, Door(as_auth(auth), provable_target(channel), plaintext=allow_plaintext, retry=retry))
+    return Channel(channel, door_to(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))
 
 
 def call_credentials(auth: object) -> grpc.CallCredentials:
@@ -137,7 +138,8 @@ def call_credentials(auth: object) -> grpc.CallCredentials:
 
     A call whose token cannot be had ends with core's UNAVAILABLE.
     """
-    return grpc.metadata_call_credentials(as_auth(auth), "grpc-bearer")
+    bearer = as_auth(auth)
+    return filling(grpc.metadata_call_credentials(bearer, "grpc-bearer"), bearer.header, CALLER)
 
 
 def channel_credentials(auth: object, credentials: grpc.ChannelCredentials | None = None) -> grpc.ChannelCredentials:

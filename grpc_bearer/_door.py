@@ -21,6 +21,7 @@ import grpc
 
 from grpc_bearer import _fork
 from grpc_bearer._auth import BearerAuth
+from grpc_bearer._combine import CALLER, both, doubled, filling, owner_of
 from grpc_bearer._engine import Engine, Lease
 from grpc_bearer._retry import RetryPolicy, checked_policy
 from grpc_bearer._token import CallContext
@@ -42,24 +43,29 @@ class Door:
 
     Args:
         auth: whose tokens go through it.
-        target: where the channel leads; `None`: not known for sure, so its calls always go through core.
+        target: where the channel leads; `None`: not known for sure, or somebody stands between it and us, so that its
+            calls always go through core.
+        direct: the channel is gRPC's own, so that it may be given requests as bytes; others want messages.
         plaintext: the user said that tokens may travel in the clear here.
         attach: `"metadata"` lets single-use tokens go as metadata too.
         retry: when a refused call is made once more; `None`: never.
     """
 
-    __slots__ = ("auth", "engine", "header", "intercepts", "mints", "plaintext", "provable", "proven", "retry", "url")
+    __slots__ = ("auth", "direct", "engine", "header", "intercepts", "mints", "plaintext", "provable", "proven", "retry", "target", "url")
 
     def __init__(
         self,
         auth: BearerAuth,
         target: str | None,
         *,
+        direct: bool = False,
         plaintext: bool = False,
         attach: Attach = "auto",
         retry: RetryPolicy | None = None,
     ) -> None:
         self.auth: BearerAuth = auth
+        self.target: str | None = target
+        self.direct: bool = direct
         self.engine: Engine = auth._engine
         self.header: str = auth.header
         self.plaintext: bool = plaintext
@@ -86,27 +92,39 @@ class Attempt(grpc.AuthMetadataPlugin):
         route: the method.
         avoid: the fingerprint of a token that the server has refused; it is not sent again.
         patient: rather wait for a token than fail while none is to be had.
+        impossible: why the call cannot be made: the plugin answers with it, and nothing is sent.
     """
 
-    __slots__ = ("_avoid", "_caller", "_patient", "_route", "context", "error", "lease", "ran", "same")
+    __slots__ = ("_avoid", "_caller", "_impossible", "_patient", "_route", "context", "error", "lease", "ran", "same")
 
-    def __init__(self, route: Route, avoid: str | None = None, *, patient: bool = False) -> None:
+    def __init__(
+        self,
+        route: Route,
+        avoid: str | None = None,
+        *,
+        patient: bool = False,
+        impossible: GrpcBearerError | None = None,
+    ) -> None:
         self._route: Route | None = route
         self._avoid = avoid
         self._patient = patient
+        self._impossible = impossible
         # Thousands of calls may wait for one token: what they can share they share.
         self._caller = contextvars.copy_context() or _NOBODY
         self.context = route.context
         self.ran = False
         self.same = False
         self.lease: Lease | None = None
-        self.error: GrpcBearerError | None = None
+        self.error = impossible
 
-    def credentials(self) -> grpc.CallCredentials:
-        """As gRPC takes them. It would keep a copy of the context variables at hand, so it gets none of them."""
+    def credentials(self, door: Door, theirs: grpc.CallCredentials | None = None) -> grpc.CallCredentials:
+        """As gRPC takes them, beside those of another auth if there are such.
+
+        gRPC would keep a copy of the context variables at hand, so it gets none of them.
+        """
         plugin: Any = _fork.lend(self)
         made: grpc.CallCredentials = contextvars.Context().run(grpc.metadata_call_credentials, plugin, "grpc-bearer")
-        return made
+        return both(theirs, filling(made, door.header, door.auth))
 
     def retire(self) -> None:
         """The attempt is over: hold on to nothing. grpc.aio (1.85) never lets go of the credentials of a call."""
@@ -126,9 +144,13 @@ class Attempt(grpc.AuthMetadataPlugin):
             callback((), TokenUnavailableError("the call has ended"))
             return
         # Core asks again for each attempt that it makes itself; the last one is the one that counts.
-        self.ran, self.lease, self.error = True, None, None
+        self.ran, self.lease, self.error = True, None, self._impossible
+        if self.error is not None:
+            callback((), self.error)
+            return
         door = route.door
-        door.prove(context.service_url, route.service_path)
+        if route.straight:
+            door.prove(context.service_url, route.service_path)
         url, method = sys.intern(context.service_url), sys.intern(context.method_name)  # the same for thousands
         self.context = CallContext(url, method, door.auth._clock)
         deliver, patient = functools.partial(_deliver, self, callback), self.waits if self._patient else None
@@ -164,13 +186,20 @@ WAIT: Any = object()
 
 
 class Route:
-    """One method behind a door; plans each attempt of its calls."""
+    """One method behind a door; plans each attempt of its calls.
 
-    __slots__ = ("_context", "_method", "door", "policy", "service_path")
+    Args:
+        door: the channel.
+        method: `/package.Service/Method`.
+        straight: nobody stands between us and gRPC's own objects on the way of these calls.
+    """
 
-    def __init__(self, door: Door, method: str | bytes) -> None:
+    __slots__ = ("_context", "_method", "door", "policy", "service_path", "straight")
+
+    def __init__(self, door: Door, method: str | bytes, *, straight: bool = True) -> None:
         path = method.decode() if isinstance(method, bytes) else method
         self.door = door
+        self.straight = straight
         self.service_path, _, self._method = path.rpartition("/")
         self.policy = door.retry if door.retry is not None and door.retry.applies(path) else None
         self._context: CallContext | None = None
@@ -222,13 +251,16 @@ class Route:
             wait_for_ready: the caller's.
             avoid: the fingerprint of a token not to be sent again.
         """
-        if credentials is not None:
-            return metadata, credentials, None
-        if metadata is not None and has_header(metadata, self.door.header):
-            return metadata, None, None
         door = self.door
+        if metadata is not None or credentials is not None:
+            owner = owner_of(door.header, metadata, credentials)
+            if owner is CALLER or owner is door.auth:
+                return metadata, credentials, None
+            if owner is not None:
+                attempt = Attempt(self, impossible=doubled(door.header))
+                return metadata, attempt.credentials(door, credentials), attempt
         # A call that waits for its connection may wait longer than its token lives; core asks once connected.
-        if door.plaintext or (door.proven and not wait_for_ready):
+        if door.plaintext or (door.proven and self.straight and not wait_for_ready):
             context = self._context or self.context
             lease = door.engine.peek(context) or door.engine.renewing(context)
             if lease is not None and avoid is not None and lease.token.fingerprint == avoid:
@@ -236,11 +268,11 @@ class Route:
             if lease is None and door.mints and door.proven:
                 lease = _minted(door.engine, self.context)
             if lease is not None:
-                return (*metadata, *lease.metadata) if metadata else lease.metadata, None, lease
+                return (*metadata, *lease.metadata) if metadata else lease.metadata, credentials, lease
             if door.plaintext:
-                return metadata, None, WAIT
+                return metadata, credentials, WAIT
         attempt = Attempt(self, avoid, patient=bool(wait_for_ready))
-        return metadata, attempt.credentials(), attempt
+        return metadata, attempt.credentials(door, credentials), attempt
 
 
 def _minted(engine: Engine, context: CallContext) -> Lease | None:
@@ -260,21 +292,12 @@ def materialised(metadata: Any) -> Any:
     return tuple(metadata)
 
 
-def has_header(metadata: Any, header: str) -> bool:
-    """Whether the caller brings an entry of their own under our header, or what only gRPC can refuse."""
-    try:
-        names = (header, header.encode())  # gRPC takes keys as bytes, too
-        return any(entry[0] in names for entry in metadata)
-    except (TypeError, IndexError, KeyError):
-        return True
-
-
 def explain(carrier: Carrier, code: grpc.StatusCode | None) -> GrpcBearerError | None:
     """Our own error behind a failed attempt; `None` if the failure is the server's, the network's or the caller's."""
     if not isinstance(carrier, Attempt):
         return None
-    if carrier.error is not None and code is grpc.StatusCode.UNAVAILABLE:
-        # Core turns every failure of a plugin into UNAVAILABLE, whatever it was.
+    # Core turns every failure of a plugin into UNAVAILABLE, whatever it was.
+    if carrier.error is not None and (code is grpc.StatusCode.UNAVAILABLE or not carrier.ran):
         return carrier.error.fresh()
     if not carrier.ran and code is grpc.StatusCode.UNAUTHENTICATED:
         return InsecureChannelError(

@@ -68,17 +68,20 @@ class BearerInterceptor(
         route = Route(self._door, details.method)
         metadata, timeout = materialised(details.metadata), details.timeout
         wait_for_ready = getattr(details, "wait_for_ready", None)
-        sent, credentials, carrier = route.plan(metadata, getattr(details, "credentials", None), wait_for_ready)
+        credentials = getattr(details, "credentials", None)
+        sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
 
         def make(left: float | None, sent: Any, credentials: Any) -> Any:
             return whole(continuation(changed(details, timeout=left, metadata=sent, credentials=credentials), request))
 
         if carrier is None:
-            return make(timeout, sent, credentials)
+            return make(timeout, sent, carried)
         began = time.monotonic()
         deadline = None if timeout is None else began + timeout
-        begun = functools.partial(Trial, route, make, metadata, wait_for_ready, deadline, began, contextvars.copy_context())
-        call = SyncCall(begun, replay, None if carrier is WAIT else make(timeout, sent, credentials), carrier)
+        begun = functools.partial(
+            Trial, route, make, metadata, credentials, wait_for_ready, deadline, began, contextvars.copy_context()
+        )
+        call = SyncCall(begun, replay, None if carrier is WAIT else make(timeout, sent, carried), carrier)
         # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
         return call.outcome() or call
 

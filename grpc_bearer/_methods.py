@@ -21,7 +21,8 @@ class MultiCallable:
     Args:
         inner: gRPC's own multicallable.
         route: the method.
-        serializer: of requests; `inner` then takes what `_replay.serialise` gives. Not given: `inner` takes requests.
+        serializer: what a request is kept as, to be sent again: its bytes, where `inner` takes what `_replay.serialise`
+            gives; a copy, where somebody below us wants messages. Not given: request streams are not kept.
     """
 
     _buffer: Any  # the class that keeps a request stream
@@ -61,6 +62,7 @@ def history(
     replay: Any,
     timeout: float | None,
     metadata: Any,
+    credentials: grpc.CallCredentials | None,
     wait_for_ready: bool | None,
     compression: grpc.Compression | None,
     began: float,
@@ -75,6 +77,7 @@ def history(
         replay: the requests, if they are a stream.
         timeout: as gRPC takes it; and so on.
         metadata: the caller's own, materialised.
+        credentials: the caller's own.
         wait_for_ready: as gRPC takes it.
         compression: likewise.
         began: when the first attempt was made, in `time.monotonic()` seconds.
@@ -82,7 +85,7 @@ def history(
     """
     make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
     deadline = None if timeout is None else began + timeout
-    return Trial(route, make, metadata, wait_for_ready, deadline, began, caller)
+    return Trial(route, make, metadata, credentials, wait_for_ready, deadline, began, caller)
 
 
 def _make(
@@ -162,8 +165,9 @@ class Methods:
         extra = {"_registered_method": True} if registered else {}
         if route.policy is None:
             return wrapped(self._kinds, make(method, serializer, deserializer, **extra), route)
-        # To send a request again as it was, it has to be serialised here, once.
-        return wrapped(self._kinds, make(method, passing(serializer), deserializer, **extra), route, serializer)
+        # To send a request again as it was, it has to be serialised here, once; or copied, if others are to read it.
+        sent, kept = (passing(serializer), serializer) if self._door.direct else (serializer, snapshot)
+        return wrapped(self._kinds, make(method, sent, deserializer, **extra), route, kept)
 
     def __getattr__(self, name: str) -> Any:
         # Some reach for what gRPC does not promise, such as the interceptors of an asyncio channel.

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._bare import whole_streams
+from grpc_bearer._bare import whole_calls
 from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._ends import concluded, deadline_exceeded, failure_of, tokenless
@@ -27,6 +27,9 @@ from grpc_bearer.errors import GrpcBearerError
 class _SyncMultiCallable(MultiCallable):
     _buffer = ReplayBuffer
 
+    def __init__(self, inner: Any, *rest: Any) -> None:
+        super().__init__(whole_calls(inner), *rest)
+
     def _blocking(
         self,
         call: Callable[..., Any],
@@ -41,19 +44,21 @@ class _SyncMultiCallable(MultiCallable):
         """Make a call and wait for its end."""
         metadata = materialised(metadata)
         began = time.monotonic()
-        sent, credentials, carrier = self._route.plan(metadata, credentials, wait_for_ready)
+        sent, carried, carrier = self._route.plan(metadata, credentials, wait_for_ready)
         if type(carrier) is not Lease:  # exact, for speed: isinstance() asks an Attempt's abstract base classes
             self._prepare(carrier, replay)
         failed: Any = None
         if carrier is not WAIT:
             try:
                 first = request if replay is None else replay.reader()
-                return call(first, timeout, sent, credentials, wait_for_ready, compression)
+                return call(first, timeout, sent, carried, wait_for_ready, compression)
             except grpc.RpcError as error:
                 if carrier is None or not isinstance(error, grpc.Call):
                     raise
                 failed = error
-        trial = history(self._route, call, request, replay, timeout, metadata, wait_for_ready, compression, began)
+        trial = history(
+            self._route, call, request, replay, timeout, metadata, credentials, wait_for_ready, compression, began
+        )
         return _try_again(trial, carrier, failed, replay)
 
     def _prepare(self, carrier: Any, replay: Any) -> None:
@@ -79,22 +84,33 @@ class _SyncMultiCallable(MultiCallable):
         if metadata is None and credentials is None and not wait_for_ready:
             carrier = route.at_hand()
         if carrier is not None:
-            sent = carrier.metadata
+            sent, carried = carrier.metadata, None
         else:
             metadata = materialised(metadata)
-            sent, credentials, carrier = route.plan(metadata, credentials, wait_for_ready)
+            sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
         inner = None
         if carrier is not WAIT:
             plain = carrier is None or (route.policy is None and type(carrier) is Lease)
             if plain and replay is not None:
                 replay.release()
             requests = request if replay is None else replay.reader()
-            inner = call(requests, timeout, sent, credentials, wait_for_ready, compression)
+            inner = call(requests, timeout, sent, carried, wait_for_ready, compression)
             if plain:
                 return inner
         caller = contextvars.copy_context()
         begun = functools.partial(
-            history, route, call, request, replay, timeout, metadata, wait_for_ready, compression, began, caller
+            history,
+            route,
+            call,
+            request,
+            replay,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
+            began,
+            caller,
         )
         return SyncCall(begun, replay, inner, carrier)
 
@@ -118,11 +134,11 @@ def _attempts(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
                 raise concluded(trial, carrier, failed, failure)
             if delay > 0:
                 time.sleep(delay)
-        sent, credentials, carrier = trial.plan()
+        sent, carried, carrier = trial.plan()
         if carrier is WAIT:
             sent, carrier = _waited(trial)
         try:
-            return trial.attempt(sent, credentials)
+            return trial.attempt(sent, carried)
         except grpc.RpcError as error:
             if not isinstance(error, grpc.Call):
                 raise
@@ -167,7 +183,7 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
             if not isinstance(error, grpc.Call):
                 raise
             failed = error
-        trial = history(self._route, call, request, None, timeout, None, wait_for_ready, compression, began)
+        trial = history(self._route, call, request, None, timeout, None, None, wait_for_ready, compression, began)
         return _try_again(trial, lease, failed, None)
 
     def with_call(
@@ -204,12 +220,7 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
         )
 
 
-class _Streams(_SyncMultiCallable):
-    def __init__(self, inner: Any, *rest: Any) -> None:
-        super().__init__(whole_streams(inner), *rest)
-
-
-class _UnaryStream(_Streams, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+class _UnaryStream(_SyncMultiCallable, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request: Any,
@@ -279,7 +290,7 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
         )
 
 
-class _StreamStream(_Streams, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class _StreamStream(_SyncMultiCallable, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request_iterator: Any,

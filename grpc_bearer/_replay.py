@@ -94,7 +94,7 @@ class Kept:
 
     def add(self, item: Item) -> None:
         self.items.append(item)
-        self.room -= len(item) if isinstance(item, (bytes, bytearray, memoryview)) else 0
+        self.room -= _size(item)
         if self.whole and (len(self.items) > self.messages or self.room < 0):
             self.whole = False
 
@@ -108,6 +108,14 @@ class Kept:
         if not self.whole and position > self.first:
             del self.items[: position - self.first]
             self.first = position
+
+
+def _size(item: Any) -> int:
+    """Bytes of a request, or of a copy of one; those that cannot say are bounded in number alone."""
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return len(item)
+    measure = getattr(item, "ByteSize", None)  # of protobuf's messages
+    return int(measure()) if callable(measure) else 0
 
 
 class ReplayBuffer:

@@ -138,6 +138,8 @@ class RetryPolicy:
 
 
 DEFAULT = RetryPolicy()
+#: For a request stream that is not to be sent again.
+UNKEPT = RetryPolicy(replay_messages=0, replay_bytes=0)
 
 _LOGGER = logging.getLogger("grpc_bearer")
 

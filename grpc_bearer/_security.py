@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 
+from grpc_bearer._auth import BearerAuth
+from grpc_bearer._combine import doubled
+from grpc_bearer._door import Attach, Door
+from grpc_bearer._grpc_private import is_grpcs, target_of
+from grpc_bearer._retry import RetryPolicy
 from grpc_bearer.errors import ConfigurationError, InsecureChannelError
 
 # The control plane may point these anywhere and change what protects them, at any time.
@@ -37,24 +43,63 @@ def refuse_plaintext() -> InsecureChannelError:
     )
 
 
-def provable_target(channel: Any, credentials: grpc.ChannelCredentials | None = None) -> str | None:
-    """Where a channel or multicallable leads, or `None` if that is not known, or not for sure.
+def door_to(
+    channel: Any,
+    auth: BearerAuth,
+    credentials: grpc.ChannelCredentials | None = None,
+    *,
+    plaintext: bool = False,
+    attach: Attach = "auto",
+    retry: RetryPolicy | None = None,
+) -> Door:
+    """What is known of a channel, or a multicallable, that shall carry the tokens of an auth.
 
-    gRPC has no public way to ask. Should its objects change, the answer becomes `None`, and every call takes the way
-    through core: slower, never less safe.
+    Args:
+        channel: the channel or multicallable, which may be anybody's.
+        auth: whose tokens.
+        credentials: what the channel was made with, where that is known.
+        plaintext: as for `Door`; and so on.
+
+    Raises:
+        ConfigurationError: another auth fills the same header there.
     """
-    if credentials is not None and _kind(credentials) == "XDSChannelCredentials":
-        return None
-    if not type(channel).__module__.startswith("grpc."):
-        return None  # somebody else's may lead its methods to several channels, of which core proves but one
-    inner = getattr(channel, "_channel", None)
-    if isinstance(inner, grpc.Channel):  # what grpc.intercept_channel makes
-        return provable_target(inner)
-    # Where sync objects and asyncio's keep it. Core itself is not asked: of a closed channel that would be a crash.
-    target = getattr(channel, "_target", None) or getattr(inner, "target", None)
-    if isinstance(target, bytes):
-        target = target.decode()
-    return target if isinstance(target, str) and not target.startswith(_XDS_SCHEMES) else None
+    for other in _doors_of(channel):
+        if other.header == auth.header and other.auth is not auth:
+            raise doubled(auth.header)
+    xds = credentials is not None and _kind(credentials) == "XDSChannelCredentials"
+    target = None if xds else _provable_target(channel)
+    return Door(auth, target, direct=is_grpcs(channel), plaintext=plaintext, attach=attach, retry=retry)
+
+
+def _provable_target(channel: Any) -> str | None:
+    """Where a channel or multicallable leads, or `None` if that is not known, or may change.
+
+    Whoever stands between us and gRPC's own objects may send a call elsewhere, in the clear, at any later moment.
+    """
+    door = _own_door(channel)
+    if door is not None:
+        # The interceptors of an asyncio channel run above the inner door, but below this one.
+        return door.target if isinstance(channel, grpc.Channel) else None
+    target = target_of(channel) if is_grpcs(channel) else None
+    return None if target is None or target.startswith(_XDS_SCHEMES) else target
+
+
+def _doors_of(thing: Any) -> Iterator[Door]:
+    """The doors of ours that a call through this channel or multicallable passes, as far as can be seen."""
+    while thing is not None:
+        door = _own_door(thing)
+        if door is not None:
+            yield door
+        # Ours keep what they wrap in the one; what grpc.intercept_channel makes, in the other.
+        attributes = getattr(thing, "__dict__", {})
+        thing = attributes.get("_inner", attributes.get("_channel"))
+
+
+def _own_door(thing: Any) -> Door | None:
+    """The door of a channel or multicallable of ours."""
+    attributes = getattr(thing, "__dict__", {})
+    door = getattr(attributes.get("_route"), "door", attributes.get("_door"))
+    return door if isinstance(door, Door) else None
 
 
 def _kind(credentials: grpc.ChannelCredentials) -> str:

@@ -10,7 +10,7 @@ from grpc_bearer._auth import as_auth
 from grpc_bearer._door import Door, Route
 from grpc_bearer._methods import wrapped
 from grpc_bearer._retry import DEFAULT, RetryPolicy
-from grpc_bearer._security import provable_target
+from grpc_bearer._security import door_to
 from grpc_bearer.errors import ConfigurationError
 
 _KINDS = {**_multicallables.KINDS, **_aio_multicallables.KINDS}
@@ -43,7 +43,7 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
     for name, method in methods.items():
         channel = getattr(method, "_channel", method)
         if id(channel) not in doors:
-            doors[id(channel)] = Door(bearer, provable_target(method), plaintext=allow_plaintext, retry=retry)
+            doors[id(channel)] = door_to(method, bearer, plaintext=allow_plaintext, retry=retry)
             _fork.watch(method)
         door = doors[id(channel)]
         setattr(ours, name, wrapped(_KINDS, method, Route(door, getattr(method, "_method", ""))))

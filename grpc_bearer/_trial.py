@@ -35,6 +35,7 @@ class Trial:
         route: the method.
         make: makes an attempt, given its timeout, metadata and credentials.
         metadata: the caller's own, materialised.
+        credentials: those of another auth of ours on the same call, if there is one.
         wait_for_ready: as the caller wants it.
         deadline: for all attempts together, in `time.monotonic()` seconds.
         began: when the first attempt was made, likewise.
@@ -48,6 +49,7 @@ class Trial:
         "began",
         "caller",
         "corrected",
+        "credentials",
         "deadline",
         "make",
         "metadata",
@@ -64,6 +66,7 @@ class Trial:
         route: Route,
         make: Make,
         metadata: Any,
+        credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
         deadline: float | None,
         began: float,
@@ -72,6 +75,7 @@ class Trial:
         self.route = route
         self.make = make
         self.metadata = metadata
+        self.credentials = credentials
         self.wait_for_ready = wait_for_ready
         self.deadline = deadline
         self.began = began
@@ -91,7 +95,7 @@ class Trial:
     def plan(self) -> tuple[Any, grpc.CallCredentials | None, Any]:
         """The next attempt, as `Route.plan` says; never with the token that was refused."""
         self.sent = time.monotonic()
-        return self.as_caller(lambda: self.route.plan(self.metadata, None, self.wait_for_ready, self.avoid))
+        return self.as_caller(lambda: self.route.plan(self.metadata, self.credentials, self.wait_for_ready, self.avoid))
 
     def attempt(self, metadata: Any, credentials: grpc.CallCredentials | None) -> Any:
         """Make an attempt, as planned, with the time that is left."""

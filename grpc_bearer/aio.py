@@ -12,10 +12,10 @@ from grpc import aio
 from grpc_bearer._aio_interceptor import interceptors
 from grpc_bearer._aio_multicallables import KINDS
 from grpc_bearer._auth import as_auth
-from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
+from grpc_bearer._door import Attach, check_attach, with_attach_options
 from grpc_bearer._methods import Methods
 from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
-from grpc_bearer._security import protecting, provable_target, refuse_plaintext
+from grpc_bearer._security import door_to, protecting, refuse_plaintext
 from grpc_bearer.errors import ConfigurationError
 
 __all__ = ["Channel", "insecure_channel", "intercept_channel", "interceptors", "secure_channel"]
@@ -80,7 +80,7 @@ def secure_channel(
     channel = aio.secure_channel(
         target, credentials, with_attach_options(options, attach), compression, interceptors=interceptors
     )
-    return Channel(channel, Door(bearer, provable_target(channel, credentials), attach=attach, retry=retry))
+    return Channel(channel, door_to(channel, bearer, credentials, attach=attach, retry=retry))
 
 
 def insecure_channel(
@@ -99,7 +99,7 @@ def insecure_channel(
         raise refuse_plaintext()
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
     channel = aio.insecure_channel(target, options, compression, interceptors=interceptors)
-    return Channel(channel, Door(bearer, provable_target(channel), plaintext=True, retry=retry))
+    return Channel(channel, door_to(channel, bearer, plaintext=True, retry=retry))
 
 
 def intercept_channel(
@@ -111,4 +111,4 @@ def intercept_channel(
             f"channel: expected a grpc.aio.Channel, got {type(channel).__name__}; sync channels go to "
             "grpc_bearer.intercept_channel"
         )
-    return Channel(channel, Door(as_auth(auth), provable_target(channel), plaintext=allow_plaintext, retry=retry))
+    return Channel(channel, door_to(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))

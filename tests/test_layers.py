@@ -19,7 +19,8 @@ PACKAGE = "grpc_bearer"
 # The house, from the ground up. A module may import from the lines above its own, never from its own line or below it.
 # Modules named without the package's name; "" is the package itself. What protoc generated counts as one module.
 LAYERS = """
-errors _terminal _workers _replay _identity _bare
+errors _terminal _workers _replay _identity _grpc_private
+_bare
 _observers
 events
 _log
@@ -47,16 +48,18 @@ _entry
 _presign
 _engine
 _auth _attempts
-_retry
+_retry _combine
 _fork
-_diagnosis _security _door
+_diagnosis _door
+_security
 _trial
 _ends _aio_ends
 _call _aio_call
 _calls _aio_calls
 _methods
-_multicallables _aio_multicallables _interceptor
-_channel _aio_interceptor
+_multicallables _interceptor
+_aio_interceptor
+_channel _aio_multicallables
 aio
 _stub
 profiles otel
