@@ -18,14 +18,13 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_KINDS, PATIENCE, SYNC_KINDS, TLS, eventually, nothing_in_flight
+from doors import AIO_KINDS, PATIENCE, SYNC_KINDS, TLS
 from grpc import aio
 from interceptors import aio_interceptors, sync_interceptor, with_metadata
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, CallableSource, CallContext, Token
-from grpc_bearer.errors import TokenError
-from grpc_bearer.testing import ManualClock, OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub
+from grpc_bearer import BearerAuth, CallableSource, CallContext
+from grpc_bearer.testing import OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant")
 NAMES = ("ada", "bob", "cyd")
@@ -88,138 +87,104 @@ async def _atag(kind: str, continuation: Any, details: Any, request: Any) -> Any
     return await continuation(with_metadata(details, ("x-tenant", tenant.get("nobody"))), request)
 
 
-def _tagged(channel: grpc.Channel) -> grpc.Channel:
-    return grpc.intercept_channel(channel, sync_interceptor(_tag))
-
-
-def _both(channel: grpc.Channel, *interceptors: Any) -> Any:
-    return ProbeStub(grpc.intercept_channel(channel, *interceptors))
-
-
 @dataclass(frozen=True)
 class Way:
-    """A way of attaching: `stub(server, auth)` gives what to call, and the channel to close.
+    """A way of attaching.
 
     Args:
-        stub: over a TLS server, unless `clear`.
+        channel: made of the server and the auth; over TLS, unless `clear`.
+        wraps: it is plain, and the stub is wrapped.
         tagged: a user's interceptor adds the tenant that it sees.
         observed: the auth has an observer.
         streams: request streams are made again too.
     """
 
-    stub: Callable[[ProbeServer, BearerAuth], Any]
+    channel: Callable[[ProbeServer, BearerAuth], Any]
+    wraps: bool = False
     tagged: bool = True
     observed: bool = True
     streams: bool = True
     clear: bool = False
 
 
-def _ours(server: ProbeServer, auth: BearerAuth) -> grpc.Channel:
-    return grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=auth)
-
-
-def _ours_clear(server: ProbeServer, auth: BearerAuth) -> grpc.Channel:
-    return grpc_bearer.insecure_channel(server.target, auth=auth, allow_plaintext=True)
-
-
 def _mine() -> Any:
     return sync_interceptor(_tag)
 
 
+def _plain(server: ProbeServer, *interceptors: Any) -> grpc.Channel:
+    return grpc.intercept_channel(server.channel(), *interceptors)
+
+
+def _ours(server: ProbeServer, auth: BearerAuth, *interceptors: Any) -> grpc.Channel:
+    channel = grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=auth)
+    return grpc.intercept_channel(channel, *interceptors)
+
+
+def _ours_clear(server: ProbeServer, auth: BearerAuth, *interceptors: Any) -> grpc.Channel:
+    channel = grpc_bearer.insecure_channel(server.target, auth=auth, allow_plaintext=True)
+    return grpc.intercept_channel(channel, *interceptors)
+
+
+BARE = {"tagged": False, "observed": False}
+around, bearer = grpc_bearer.intercept_channel, grpc_bearer.interceptor
 SYNC_WAYS = {
-    "secure_channel": Way(lambda s, a: ProbeStub(_ours(s, a)), tagged=False, observed=False),
-    "secure_channel, observed": Way(lambda s, a: ProbeStub(_ours(s, a)), tagged=False),
-    "secure_channel, tagged above": Way(lambda s, a: ProbeStub(_tagged(_ours(s, a)))),
-    "intercept_channel": Way(
-        lambda s, a: ProbeStub(grpc_bearer.intercept_channel(s.channel(), a)), tagged=False, observed=False
-    ),
-    "intercept_channel, tagged below": Way(
-        lambda s, a: ProbeStub(grpc_bearer.intercept_channel(_tagged(s.channel()), a))
-    ),
-    "wrap_stub, tagged below": Way(
-        lambda s, a: grpc_bearer.wrap_stub(ProbeStub(_tagged(s.channel())), a), streams=False
-    ),
-    "interceptor": Way(
-        lambda s, a: _both(s.channel(), grpc_bearer.interceptor(a)), tagged=False, observed=False, streams=False
-    ),
-    "interceptor, tagged above": Way(
-        lambda s, a: _both(s.channel(), _mine(), grpc_bearer.interceptor(a)), streams=False
-    ),
-    "interceptor, tagged below": Way(
-        lambda s, a: _both(s.channel(), grpc_bearer.interceptor(a), _mine()), streams=False
-    ),
-    "insecure_channel": Way(lambda s, a: ProbeStub(_ours_clear(s, a)), tagged=False, observed=False, clear=True),
-    "insecure_channel, tagged above": Way(lambda s, a: ProbeStub(_tagged(_ours_clear(s, a))), clear=True),
+    "secure_channel": Way(_ours, **BARE),
+    "secure_channel, observed": Way(_ours, tagged=False),
+    "secure_channel, tagged above": Way(lambda s, a: _ours(s, a, _mine())),
+    "intercept_channel": Way(lambda s, a: around(_plain(s), a), **BARE),
+    "intercept_channel, tagged below": Way(lambda s, a: around(_plain(s, _mine()), a)),
+    "wrap_stub, tagged below": Way(lambda s, a: _plain(s, _mine()), wraps=True, streams=False),
+    "interceptor": Way(lambda s, a: _plain(s, bearer(a)), streams=False, **BARE),
+    "interceptor, tagged above": Way(lambda s, a: _plain(s, _mine(), bearer(a)), streams=False),
+    "interceptor, tagged below": Way(lambda s, a: _plain(s, bearer(a), _mine()), streams=False),
+    "insecure_channel": Way(_ours_clear, clear=True, **BARE),
+    "insecure_channel, tagged above": Way(lambda s, a: _ours_clear(s, a, _mine()), clear=True),
     "intercept_channel in the clear, tagged below": Way(
-        lambda s, a: ProbeStub(grpc_bearer.intercept_channel(_tagged(s.channel()), a, allow_plaintext=True)),
-        clear=True,
+        lambda s, a: around(_plain(s, _mine()), a, allow_plaintext=True), clear=True
     ),
     "interceptor in the clear, tagged below": Way(
-        lambda s, a: _both(s.channel(), grpc_bearer.interceptor(a, allow_plaintext=True), _mine()),
-        clear=True,
-        streams=False,
+        lambda s, a: _plain(s, bearer(a, allow_plaintext=True), _mine()), clear=True, streams=False
     ),
 }
-
-
-def _plain_aio(server: ProbeServer, *interceptors: Any) -> aio.Channel:
-    credentials = server.channel_credentials()
-    if credentials is None:
-        return aio.insecure_channel(server.target, interceptors=interceptors)
-    return aio.secure_channel(server.target, credentials, interceptors=interceptors)
-
-
-def _ours_aio(server: ProbeServer, auth: BearerAuth, *interceptors: Any) -> aio.Channel:
-    credentials = server.channel_credentials()
-    return grpc_bearer.aio.secure_channel(server.target, credentials, interceptors=interceptors, auth=auth)
-
-
-def _ours_aio_clear(server: ProbeServer, auth: BearerAuth, *interceptors: Any) -> aio.Channel:
-    return grpc_bearer.aio.insecure_channel(server.target, interceptors=interceptors, auth=auth, allow_plaintext=True)
 
 
 def _amine() -> list[Any]:
     return aio_interceptors(_atag)
 
 
+def _aplain(server: ProbeServer, *interceptors: Any) -> aio.Channel:
+    credentials = server.channel_credentials()
+    if credentials is None:
+        return aio.insecure_channel(server.target, interceptors=interceptors)
+    return aio.secure_channel(server.target, credentials, interceptors=interceptors)
+
+
+def _aours(server: ProbeServer, auth: BearerAuth, *interceptors: Any) -> aio.Channel:
+    credentials = server.channel_credentials()
+    return grpc_bearer.aio.secure_channel(server.target, credentials, interceptors=interceptors, auth=auth)
+
+
+def _aours_clear(server: ProbeServer, auth: BearerAuth, *interceptors: Any) -> aio.Channel:
+    return grpc_bearer.aio.insecure_channel(server.target, interceptors=interceptors, auth=auth, allow_plaintext=True)
+
+
+aaround, bearers = grpc_bearer.aio.intercept_channel, grpc_bearer.aio.interceptors
 AIO_WAYS = {
-    "aio.secure_channel": Way(lambda s, a: ProbeStub(_ours_aio(s, a)), tagged=False, observed=False),
-    "aio.secure_channel, tagged": Way(lambda s, a: ProbeStub(_ours_aio(s, a, *_amine()))),
-    "aio.intercept_channel": Way(
-        lambda s, a: ProbeStub(grpc_bearer.aio.intercept_channel(_plain_aio(s), a)), tagged=False, observed=False
-    ),
-    "aio.intercept_channel, tagged below": Way(
-        lambda s, a: ProbeStub(grpc_bearer.aio.intercept_channel(_plain_aio(s, *_amine()), a))
-    ),
-    "aio.wrap_stub, tagged below": Way(
-        lambda s, a: grpc_bearer.wrap_stub(ProbeStub(_plain_aio(s, *_amine())), a), streams=False
-    ),
-    "aio.interceptors": Way(
-        lambda s, a: ProbeStub(_plain_aio(s, *grpc_bearer.aio.interceptors(a))),
-        tagged=False,
-        observed=False,
-        streams=False,
-    ),
-    "aio.interceptors, tagged above": Way(
-        lambda s, a: ProbeStub(_plain_aio(s, *_amine(), *grpc_bearer.aio.interceptors(a))), streams=False
-    ),
-    "aio.interceptors, tagged below": Way(
-        lambda s, a: ProbeStub(_plain_aio(s, *grpc_bearer.aio.interceptors(a), *_amine())), streams=False
-    ),
-    "aio.insecure_channel": Way(
-        lambda s, a: ProbeStub(_ours_aio_clear(s, a)), tagged=False, observed=False, clear=True
-    ),
-    "aio.insecure_channel, tagged": Way(lambda s, a: ProbeStub(_ours_aio_clear(s, a, *_amine())), clear=True),
+    "aio.secure_channel": Way(_aours, **BARE),
+    "aio.secure_channel, tagged": Way(lambda s, a: _aours(s, a, *_amine())),
+    "aio.intercept_channel": Way(lambda s, a: aaround(_aplain(s), a), **BARE),
+    "aio.intercept_channel, tagged below": Way(lambda s, a: aaround(_aplain(s, *_amine()), a)),
+    "aio.wrap_stub, tagged below": Way(lambda s, a: _aplain(s, *_amine()), wraps=True, streams=False),
+    "aio.interceptors": Way(lambda s, a: _aplain(s, *bearers(a)), streams=False, **BARE),
+    "aio.interceptors, tagged above": Way(lambda s, a: _aplain(s, *_amine(), *bearers(a)), streams=False),
+    "aio.interceptors, tagged below": Way(lambda s, a: _aplain(s, *bearers(a), *_amine()), streams=False),
+    "aio.insecure_channel": Way(_aours_clear, clear=True, **BARE),
+    "aio.insecure_channel, tagged": Way(lambda s, a: _aours_clear(s, a, *_amine()), clear=True),
     "aio.intercept_channel in the clear, tagged below": Way(
-        lambda s, a: ProbeStub(
-            grpc_bearer.aio.intercept_channel(_plain_aio(s, *_amine()), a, allow_plaintext=True)
-        ),
-        clear=True,
+        lambda s, a: aaround(_aplain(s, *_amine()), a, allow_plaintext=True), clear=True
     ),
     "aio.interceptors in the clear, tagged below": Way(
-        lambda s, a: ProbeStub(_plain_aio(s, *grpc_bearer.aio.interceptors(a, allow_plaintext=True), *_amine())),
-        clear=True,
-        streams=False,
+        lambda s, a: _aplain(s, *bearers(a, allow_plaintext=True), *_amine()), clear=True, streams=False
     ),
 }
 
@@ -295,7 +260,7 @@ async def ain_flight(stub: Any) -> Any:
         call = stub.BidiStream(requests(), **_how(OTHER))
         await call.read()
         begun.set()
-        assert [reply async for reply in call] == []
+        assert await call.read() is aio.EOF
 
     begun = asyncio.Event()
     task = asyncio.create_task(last())
@@ -330,7 +295,9 @@ class Scene:
         self.heard: list[tuple[str, str]] = []
         self.tokens = Tokens(shared=state == SHARED)
         self.auth = BearerAuth(self.tokens.source(), observers=[self._hear] if way.observed else ())
-        self.stub = way.stub(server, self.auth)
+        self.channel = way.channel(server, self.auth)
+        plain = ProbeStub(self.channel)
+        self.stub = grpc_bearer.wrap_stub(plain, self.auth) if way.wraps else plain
         self.ready = state in (COLD, SHARED)
         self.refused = state in (REFUSED, BESIDE)
         self.heals = way.streams or kind.split(".")[0] in ("unary", "server_stream")
@@ -387,6 +354,7 @@ class TestTheCallerIsTheCaller:
         with in_flight(stub, scene.server) if state == BESIDE else contextlib.nullcontext():
             scene.begin()
             ends = by_each(stub, kind)
+        scene.channel.close()
 
         scene.check(ends)
 
@@ -401,6 +369,7 @@ class TestTheCallerIsTheCaller:
             async with ain_flight(scene.stub) if state == BESIDE else contextlib.nullcontext():
                 scene.begin()
                 ends = await aby_each(scene.stub, kind)
+            await scene.channel.close()
             scene.check(ends)
 
         asyncio.run(main())
