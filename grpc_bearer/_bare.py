@@ -14,43 +14,28 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._grpc_private import hidden_failure, is_grpcs
+from grpc_bearer._grpc_private import is_grpcs
 
 
 def whole(call: Any) -> Any:
-    """The call itself, if it has the API of one; of a failure that an interceptor has seen, the call that failed."""
-    if hasattr(call, "add_done_callback"):
-        return hidden_failure(call) or call
-    return BareStream(call) if hasattr(call, "__next__") else call
+    """The call itself, if it has the API of one."""
+    return call if hasattr(call, "add_done_callback") or not hasattr(call, "__next__") else BareStream(call)
 
 
-def whole_calls(multicallable: Any) -> Any:
-    """A multicallable that gives whole calls: gRPC's own, or one around what others made."""
-    if is_grpcs(multicallable):
-        return multicallable
-    streams = isinstance(multicallable, (grpc.UnaryStreamMultiCallable, grpc.StreamStreamMultiCallable))
-    return _WholeStreams(multicallable) if streams else _WholeFutures(multicallable)
+def whole_streams(multicallable: Any) -> Any:
+    """A multicallable whose response streams are whole: gRPC's own, or one around what others made."""
+    return multicallable if is_grpcs(multicallable) else _WholeStreams(multicallable)
 
 
-class _Whole:
+class _WholeStreams:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._inner(*args, **kwargs)
+        return whole(self._inner(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-class _WholeStreams(_Whole):
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return whole(self._inner(*args, **kwargs))
-
-
-class _WholeFutures(_Whole):
-    def future(self, *args: Any, **kwargs: Any) -> Any:
-        return whole(self._inner.future(*args, **kwargs))
 
 
 # type-arg: generic in gRPC's stubs only.

@@ -16,6 +16,7 @@ import grpc
 from grpc_bearer._attempts import LocalError
 from grpc_bearer._door import Attempt, Carrier, honest_code
 from grpc_bearer._failure import Failure
+from grpc_bearer._grpc_private import hidden_failure
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
 
@@ -115,6 +116,7 @@ def failure_of(call: Any) -> Failure:
     """How a call that has ended failed."""
     # The status may overtake the headers. To ask for those is to wait, and where done-callbacks run, on the one thread
     # that brings them, for ever: so only what is there is read.
+    call = hidden_failure(call) or call
     initial = getattr(getattr(call, "_state", None), "initial_metadata", None)
     return Failure(call, call.code(), call.details() or "", tuple(initial or ()), tuple(call.trailing_metadata() or ()))
 
@@ -135,7 +137,9 @@ def tokenless(trial: Trial, error: GrpcBearerError | None) -> Any:
 def _shown(call: Any, cause: GrpcBearerError) -> Any:
     if call is None:
         return CallError(honest_code(cause), str(cause), cause=cause)
-    call.__cause__ = cause
+    for error in (call, hidden_failure(call)):
+        if error is not None:
+            error.__cause__ = cause
     return call
 
 

@@ -42,6 +42,13 @@ def target_of(thing: Any) -> str | None:
     return target if isinstance(target, str) else None
 
 
+def interceptors_of(thing: object) -> Sequence[Any]:
+    """Those of an asyncio channel or multicallable, for unary calls. Without it, two auths under one header are noticed
+    call by call, and not when they are put together."""
+    attributes = getattr(thing, "__dict__", {})
+    return attributes.get("_interceptors") or attributes.get("_unary_unary_interceptors") or ()
+
+
 def below(multicallable: Any, interceptors: Sequence[Any]) -> Any:
     """The same asyncio multicallable of gRPC's own (`is_grpcs`) with other interceptors."""
     other = copy.copy(multicallable)

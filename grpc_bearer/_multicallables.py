@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._bare import whole_calls
+from grpc_bearer._bare import whole_streams
 from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._ends import concluded, deadline_exceeded, failure_of, tokenless
@@ -26,9 +26,6 @@ from grpc_bearer.errors import GrpcBearerError
 
 class _SyncMultiCallable(MultiCallable):
     _buffer = ReplayBuffer
-
-    def __init__(self, inner: Any, *rest: Any) -> None:
-        super().__init__(whole_calls(inner), *rest)
 
     def _blocking(
         self,
@@ -220,7 +217,12 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
         )
 
 
-class _UnaryStream(_SyncMultiCallable, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+class _Streams(_SyncMultiCallable):
+    def __init__(self, inner: Any, *rest: Any) -> None:
+        super().__init__(whole_streams(inner), *rest)
+
+
+class _UnaryStream(_Streams, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request: Any,
@@ -290,7 +292,7 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
         )
 
 
-class _StreamStream(_SyncMultiCallable, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+class _StreamStream(_Streams, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
         request_iterator: Any,

@@ -10,7 +10,7 @@ import grpc
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._combine import doubled
 from grpc_bearer._door import Attach, Door
-from grpc_bearer._grpc_private import is_grpcs, target_of
+from grpc_bearer._grpc_private import interceptors_of, is_grpcs, target_of
 from grpc_bearer._retry import RetryPolicy
 from grpc_bearer.errors import ConfigurationError, InsecureChannelError
 
@@ -63,7 +63,7 @@ def door_to(
     Raises:
         ConfigurationError: another auth fills the same header there.
     """
-    for other in _doors_of(channel):
+    for other in _doors_on_the_way(channel):
         if other.header == auth.header and other.auth is not auth:
             raise doubled(auth.header)
     xds = credentials is not None and _kind(credentials) == "XDSChannelCredentials"
@@ -84,19 +84,17 @@ def _provable_target(channel: Any) -> str | None:
     return None if target is None or target.startswith(_XDS_SCHEMES) else target
 
 
-def _doors_of(thing: Any) -> Iterator[Door]:
+def _doors_on_the_way(thing: Any) -> Iterator[Door]:
     """The doors of ours that a call through this channel or multicallable passes, as far as can be seen."""
     while thing is not None:
-        door = _own_door(thing)
-        if door is not None:
-            yield door
+        yield from (door for each in (thing, *interceptors_of(thing)) if (door := _own_door(each)) is not None)
         # Ours keep what they wrap in the one; what grpc.intercept_channel makes, in the other.
         attributes = getattr(thing, "__dict__", {})
         thing = attributes.get("_inner", attributes.get("_channel"))
 
 
 def _own_door(thing: Any) -> Door | None:
-    """The door of a channel or multicallable of ours."""
+    """The door of a channel, multicallable or interceptor of ours."""
     attributes = getattr(thing, "__dict__", {})
     door = getattr(attributes.get("_route"), "door", attributes.get("_door"))
     return door if isinstance(door, Door) else None

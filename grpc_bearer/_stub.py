@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
+import grpc
+from grpc import aio
+
 from grpc_bearer import _aio_multicallables, _fork, _multicallables
 from grpc_bearer._auth import as_auth
+from grpc_bearer._channel import Channel
 from grpc_bearer._door import Door, Route
 from grpc_bearer._methods import wrapped
 from grpc_bearer._retry import DEFAULT, RetryPolicy
 from grpc_bearer._security import door_to
+from grpc_bearer.aio import Channel as AioChannel
 from grpc_bearer.errors import ConfigurationError
 
 _KINDS = {**_multicallables.KINDS, **_aio_multicallables.KINDS}
@@ -25,7 +30,8 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
     UNAUTHENTICATED, caused by `InsecureChannelError`, before any token leaves.
 
     Args:
-        stub: what generated code makes: an object whose attributes are gRPC's multicallables. It stays as it is.
+        stub: what generated code makes: an object whose attributes are gRPC's multicallables, or the channel that it
+            makes them from when they are first asked for. It stays as it is.
         auth: as for `secure_channel`.
         retry: likewise; request streams are never sent again here, since the serializer is the stub's own.
         allow_plaintext: tokens may travel in the clear on this stub's channel.
@@ -35,7 +41,9 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
     """
     attributes = getattr(stub, "__dict__", {})
     methods = {name: value for name, value in attributes.items() if isinstance(value, tuple(_KINDS))}
-    if not methods:
+    # Some stubs make their methods when they are first asked for, from a channel that they keep.
+    channels = {name: value for name, value in attributes.items() if isinstance(value, grpc.Channel | aio.Channel)}
+    if not methods and not (channels and hasattr(type(stub), "__getattr__")):
         raise ConfigurationError(f"stub: no gRPC method found in {type(stub).__name__}; expected a generated stub")
     bearer = as_auth(auth)
     doors: dict[int, Door] = {}  # one for each channel: what core proves of one says nothing of another
@@ -47,4 +55,7 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
             _fork.watch(method)
         door = doors[id(channel)]
         setattr(ours, name, wrapped(_KINDS, method, Route(door, getattr(method, "_method", ""))))
+    for name, channel in channels.items():
+        kind = Channel if isinstance(channel, grpc.Channel) else AioChannel
+        setattr(ours, name, kind(channel, door_to(channel, bearer, plaintext=allow_plaintext, retry=retry)))
     return ours
