@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -75,6 +75,10 @@ AIO_KINDS: dict[str, Callable[..., Awaitable[object]]] = {
     "bidi_stream": lambda stub, **how: _all(stub.BidiStream(requests(), **how)),
     "bidi_stream.write": lambda stub, **how: _write_and_read(stub.BidiStream(**how)),
 }
+
+
+#: One for each of gRPC's four.
+FOUR = ("unary", "server_stream", "client_stream", "bidi_stream")
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
@@ -301,9 +305,10 @@ def _ended(call: Callable[..., object], stub: Any, how: dict[str, Any]) -> Ended
     return Ended(value, time.monotonic() - begin)
 
 
-async def try_aio(stub: Any, **how: Any) -> dict[str, Ended]:
-    ends = await asyncio.gather(*(_ended_aio(call, stub, how) for call in AIO_KINDS.values()))
-    return dict(zip(AIO_KINDS, ends, strict=True))
+async def try_aio(stub: Any, kinds: Iterable[str] = AIO_KINDS, **how: Any) -> dict[str, Ended]:
+    kinds = list(kinds)
+    ends = await asyncio.gather(*(_ended_aio(AIO_KINDS[kind], stub, how) for kind in kinds))
+    return dict(zip(kinds, ends, strict=True))
 
 
 async def _try_all_aio(door: contextlib.AbstractAsyncContextManager[Any], how: dict[str, Any]) -> dict[str, Ended]:
