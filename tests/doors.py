@@ -273,7 +273,7 @@ class Ended:
 
 
 def try_all(
-    door: str, target: str, credentials: Credentials, auth: Any, *, door_how: Any = None, **how: Any
+    door: str, target: str, credentials: Credentials, auth: Any, /, *, door_how: Any = None, **how: Any
 ) -> dict[str, Ended]:
     """A call of every kind through one door, all at once; how each ended."""
     door_how = door_how or {}
@@ -283,13 +283,13 @@ def try_all(
         return try_sync(stub, **how)
 
 
-def try_sync(stub: Any, **how: Any) -> dict[str, Ended]:
-    ends: dict[str, Future[Ended]] = {kind: Future() for kind in SYNC_KINDS}
+def try_sync(stub: Any, kinds: Iterable[str] = SYNC_KINDS, **how: Any) -> dict[str, Ended]:
+    ends: dict[str, Future[Ended]] = {kind: Future() for kind in kinds}
 
     def run(kind: str) -> None:
         ends[kind].set_result(_ended(SYNC_KINDS[kind], stub, how))
 
-    for kind in SYNC_KINDS:
+    for kind in ends:
         # Daemons, which no executor has: a call that hangs must fail its test, and not hang the whole run.
         threading.Thread(target=run, args=(kind,), daemon=True).start()
     return {kind: end.result(PATIENCE) for kind, end in ends.items()}
