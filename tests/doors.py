@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -75,6 +75,10 @@ AIO_KINDS: dict[str, Callable[..., Awaitable[object]]] = {
     "bidi_stream": lambda stub, **how: _all(stub.BidiStream(requests(), **how)),
     "bidi_stream.write": lambda stub, **how: _write_and_read(stub.BidiStream(**how)),
 }
+
+
+#: One for each of gRPC's four.
+FOUR = ("unary", "server_stream", "client_stream", "bidi_stream")
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
@@ -269,7 +273,7 @@ class Ended:
 
 
 def try_all(
-    door: str, target: str, credentials: Credentials, auth: Any, *, door_how: Any = None, **how: Any
+    door: str, target: str, credentials: Credentials, auth: Any, /, *, door_how: Any = None, **how: Any
 ) -> dict[str, Ended]:
     """A call of every kind through one door, all at once; how each ended."""
     door_how = door_how or {}
@@ -279,13 +283,13 @@ def try_all(
         return try_sync(stub, **how)
 
 
-def try_sync(stub: Any, **how: Any) -> dict[str, Ended]:
-    ends: dict[str, Future[Ended]] = {kind: Future() for kind in SYNC_KINDS}
+def try_sync(stub: Any, kinds: Iterable[str] = SYNC_KINDS, **how: Any) -> dict[str, Ended]:
+    ends: dict[str, Future[Ended]] = {kind: Future() for kind in kinds}
 
     def run(kind: str) -> None:
         ends[kind].set_result(_ended(SYNC_KINDS[kind], stub, how))
 
-    for kind in SYNC_KINDS:
+    for kind in ends:
         # Daemons, which no executor has: a call that hangs must fail its test, and not hang the whole run.
         threading.Thread(target=run, args=(kind,), daemon=True).start()
     return {kind: end.result(PATIENCE) for kind, end in ends.items()}
@@ -301,9 +305,10 @@ def _ended(call: Callable[..., object], stub: Any, how: dict[str, Any]) -> Ended
     return Ended(value, time.monotonic() - begin)
 
 
-async def try_aio(stub: Any, **how: Any) -> dict[str, Ended]:
-    ends = await asyncio.gather(*(_ended_aio(call, stub, how) for call in AIO_KINDS.values()))
-    return dict(zip(AIO_KINDS, ends, strict=True))
+async def try_aio(stub: Any, kinds: Iterable[str] = AIO_KINDS, **how: Any) -> dict[str, Ended]:
+    kinds = list(kinds)
+    ends = await asyncio.gather(*(_ended_aio(AIO_KINDS[kind], stub, how) for kind in kinds))
+    return dict(zip(kinds, ends, strict=True))
 
 
 async def _try_all_aio(door: contextlib.AbstractAsyncContextManager[Any], how: dict[str, Any]) -> dict[str, Ended]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_KINDS, PATIENCE, SYNC_KINDS, TLS
+from doors import AIO_KINDS, FOUR, PATIENCE, SYNC_KINDS, TLS
 from grpc import aio
 from interceptors import aio_interceptors, sync_interceptor, with_metadata
 
@@ -281,7 +281,6 @@ def servers() -> Iterator[dict[bool, ProbeServer]]:
 
 COLD, SHARED, WARM, REFUSED, BESIDE = "cold", "cold, one token for all", "warm", "refused", "refused beside a call"
 STATES = (COLD, SHARED, WARM, REFUSED, BESIDE)
-FOUR = ("unary", "server_stream", "client_stream", "bidi_stream")
 
 
 class Scene:

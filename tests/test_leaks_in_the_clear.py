@@ -1,0 +1,279 @@
+"""An interceptor below ours may send a call to another channel, in the clear: no token ever goes along as metadata.
+
+Core has proved the channel that we know; where a call really goes only core can say. Everything is judged by what
+arrives at a plaintext server that keeps all metadata.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from doors import FOUR, PATIENCE, TLS, codes, everywhere, try_aio, try_sync
+from grpc import aio
+from interceptors import KINDS, aio_interceptors, sync_interceptor
+
+import grpc_bearer
+from grpc_bearer import BearerAuth
+from grpc_bearer.testing import OpaqueVerifier, ProbeReply, ProbeServer, ProbeStub
+
+SECRET = "t0-secret-that-must-not-leak"
+OK = grpc.StatusCode.OK
+
+#: What a redirected call takes along of what was below us.
+CARRIES = {
+    "metadata": lambda details: {"metadata": details.metadata},
+    "metadata and credentials": lambda details: {"metadata": details.metadata, "credentials": details.credentials},
+}
+
+
+@pytest.fixture(scope="module")
+def _servers() -> Iterator[tuple[ProbeServer, ProbeServer]]:
+    with ProbeServer(OpaqueVerifier([SECRET]), TLS) as secure, ProbeServer(credentials="insecure") as clear:
+        yield secure, clear
+
+
+@pytest.fixture
+def secure(_servers: tuple[ProbeServer, ProbeServer]) -> ProbeServer:
+    _servers[0].ledger.clear()
+    return _servers[0]
+
+
+@pytest.fixture
+def clear(_servers: tuple[ProbeServer, ProbeServer]) -> ProbeServer:
+    _servers[1].ledger.clear()
+    return _servers[1]
+
+
+def _serialised(message: Any) -> bytes:
+    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
+
+
+class Redirect:
+    """What an interceptor does that sends calls elsewhere, once it is switched on."""
+
+    def __init__(self, channel: Any, carries: str = "metadata", *, on: bool = True) -> None:
+        self.channel, self.carries, self.on = channel, CARRIES[carries], on
+
+    def _method(self, kind: str, details: Any) -> Any:
+        return getattr(self.channel, kind)(details.method, _serialised, ProbeReply.FromString)
+
+    def sync(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
+        if not self.on:
+            return continuation(details, request)
+        method = self._method(kind, details)
+        begin = method if kind.endswith("stream") else method.future
+        return begin(request, timeout=details.timeout, **self.carries(details))
+
+    async def aio(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
+        if not self.on:
+            return await continuation(details, request)
+        return self._method(kind, details)(request, timeout=details.timeout, **self.carries(details))
+
+
+class Router(grpc.Channel):
+    """A channel of a user's own making, which asks at each call where it goes."""
+
+    def __init__(self, channel: grpc.Channel, redirect: Redirect) -> None:
+        self._channel, self._redirect = channel, redirect
+        for kind in KINDS:
+            setattr(self, kind, lambda method, *rest, _kind=kind, **named: self._make(_kind, method, *rest, **named))
+
+    def _make(self, kind: str, method: str, *rest: Any, **named: Any) -> Any:
+        # The multicallable is gRPC's; which channel it stands on is decided when it is made, as a balancer would.
+        return getattr(self._redirect.channel if self._redirect.on else self._channel, kind)(method, *rest, **named)
+
+    unary_unary = unary_stream = stream_unary = stream_stream = _make  # abstract in gRPC
+
+    def subscribe(self, callback: Any, try_to_connect: bool = False) -> None: ...
+    def unsubscribe(self, callback: Any) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+Stub = Callable[[grpc.Channel, Any, BearerAuth], Any]
+
+#: A stub of a channel, an interceptor below us, and the auth.
+SYNC_WAYS: dict[str, Stub] = {
+    "intercept_channel": lambda channel, below, auth: ProbeStub(
+        grpc_bearer.intercept_channel(grpc.intercept_channel(channel, below), auth)
+    ),
+    "intercept_channel, twice below": lambda channel, below, auth: ProbeStub(
+        grpc_bearer.intercept_channel(grpc.intercept_channel(grpc.intercept_channel(channel, below), _nothing()), auth)
+    ),
+    "wrap_stub": lambda channel, below, auth: grpc_bearer.wrap_stub(
+        ProbeStub(grpc.intercept_channel(channel, below)), auth
+    ),
+    "interceptor": lambda channel, below, auth: ProbeStub(
+        grpc.intercept_channel(channel, grpc_bearer.interceptor(auth), below)
+    ),
+    "interceptor over an intercepted channel": lambda channel, below, auth: ProbeStub(
+        grpc.intercept_channel(grpc.intercept_channel(channel, below), grpc_bearer.interceptor(auth))
+    ),
+    "intercept_channel of ours, then of gRPC's": lambda channel, below, auth: ProbeStub(
+        grpc.intercept_channel(grpc_bearer.intercept_channel(grpc.intercept_channel(channel, below), auth), _nothing())
+    ),
+}
+
+
+def _nothing() -> Any:
+    return sync_interceptor(lambda kind, continuation, details, request: continuation(details, request))
+
+
+class TestASyncInterceptorBelowUs:
+    @pytest.mark.parametrize("carries", CARRIES)
+    @pytest.mark.parametrize("later", [False, True], ids=["from the first call on", "beginning later"])
+    @pytest.mark.parametrize("way", SYNC_WAYS)
+    def test_that_redirects_gets_no_token(
+        self, way: str, later: bool, carries: str, secure: ProbeServer, clear: ProbeServer
+    ) -> None:
+        with clear.channel() as elsewhere, secure.channel() as channel:
+            redirect = Redirect(elsewhere, carries, on=not later)
+            stub = SYNC_WAYS[way](channel, sync_interceptor(redirect.sync), BearerAuth(SECRET))
+            for _ in range(2 if later else 0):  # core proves the channel, and calls find their token at hand
+                assert codes(try_sync(stub, timeout=PATIENCE)) == everywhere(way, OK)
+            redirect.on = True
+            for _ in range(2):
+                try_sync(stub, timeout=PATIENCE)
+
+        assert secure.ledger.contains(SECRET) == later
+        assert not clear.ledger.contains(SECRET)
+        assert not clear.ledger.contains("Bearer")
+        assert clear.ledger or carries != "metadata"  # they did go there
+
+    def test_on_one_channel_gets_no_token_because_another_was_proved(
+        self, secure: ProbeServer, clear: ProbeServer
+    ) -> None:
+        ours = grpc_bearer.interceptor(SECRET)
+        with clear.channel() as elsewhere, secure.channel() as channel:
+            straight = ProbeStub(grpc.intercept_channel(channel, ours))
+            below = sync_interceptor(Redirect(elsewhere).sync)
+            detour = ProbeStub(grpc.intercept_channel(channel, ours, below))
+            for _ in range(2):
+                assert codes(try_sync(straight, timeout=PATIENCE)) == everywhere("interceptor", OK)
+                try_sync(detour, timeout=PATIENCE)
+
+        assert secure.ledger.contains(SECRET)
+        assert len(clear.ledger) > 0
+        assert not clear.ledger.contains(SECRET)
+
+    @pytest.mark.parametrize("way", ["intercept_channel", "interceptor"])
+    def test_nor_does_a_channel_of_a_users_own_making(self, way: str, secure: ProbeServer, clear: ProbeServer) -> None:
+        with clear.channel() as elsewhere, secure.channel() as channel:
+            redirect = Redirect(elsewhere, on=False)
+            router, auth = Router(channel, redirect), BearerAuth(SECRET)
+            if way == "intercept_channel":
+                wrapped = grpc_bearer.intercept_channel(router, auth)
+            else:
+                wrapped = grpc.intercept_channel(router, grpc_bearer.interceptor(auth))
+            for on in (False, False, True, True):
+                redirect.on = on
+                try_sync(ProbeStub(wrapped), timeout=PATIENCE)
+
+        assert secure.ledger.contains(SECRET)
+        assert not clear.ledger.contains(SECRET)
+
+
+# ------------------------------------------------------------------------------------------------------------ asyncio
+
+
+def _plain(server: ProbeServer, *interceptors: Any) -> aio.Channel:
+    return aio.secure_channel(server.target, server.channel_credentials(), interceptors=interceptors)
+
+
+def _ours(server: ProbeServer, below: Any, auth: BearerAuth) -> aio.Channel:
+    return grpc_bearer.aio.secure_channel(server.target, server.channel_credentials(), interceptors=below, auth=auth)
+
+
+def append(channel: Any, interceptors: list[Any]) -> None:
+    """What some libraries do to a channel that they were given: gRPC has no public way to add to its interceptors."""
+    for kind, interceptor in zip(KINDS, interceptors, strict=True):
+        getattr(channel, f"_{kind}_interceptors").append(interceptor)
+
+
+def _both(made: Any) -> tuple[Any, Any]:
+    return made, made
+
+
+def _around(server: ProbeServer, below: Any, auth: BearerAuth) -> tuple[Any, Any]:
+    plain = _plain(server, *below)
+    return grpc_bearer.aio.intercept_channel(plain, auth), plain
+
+
+#: The channel to hold, and the one to append to, of a server, interceptors below us and the auth.
+AIO_WAYS: dict[str, Callable[[ProbeServer, Any, BearerAuth], tuple[Any, Any]]] = {
+    "aio.secure_channel": lambda server, below, auth: _both(_ours(server, below, auth)),
+    "aio.intercept_channel": _around,
+    "aio.interceptors": lambda server, below, auth: _both(_plain(server, *grpc_bearer.aio.interceptors(auth), *below)),
+    "aio.wrap_stub": lambda server, below, auth: _both(_plain(server, *below)),
+}
+WELL = dict.fromkeys(FOUR, "OK")
+FROM_THE_FIRST, LATER, APPENDED = "from the first call on", "beginning later", "appended later"
+
+
+def _stub(way: str, channel: Any, auth: BearerAuth) -> Any:
+    stub = ProbeStub(channel)
+    return grpc_bearer.wrap_stub(stub, auth) if way == "aio.wrap_stub" else stub
+
+
+async def try_four(stub: Any) -> dict[str, str]:
+    """A call of each kind: its status, or the name of what else it raised."""
+    ends = await try_aio(stub, FOUR, timeout=PATIENCE)
+    return {
+        kind: type(end.value).__name__ if isinstance(end.value, aio.UsageError) else end.code.name
+        for kind, end in ends.items()
+    }
+
+
+class TestAnAsyncioInterceptorBelowUs:
+    @pytest.mark.parametrize("carries", CARRIES)
+    @pytest.mark.parametrize("when", [FROM_THE_FIRST, LATER, APPENDED])
+    @pytest.mark.parametrize("way", AIO_WAYS)
+    async def test_that_redirects_gets_no_token(
+        self, way: str, when: str, carries: str, secure: ProbeServer, clear: ProbeServer
+    ) -> None:
+        auth = BearerAuth(SECRET)
+        async with aio.insecure_channel(clear.target) as elsewhere:
+            redirect = Redirect(elsewhere, carries, on=when == FROM_THE_FIRST)
+            below = aio_interceptors(redirect.aio)
+            channel, inner = AIO_WAYS[way](secure, [] if when == APPENDED else below, auth)
+            async with channel:
+                stub = _stub(way, channel, auth)
+                for _ in range(0 if redirect.on else 2):
+                    assert await try_four(stub) == WELL
+                if when == APPENDED:
+                    append(inner, below)
+                redirect.on = True
+                for each in (stub, _stub(way, channel, auth)):  # one made before, one made since
+                    for _ in range(2):
+                        await try_four(each)
+
+        assert secure.ledger.contains(SECRET) == (when != FROM_THE_FIRST)
+        assert not clear.ledger.contains(SECRET)
+        assert not clear.ledger.contains("Bearer")
+        assert clear.ledger or carries != "metadata"
+
+    def test_on_one_channel_gets_no_token_because_another_was_proved(
+        self, secure: ProbeServer, clear: ProbeServer
+    ) -> None:
+        ours = grpc_bearer.aio.interceptors(SECRET)
+
+        async def main() -> None:
+            async with aio.insecure_channel(clear.target) as elsewhere:
+                below = aio_interceptors(Redirect(elsewhere).aio)
+                async with _plain(secure, *ours) as straight, _plain(secure, *ours, *below) as detour:
+                    for _ in range(2):
+                        assert await try_four(ProbeStub(straight)) == WELL
+                        await try_four(ProbeStub(detour))
+
+        asyncio.run(main())
+
+        assert secure.ledger.contains(SECRET)
+        assert len(clear.ledger) > 0
+        assert not clear.ledger.contains(SECRET)
