@@ -93,6 +93,10 @@ class AioCall(aio.Call):
         inner = self._inner
         return getattr(inner, "_channel", None) or getattr(getattr(inner, "_cython_call", None), "_channel", None)
 
+    def outcome(self) -> Any:
+        """The attempt that counts, once it is known."""
+        return self._inner if self._final else None
+
     # --------------------------------------------------------------------------------------------- attempts
 
     def _advance(self) -> None:

@@ -12,6 +12,7 @@ from grpc import aio
 from grpc_bearer._attempts import LocalError
 from grpc_bearer._door import Attempt, Carrier, explain, honest_code
 from grpc_bearer._failure import Failure
+from grpc_bearer._grpc_private import intercepted
 from grpc_bearer.errors import GrpcBearerError
 
 # gRPC's own words.
@@ -47,10 +48,22 @@ def failure_of(call: Any) -> Failure | None:
     code = _now(call.code())
     if code is grpc.StatusCode.OK:
         return None
+    ours = _made_here(call)
+    if ours is not None:
+        return Failure(ours, code, ours.details() or "", local=True)
     initial, trailing = _now(call.initial_metadata()), _now(call.trailing_metadata())
     details, text = _now(call.details()), _now(call.debug_error_string())
     error = aio.AioRpcError(code, initial, trailing, details, text)
     return Failure(error, code, details or "", tuple(initial or ()), tuple(trailing or ()))
+
+
+def _made_here(call: Any) -> AioCallError | None:
+    """The error of a wrapper of ours, below this one, that made the call fail."""
+    outcome = getattr(intercepted(call), "outcome", None)
+    if outcome is not None:
+        return _made_here(outcome())
+    error = getattr(call, "error", None)  # of an `Ended`
+    return error if isinstance(error, AioCallError) else None
 
 
 def channel_closed(multicallable: Any) -> bool:

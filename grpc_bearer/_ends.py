@@ -118,7 +118,14 @@ def failure_of(call: Any) -> Failure:
     # that brings them, for ever: so only what is there is read.
     call = hidden_failure(call) or call
     initial = getattr(getattr(call, "_state", None), "initial_metadata", None)
-    return Failure(call, call.code(), call.details() or "", tuple(initial or ()), tuple(call.trailing_metadata() or ()))
+    trailing = tuple(call.trailing_metadata() or ())
+    return Failure(call, call.code(), call.details() or "", tuple(initial or ()), trailing, local=_made_here(call))
+
+
+def _made_here(call: Any) -> bool:
+    """Whether it was a wrapper of ours, below this one, that made the call fail."""
+    outcome = getattr(call, "outcome", None)
+    return isinstance(call, LocalError) if outcome is None else _made_here(outcome())
 
 
 def concluded(trial: Trial, carrier: Carrier, call: Any, failure: Failure) -> Any:

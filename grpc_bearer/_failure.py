@@ -22,6 +22,7 @@ class Failure:
         details: the server's text.
         initial: initial metadata.
         trailing: trailing metadata.
+        local: made on our side of the wire, by a wrapper of ours below this one; no other token cures it.
     """
 
     error: Any = field(repr=False)
@@ -29,6 +30,7 @@ class Failure:
     details: str = ""
     initial: tuple[Any, ...] = ()
     trailing: tuple[Any, ...] = ()
+    local: bool = False
 
     def header(self, name: str) -> str | None:
         """A text entry of the trailing or initial metadata (in a trailers-only answer all is trailing)."""

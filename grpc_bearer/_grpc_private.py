@@ -43,9 +43,11 @@ def target_of(thing: Any) -> str | None:
 
 
 def interceptors_of(thing: object) -> Sequence[Any]:
-    """Those of an asyncio channel or multicallable, for unary calls. Without it, two auths under one header are noticed
-    call by call, and not when they are put together."""
+    """Those of a channel or a multicallable, for unary calls. Without it, two auths under one header are noticed call by
+    call, and not when they are put together."""
     attributes = getattr(thing, "__dict__", {})
+    if "_interceptor" in attributes:  # what grpc.intercept_channel makes has one each
+        return (attributes["_interceptor"],)
     return attributes.get("_interceptors") or attributes.get("_unary_unary_interceptors") or ()
 
 
@@ -86,3 +88,12 @@ def is_response(call: Any) -> bool:
     if type(call).__module__ != "grpc.aio._interceptor":
         return False
     return hasattr(call, "_response") or getattr(call, "_call", call) is None
+
+
+def intercepted(call: Any) -> Any:
+    """The call that an asyncio interceptor has returned, once it has, in what grpc.aio shows in its place; others as
+    they are. Without it, an error of ours that comes through another wrapper of ours is taken for the server's."""
+    task = getattr(call, "_interceptors_task", None)
+    if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+        return call
+    return task.result()

@@ -130,7 +130,7 @@ class Trial:
     def _after(self, call: Any, carrier: Carrier, failure: Failure, replayable: bool) -> float | None:
         self.attempts += 1
         lease = carrier.lease if isinstance(carrier, Attempt) else carrier
-        if lease is None or explain(carrier, failure.code) is not None:
+        if lease is None or failure.local or explain(carrier, failure.code) is not None:
             return None
         policy = self.route.policy
         stale = policy is not None and means_stale(policy, failure)
@@ -208,7 +208,7 @@ class Trial:
         to show: the first element is `None` then. But if the server has refused an earlier attempt, that refusal is
         what the user should see, and our error is why there was no other.
         """
-        ours = explain(carrier, failure.code)
+        ours = None if failure.local else explain(carrier, failure.code)
         if self.refusal is None:
             return None if ours is None else (None, ours)
         call, lease, refusal = self.refusal

@@ -309,6 +309,11 @@ KNOWABLE: dict[str, Make] = {
     "aio.wrap_stub over aio.secure_channel": lambda s, a, b: wrap(ProbeStub(s.aours(a)), b),
     "aio.wrap_stub twice": lambda s, a, b: wrap(wrap(ProbeStub(s.aplain()), a), b),
     "aio.secure_channel(interceptors=aio.interceptors)": lambda s, a, b: s.aours(a, *bearers(b)),
+    "intercept_channel over an interceptor": lambda s, a, b: around(grpc.intercept_channel(s.plain(), bearer(a)), b),
+    "intercept_channel over an intercepted one of ours": lambda s, a, b: around(
+        grpc.intercept_channel(s.ours(a), _noop()), b
+    ),
+    "aio.intercept_channel over aio.interceptors": lambda s, a, b: aaround(s.aplain(*bearers(a)), b),
     "aio.insecure_channel(interceptors=aio.interceptors)": lambda s, a, b: s.ain_clear(
         *bearers(b, allow_plaintext=True)
     ),
@@ -318,15 +323,10 @@ KNOWABLE: dict[str, Make] = {
 SYNC_CALLS: dict[str, Make] = {
     "two interceptors": lambda s, a, b: grpc.intercept_channel(s.plain(), bearer(a), bearer(b)),
     "interceptor over secure_channel": lambda s, a, b: grpc.intercept_channel(s.ours(a), bearer(b)),
-    "intercept_channel over an interceptor": lambda s, a, b: around(grpc.intercept_channel(s.plain(), bearer(a)), b),
-    "intercept_channel over an intercepted one of ours": lambda s, a, b: around(
-        grpc.intercept_channel(s.ours(a), _noop()), b
-    ),
 }
 AIO_CALLS: dict[str, Make] = {
     "aio.interceptors of both": lambda s, a, b: s.aplain(*bearers(a), *bearers(b)),
     "aio.interceptors of both, a user's between": lambda s, a, b: s.aplain(*bearers(a), *_anoop(), *bearers(b)),
-    "aio.intercept_channel over aio.interceptors": lambda s, a, b: aaround(s.aplain(*bearers(a)), b),
 }
 
 
