@@ -51,7 +51,20 @@ class Door:
         retry: when a refused call is made once more; `None`: never.
     """
 
-    __slots__ = ("auth", "direct", "engine", "header", "intercepts", "mints", "plaintext", "provable", "proven", "retry", "target", "url")
+    __slots__ = (
+        "auth",
+        "direct",
+        "engine",
+        "header",
+        "intercepts",
+        "mints",
+        "plaintext",
+        "provable",
+        "proven",
+        "retry",
+        "target",
+        "url",
+    )
 
     def __init__(
         self,

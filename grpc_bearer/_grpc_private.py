@@ -43,8 +43,10 @@ def target_of(thing: Any) -> str | None:
 
 
 def interceptors_of(thing: object) -> Sequence[Any]:
-    """Those of a channel or a multicallable, for unary calls. Without it, two auths under one header are noticed call by
-    call, and not when they are put together."""
+    """Those of a channel or a multicallable, for unary calls.
+
+    Without it, two auths under one header are noticed call by call, and not when they are put together.
+    """
     attributes = getattr(thing, "__dict__", {})
     if "_interceptor" in attributes:  # what grpc.intercept_channel makes has one each
         return (attributes["_interceptor"],)
@@ -71,8 +73,10 @@ def leads_straight(continuation: Any) -> bool:
 
 
 def hidden_failure(call: Any) -> Any:
-    """The failed call in what `grpc.intercept_channel` makes of an error that came out of an interceptor: to every other
-    question that answers INTERNAL. `None`, if this is nothing of the kind; without it such a failure is not retried.
+    """The failed call in what `grpc.intercept_channel` makes of an error that came out of an interceptor.
+
+    To every other question that answers INTERNAL. `None`, if this is nothing of the kind; without it such a failure is
+    not retried.
     """
     if type(call).__module__ != "grpc._interceptor" or not call.done():
         return None
@@ -81,7 +85,7 @@ def hidden_failure(call: Any) -> Any:
 
 
 def is_response(call: Any) -> bool:
-    """Whether this is what grpc.aio makes of a response, or of messages, that an interceptor gave without making a call.
+    """Whether this is what grpc.aio makes of a response, or of messages, that an interceptor gave in place of a call.
 
     It has ended well, and tells nobody. Without it, asking to be told raises, as grpc.aio does.
     """

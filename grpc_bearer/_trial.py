@@ -40,7 +40,7 @@ class Trial:
         deadline: for all attempts together, in `time.monotonic()` seconds.
         began: when the first attempt was made, likewise.
         caller: the context variables of a call that goes on after it was handed out: the threads that bring news of it
-            are gRPC's and ours, and hold those of somebody else. `None`: the caller's own thread waits, and does it all.
+            are gRPC's and ours, and hold those of somebody else. `None`: the caller's own thread does it all.
     """
 
     __slots__ = (

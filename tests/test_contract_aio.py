@@ -39,6 +39,7 @@ FAILED_REPR = dict.fromkeys(
     Known("a failed call of ours prints as its error does; grpc.aio's mixes up status and details", r"\[0\]"),
 )
 
+
 @pytest.fixture(scope="module")
 def stages() -> Iterator[dict[str, Stage]]:
     stages = {"tls": Stage(), "clear": Stage("insecure")}

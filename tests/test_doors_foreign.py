@@ -180,3 +180,42 @@ def test_servers_that_tell_different_times_cost_no_more_tokens_than_the_budget_h
                 server.faults.clear()
 
         assert len(server.ledger.tokens) <= 12
+
+
+class Lazy:
+    """A stub that makes its methods when they are first asked for, as some hand-written clients do."""
+
+    def __init__(self, channel: grpc.Channel | grpc.aio.Channel) -> None:
+        self.channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(kit.ProbeStub(self.channel), name)
+
+
+def test_methods_that_a_stub_makes_when_they_are_first_asked_for_carry_a_token(secure: kit.ProbeServer) -> None:
+    with secure.channel() as channel:
+        stub = Lazy(channel)
+        ours = grpc_bearer.wrap_stub(stub, "t0")
+
+        assert ours.Unary(kit.ProbeRequest(index=1)).count == 1
+        assert stub.channel is channel
+
+    assert headers(secure) == ["Bearer t0"]
+
+
+async def test_methods_that_an_asyncio_stub_makes_so_carry_one_too(secure: kit.ProbeServer) -> None:
+    async with grpc.aio.secure_channel(secure.target, secure.channel_credentials()) as channel:
+        assert (await grpc_bearer.wrap_stub(Lazy(channel), "t0").Unary(kit.ProbeRequest(index=1))).count == 1
+
+    assert headers(secure) == ["Bearer t0"]
+
+
+def test_what_keeps_a_channel_for_methods_made_elsewhere_is_no_stub(secure: kit.ProbeServer) -> None:
+    class Transport:
+        def __init__(self, channel: grpc.Channel) -> None:
+            self.channel = channel
+
+    with secure.channel() as channel, pytest.raises(grpc_bearer.ConfigurationError, match="no gRPC method"):
+        grpc_bearer.wrap_stub(Transport(channel), "t0")
