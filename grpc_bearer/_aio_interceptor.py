@@ -1,6 +1,7 @@
-"""The asyncio interceptor door: four objects, since `grpc.aio` takes each object for one kind of call only.
+"""The asyncio interceptors: four objects, since `grpc.aio` takes each object for one kind of call only.
 
-As in the sync door nothing is ever proved here: each call takes its token through core.
+As in the sync one: where gRPC's own channel is behind it, with nobody in between, the token goes as metadata once core
+has proved it, and everywhere else through core.
 """
 
 from __future__ import annotations
@@ -16,29 +17,70 @@ from grpc import aio
 from grpc_bearer._aio_call import AioCall
 from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._aio_ends import Ended, refused
-from grpc_bearer._auth import as_auth
+from grpc_bearer._auth import BearerAuth, as_auth
 from grpc_bearer._door import WAIT, Door, Route, materialised
-from grpc_bearer._grpc_private import leads_straight
+from grpc_bearer._grpc_private import aio_channel_behind
 from grpc_bearer._interceptor import changed
 from grpc_bearer._replay import UNKNOWN, AsyncReplayBuffer, Once, serialise, snapshot
-from grpc_bearer._retry import DEFAULT, UNKEPT, RetryPolicy
+from grpc_bearer._retry import DEFAULT, UNKEPT, RetryPolicy, checked_policy
+from grpc_bearer._security import door_to
 from grpc_bearer._trial import Trial
 
 Continuation = Callable[[Any, Any], Awaitable[Any]]
+
+
+class Doors:
+    """A door for each of core's channels that our interceptors were found on.
+
+    Such a channel takes no weak reference, so it is held until it is closed and another one comes.
+    """
+
+    def __init__(self, auth: BearerAuth, policy: RetryPolicy | None, *, allow_plaintext: bool) -> None:
+        self._auth = auth
+        self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
+        self.unknown = Door(auth, None, **self._how)  # what is behind it is not known, so it is never proved
+        self._known: dict[int, tuple[Any, Door]] = {}
+
+    def behind(self, continuation: Any) -> Door:
+        channel = aio_channel_behind(continuation)
+        if channel is None:
+            return self.unknown
+        held = self._known.get(id(channel))
+        if held is None:
+            self._known = {number: each for number, each in self._known.items() if not each[0].closed()}
+            held = self._known[id(channel)] = channel, door_to(channel, self._auth, **self._how)
+        return held[1]
+
+
+class OneDoor:
+    """The door of a channel of ours, for the interceptor that stands innermost on it.
+
+    Args:
+        door: the door.
+        channel: core's channel that it leads to.
+    """
+
+    def __init__(self, door: Door, channel: Any) -> None:
+        self._door = door
+        self._channel = channel
+        self.unknown = Door(door.auth, None, plaintext=door.plaintext, retry=door.retry)
+
+    def behind(self, continuation: Any) -> Door:
+        return self._door if aio_channel_behind(continuation) is self._channel else self.unknown
 
 
 class Interceptor:
     """What the four kinds share.
 
     Args:
-        door: the channel; of one that nobody knows beforehand, nothing is ever proved.
+        doors: tells the door behind a call.
         serializer: of requests, where the continuation takes what `_replay.serialise` gives.
     """
 
     _call: type[AioCall]
 
-    def __init__(self, door: Door, serializer: Any = UNKNOWN) -> None:
-        self._door = door
+    def __init__(self, doors: Doors | OneDoor, serializer: Any = UNKNOWN) -> None:
+        self._doors = doors
         self._serializer = serializer
 
     async def _intercept(
@@ -79,7 +121,7 @@ class Interceptor:
         return self._call(begun, replay, inner, carrier)
 
     def _route(self, continuation: Any, details: Any) -> Route:
-        return Route(self._door, details.method, straight=leads_straight(continuation))
+        return self._doors.behind(continuation).route(details.method)
 
     # The names of arguments are gRPC's.
     async def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
@@ -136,5 +178,5 @@ def interceptors(auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_pla
         retry: likewise; request streams are never sent again here, since their serializer is the channel's own.
         allow_plaintext: tokens may travel in the clear on the channels they are used on.
     """
-    door = Door(as_auth(auth), None, plaintext=allow_plaintext, retry=retry)
-    return [kind(door) for kind in KINDS.values()]
+    doors = Doors(as_auth(auth), checked_policy(retry), allow_plaintext=allow_plaintext)
+    return [kind(doors) for kind in KINDS.values()]

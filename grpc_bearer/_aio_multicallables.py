@@ -15,7 +15,7 @@ from grpc_bearer._aio_call import AioCall
 from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._aio_ends import channel_closed, refused
 from grpc_bearer._aio_interceptor import KINDS as INTERCEPTORS
-from grpc_bearer._aio_interceptor import Interceptor
+from grpc_bearer._aio_interceptor import Interceptor, OneDoor
 from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._engine import Lease
 from grpc_bearer._grpc_private import below, is_grpcs
@@ -44,7 +44,7 @@ class _AioMultiCallable(MultiCallable):
         users = self._inner._interceptors
         known, through = self._through
         if known != users:
-            ours = self._interceptor(self._route.door, self._serializer)
+            ours = self._interceptor(OneDoor(self._route.door, self._inner._channel), self._serializer)
             self._through = list(users), (through := below(self._inner, [*users, ours]))
         return through
 

@@ -37,6 +37,9 @@ from grpc_bearer.errors import (
 Attach = Literal["auto", "metadata", "call_credentials"]
 Metadata = Sequence[tuple[str, "str | bytes"]]
 
+# So many methods are remembered of an interceptor's channel: more than any service has, and little memory.
+_ROUTES = 1024
+
 
 class Door:
     """What is known of one wrapped channel.
@@ -52,6 +55,7 @@ class Door:
     """
 
     __slots__ = (
+        "_routes",
         "auth",
         "direct",
         "engine",
@@ -86,10 +90,20 @@ class Door:
         self.retry: RetryPolicy | None = checked_policy(retry)
         source = auth._source
         self.mints: bool = attach == "metadata" and source.single_use and source.local
+        self._routes: dict[str | bytes, Route] = {}
         self.provable: bool = target is not None
         self.proven: bool = False
         # Core tells the true one when it runs the plugin; in the clear it never does.
         self.url: str = f"http://{(target or '').rpartition('/')[2]}" if plaintext else ""
+
+    def route(self, method: str | bytes) -> Route:
+        """The route of a method, for those who learn of it with each call."""
+        route = self._routes.get(method)
+        if route is None:
+            if len(self._routes) >= _ROUTES:
+                self._routes.clear()
+            route = self._routes[method] = Route(self, method)
+        return route
 
     def prove(self, service_url: str, service_path: str) -> None:
         """Core ran our plugin: it found privacy and integrity, so the channel may carry tokens."""
@@ -162,8 +176,7 @@ class Attempt(grpc.AuthMetadataPlugin):
             callback((), self.error)
             return
         door = route.door
-        if route.straight:
-            door.prove(context.service_url, route.service_path)
+        door.prove(context.service_url, route.service_path)
         url, method = sys.intern(context.service_url), sys.intern(context.method_name)  # the same for thousands
         self.context = CallContext(url, method, door.auth._clock)
         deliver, patient = functools.partial(_deliver, self, callback), self.waits if self._patient else None
@@ -204,15 +217,13 @@ class Route:
     Args:
         door: the channel.
         method: `/package.Service/Method`.
-        straight: nobody stands between us and gRPC's own objects on the way of these calls.
     """
 
-    __slots__ = ("_context", "_method", "door", "policy", "service_path", "straight")
+    __slots__ = ("_context", "_method", "door", "policy", "service_path")
 
-    def __init__(self, door: Door, method: str | bytes, *, straight: bool = True) -> None:
+    def __init__(self, door: Door, method: str | bytes) -> None:
         path = method.decode() if isinstance(method, bytes) else method
         self.door = door
-        self.straight = straight
         self.service_path, _, self._method = path.rpartition("/")
         self.policy = door.retry if door.retry is not None and door.retry.applies(path) else None
         self._context: CallContext | None = None
@@ -273,7 +284,7 @@ class Route:
                 attempt = Attempt(self, impossible=doubled(door.header))
                 return metadata, attempt.credentials(door, credentials), attempt
         # A call that waits for its connection may wait longer than its token lives; core asks once connected.
-        if door.plaintext or (door.proven and self.straight and not wait_for_ready):
+        if door.plaintext or (door.proven and not wait_for_ready):
             context = self._context or self.context
             lease = door.engine.peek(context) or door.engine.renewing(context)
             if lease is not None and avoid is not None and lease.token.fingerprint == avoid:

@@ -10,12 +10,13 @@ import copy
 import functools
 import sys
 from collections.abc import Sequence
+from types import FunctionType, MethodType
 from typing import Any
 
 import grpc
 
 # The modules whose classes lead straight to core. What others derive from them does not count.
-_OWN = ("grpc._channel", "grpc.aio._channel")
+_SYNC, _AIO, _CORE = "grpc._channel", "grpc.aio._channel", "grpc._cython.cygrpc"
 
 
 def is_grpcs(thing: object) -> bool:
@@ -25,18 +26,23 @@ def is_grpcs(thing: object) -> bool:
     Without it no channel is ever proved, and requests are kept as copies, not as bytes.
     """
     kind = type(thing)
-    if kind.__module__ not in _OWN or getattr(sys.modules.get(kind.__module__), kind.__name__, None) is not kind:
+    if kind.__module__ not in (_SYNC, _AIO, _CORE) or not _is_of(thing, kind.__module__):
         return False
-    return kind.__module__ == _OWN[0] or hasattr(thing, "_interceptors") or hasattr(thing, "_unary_unary_interceptors")
+    return kind.__module__ != _AIO or hasattr(thing, "_interceptors") or hasattr(thing, "_unary_unary_interceptors")
 
 
 def target_of(thing: Any) -> str | None:
-    """Where a channel or a multicallable of gRPC's own leads. Without it the channel is never proved.
+    """Where a channel or a multicallable of gRPC's own leads, or asyncio's channel inside of core.
+
+    Without it the channel is never proved; so it is in asyncio before grpcio 1.81.
 
     Sync objects and asyncio's keep it in different places. Core itself is not asked: of a closed channel that would be
     a crash.
     """
-    target = getattr(thing, "_target", None) or getattr(getattr(thing, "_channel", None), "target", None)
+    inside = getattr(thing, "_channel", None)
+    target = getattr(thing, "_target", None) or getattr(inside, "target", None) or getattr(thing, "target", None)
+    if callable(target):  # of sync channels
+        target = None
     if isinstance(target, bytes):
         target = target.decode()
     return target if isinstance(target, str) else None
@@ -60,16 +66,60 @@ def below(multicallable: Any, interceptors: Sequence[Any]) -> Any:
     return other
 
 
-def leads_straight(continuation: Any) -> bool:
-    """Whether what grpc.aio gave an interceptor makes the call itself, with no other interceptor in between.
+def sync_channel_behind(continuation: Any) -> Any:
+    """The channel of gRPC's own to which the continuation of a sync interceptor leads, with nobody in between.
 
-    Without it the token of such a call goes through core.
+    `None`: that cannot be said, and the token of the call goes through core. A function of gRPC's is known by what
+    nobody else's has, the dictionary of gRPC's module for its globals; in it stands the multicallable, in whose thunk
+    stands what `grpc.intercept_channel` made of the channel.
+    """
+    multicallable = _self_in(continuation, "grpc._interceptor")
+    intercepted = _self_in(getattr(multicallable, "_thunk", None), "grpc._interceptor")
+    channel = getattr(intercepted, "_channel", None)
+    return channel if channel is not None and is_grpcs(channel) else None
+
+
+def is_blocking(continuation: Any) -> bool:
+    """Whether the call will have ended when this continuation of gRPC's returns. Without it, a request is copied."""
+    return ".with_call." in continuation.__qualname__ or "._with_call." in continuation.__qualname__
+
+
+def aio_channel_behind(continuation: Any) -> Any:
+    """Core's channel on which what grpc.aio gave an interceptor makes the call, with no other interceptor to come.
+
+    `None`: that cannot be said, and the token of the call goes through core.
     """
     if type(continuation) is not functools.partial or continuation.keywords or not continuation.args:
-        return False
+        return None
+    if continuation.args[0] != []:  # the interceptors still to come
+        return None
     run = continuation.func  # a method; before grpcio 1.81 a function inside of one
-    inside = getattr(run, "__globals__", None) is vars(sys.modules["grpc.aio._interceptor"])
-    return inside and continuation.args[0] == []
+    if type(run) is MethodType:
+        inside = getattr(run.__func__, "__globals__", None) is _globals("grpc.aio._interceptor")
+        call = run.__self__ if inside else None
+    else:
+        call = _self_in(run, "grpc.aio._interceptor")
+    return getattr(call, "_channel", None) if _is_of(call, "grpc.aio._interceptor") else None
+
+
+def _self_in(function: Any, module: str) -> Any:
+    """What `self` is in a function that stands in a method of gRPC's; `None`, if this is another's function."""
+    if type(function) is not FunctionType or function.__globals__ is not _globals(module):
+        return None
+    try:
+        found = (function.__closure__ or ())[function.__code__.co_freevars.index("self")].cell_contents
+    except (IndexError, ValueError):
+        return None
+    return found if _is_of(found, module) else None
+
+
+def _is_of(thing: object, module: str) -> bool:
+    """Whether the class of a thing is exactly one of this module's."""
+    return _globals(module).get(type(thing).__name__) is type(thing)
+
+
+def _globals(module: str) -> dict[str, Any]:
+    return sys.modules[module].__dict__ if module in sys.modules else {}
 
 
 def hidden_failure(call: Any) -> Any:

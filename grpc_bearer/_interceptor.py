@@ -1,7 +1,7 @@
-"""The sync interceptor door.
+"""The sync interceptor.
 
-An interceptor does not know which channel it serves, so nothing is ever proved there: each call takes its token through
-core, with call credentials of its own. `intercept_channel` is the faster door.
+It learns with each call what is behind it. Where that is gRPC's own channel, with nobody in between, and core has run our
+plugin on it through an interceptor once, the token goes as metadata; everywhere else, through core.
 """
 
 from __future__ import annotations
@@ -12,21 +12,28 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from weakref import WeakKeyDictionary
+
 import grpc
 
-from grpc_bearer._auth import as_auth
+from grpc_bearer._auth import BearerAuth, as_auth
 from grpc_bearer._bare import whole
 from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, Door, Route, materialised
+from grpc_bearer._grpc_private import is_blocking, sync_channel_behind
 from grpc_bearer._replay import Once, snapshot
-from grpc_bearer._retry import DEFAULT, RetryPolicy
+from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
+from grpc_bearer._security import door_to
 from grpc_bearer._trial import Trial
+
+Continuation = Callable[[Any, Any], Any]
 
 
 def changed(details: Any, **changes: Any) -> Any:
     """Call details with some fields changed and all others kept, also those of later gRPC versions."""
-    if hasattr(details, "_replace"):
-        return details._replace(**changes)
+    replace = getattr(details, "_replace", None)
+    if replace is not None:
+        return replace(**changes)
     return _Details(details, changes)
 
 
@@ -55,17 +62,31 @@ class BearerInterceptor(
     >>> channel = grpc.intercept_channel(channel, grpc_bearer.interceptor("s3cret"))
     """
 
-    def __init__(self, door: Door) -> None:
-        door.intercepts = True
-        self._door = door
+    def __init__(self, auth: BearerAuth, policy: RetryPolicy | None, allow_plaintext: bool) -> None:
+        self._auth = auth
+        self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
+        self._door = self._intercepting(Door(auth, None, **self._how))  # of what is not known; never proved
+        self._doors: WeakKeyDictionary[Any, Door] = WeakKeyDictionary()
 
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
-        self._door.auth(context, callback)
+        self._auth(context, callback)
+
+    def _door_behind(self, continuation: Any) -> Door:
+        channel = sync_channel_behind(continuation)
+        if channel is None:
+            return self._door
+        # Of two threads that make one at once, the first one's counts.
+        return self._doors.get(channel) or self._doors.setdefault(
+            channel, self._intercepting(door_to(channel, self._auth, **self._how))
+        )
+
+    def _intercepting(self, door: Door) -> Door:
+        door.intercepts = True
+        return door
 
     def _intercept(
-        self, continuation: Callable[[Any, Any], Any], details: Any, request: Any, replay: Any = None
+        self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
     ) -> Any:
-        route = Route(self._door, details.method)
         metadata, timeout = materialised(details.metadata), details.timeout
         wait_for_ready = getattr(details, "wait_for_ready", None)
         credentials = getattr(details, "credentials", None)
@@ -77,22 +98,30 @@ class BearerInterceptor(
         if carrier is None:
             return make(timeout, sent, carried)
         began = time.monotonic()
+        inner = None
+        if carrier is not WAIT:
+            inner = make(timeout, sent, carried)
+            # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
+            if inner.done() and not isinstance(inner, grpc.RpcError):
+                return inner
         deadline = None if timeout is None else began + timeout
         begun = functools.partial(
             Trial, route, make, metadata, credentials, wait_for_ready, deadline, began, contextvars.copy_context()
         )
-        call = SyncCall(begun, replay, None if carrier is WAIT else make(timeout, sent, carried), carrier)
-        # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
+        call = SyncCall(begun, replay, inner, carrier)
         return call.outcome() or call
 
     # The names of arguments are gRPC's.
-    def _intercept_one(self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request: Any) -> Any:
-        return self._intercept(continuation, client_call_details, snapshot(request) if self._door.retry else request)
+    def _intercept_one(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
+        route = self._door_behind(continuation).route(client_call_details.method)
+        # A call that is handed out goes on while the caller does what they want with the request.
+        if route.policy is not None and not is_blocking(continuation):
+            request = snapshot(request)
+        return self._intercept(continuation, client_call_details, route, request)
 
-    def _intercept_many(
-        self, continuation: Callable[[Any, Any], Any], client_call_details: Any, request_iterator: Any
-    ) -> Any:
-        return self._intercept(continuation, client_call_details, request_iterator, Once(request_iterator))
+    def _intercept_many(self, continuation: Continuation, client_call_details: Any, request_iterator: Any) -> Any:
+        route = self._door_behind(continuation).route(client_call_details.method)
+        return self._intercept(continuation, client_call_details, route, request_iterator, Once(request_iterator))
 
     intercept_unary_unary = _intercept_one
     intercept_unary_stream = _intercept_one
@@ -100,7 +129,7 @@ class BearerInterceptor(
     intercept_stream_stream = _intercept_many
 
     def __repr__(self) -> str:
-        return f"BearerInterceptor({self._door.auth!r})"
+        return f"BearerInterceptor({self._auth!r})"
 
 
 def interceptor(
@@ -113,4 +142,4 @@ def interceptor(
         retry: likewise; request streams are never sent again here, since their serializer is the channel's own.
         allow_plaintext: tokens may travel in the clear on the channels it is used on.
     """
-    return BearerInterceptor(Door(as_auth(auth), None, plaintext=allow_plaintext, retry=retry))
+    return BearerInterceptor(as_auth(auth), checked_policy(retry), allow_plaintext)

@@ -96,8 +96,9 @@ def _doors_on_the_way(thing: Any) -> Iterator[Door]:
 def _own_door(thing: Any) -> Door | None:
     """The door of a channel, multicallable or interceptor of ours."""
     attributes = getattr(thing, "__dict__", {})
-    door = getattr(attributes.get("_route"), "door", attributes.get("_door"))
-    return door if isinstance(door, Door) else None
+    route, doors = attributes.get("_route"), attributes.get("_doors")
+    found = (getattr(route, "door", None), getattr(doors, "unknown", None), attributes.get("_door"))
+    return next((door for door in found if isinstance(door, Door)), None)
 
 
 def _kind(credentials: grpc.ChannelCredentials) -> str:
