@@ -1,7 +1,7 @@
 """The sync interceptor.
 
-It learns with each call what is behind it. Where that is gRPC's own channel, with nobody in between, and core has run our
-plugin on it through an interceptor once, the token goes as metadata; everywhere else, through core.
+It learns with each call what is behind it. Where that is gRPC's own channel, with nobody in between, and core has run
+our plugin on it through an interceptor once, the token goes as metadata; everywhere else, through core.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import time
 from collections.abc import Callable
 from typing import Any
-
 from weakref import WeakKeyDictionary
 
 import grpc
