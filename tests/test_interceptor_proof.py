@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.experimental
 import pytest
-from doors import FOUR, PATIENCE, TLS
+from doors import AIO_KINDS, FOUR, PATIENCE, TLS
 from grpc import aio
 from interceptors import aio_interceptors, sync_interceptor
 
@@ -198,16 +198,7 @@ class TestAsyncio:
             async with self._secure(secure, *ours) as channel:
                 stub: Any = ProbeStub(channel)
                 for _ in range(CALLS):
-                    call = {
-                        "unary": lambda: stub.Unary(ProbeRequest(index=1), timeout=PATIENCE),
-                        "server_stream": lambda: stub.ServerStream(ProbeRequest(index=1), timeout=PATIENCE),
-                        "client_stream": lambda: stub.ClientStream(iter([ProbeRequest(index=1)]), timeout=PATIENCE),
-                        "bidi_stream": lambda: stub.BidiStream(iter([ProbeRequest(index=1)]), timeout=PATIENCE),
-                    }[kind]()
-                    if kind in ("unary", "client_stream"):
-                        await call
-                    else:
-                        assert len([message async for message in call]) == 1
+                    await AIO_KINDS[kind](stub, timeout=PATIENCE)
             assert len(through_core) == count
         assert tokens(secure) == [f"Bearer {SECRET}"] * 2 * CALLS
 
