@@ -10,7 +10,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
@@ -30,10 +30,11 @@ from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._engine import Lease
 from grpc_bearer._grpc_private import is_response
 from grpc_bearer._replay import AsyncReplayBuffer, Once
-from grpc_bearer._trial import Trial
+from grpc_bearer._trial import SENT_OR_SEEN, Trial
 from grpc_bearer.errors import GrpcBearerError
 
 Replay = Once | AsyncReplayBuffer
+T = TypeVar("T")
 
 _LOGGER = logging.getLogger("grpc_bearer")
 
@@ -59,7 +60,7 @@ class AioCall(aio.Call):
     _inner: Any = None  # the attempt at hand; None between attempts
     _carrier: Carrier = None
     _final = False  # the attempt at hand is the one that counts
-    _seen = False  # a message of the answer has reached the user
+    _seen = False  # headers or a message of the answer have reached the user
     _cancelled = False
     _history: Trial | None = None
     _task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
@@ -195,12 +196,11 @@ class AioCall(aio.Call):
             self._make_way(inner)
             self._loop.call_later(look_again, self._settle, inner, 2 * look_again)
             return
-        delay = None
-        if not self._cancelled:
-            replayable = not self._seen and (self._replay is None or self._replay.rewind())
-            # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
-            delay = self._trial.after(Ended(failure.error), self._carrier, failure, replayable=replayable)
-            self._trial.tell()
+        replayable = not self._seen and (self._replay is None or self._replay.rewind())
+        obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
+        # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
+        delay = self._trial.after(Ended(failure.error), self._carrier, failure, obstacle=obstacle)
+        self._trial.tell()
         if delay is None:
             found = self._trial.cause(self._carrier, failure)
             self._end(Ended(failure.error)) if found is None else self._show(*found)
@@ -260,10 +260,15 @@ class AioCall(aio.Call):
         """Until another attempt is at hand, or this one is known to count."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters = (*self._waiters, waiter)
+        await waiter
+
+    async def _or_cancel(self, work: Coroutine[Any, Any, T]) -> T:
+        """As with a plain call, to cancel a task that waits for its messages or its end cancels the call; one that only
+        asks does not."""
         try:
-            await waiter
+            return await work
         except asyncio.CancelledError:
-            self.cancel()  # as a plain call does when the task that awaits it is cancelled
+            self.cancel()
             raise
 
     def _meant(self, inner: Any) -> bool:
@@ -278,7 +283,7 @@ class AioCall(aio.Call):
         """Whether it is for the user, once that is known, what has come out of an attempt."""
         if isinstance(error, asyncio.CancelledError):
             return self._meant(inner)
-        await self._decided(inner, error)
+        await self._or_cancel(self._decided(inner, error))
         return inner is self._inner
 
     async def _live(self) -> Any:
@@ -303,8 +308,13 @@ class AioCall(aio.Call):
         if not self._final:
             raise error
 
-    async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
-        """The answer of the attempt that counts, or of the one at hand while none has ended."""
+    async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]], *, shows: bool = False) -> Any:
+        """The answer of the attempt that counts, or of the one at hand while none has ended.
+
+        Args:
+            question: put to an attempt.
+            shows: the answer is a part of what the server sends, after which no other attempt is made.
+        """
         while True:
             inner = await self._live()
             try:
@@ -315,8 +325,17 @@ class AioCall(aio.Call):
             if self._final and inner is self._inner:
                 return answer
             if not inner.done():
+                if shows and inner is self._inner:
+                    self._first()
                 return answer
             await self._decided(inner)
+
+    def _first(self) -> None:
+        """The first of the answer has reached the user: from here on no other attempt is made."""
+        if not self._seen:
+            self._seen = True
+            if self._replay is not None:
+                self._replay.release()
 
     async def code(self) -> Any:
         return await self._ask(lambda inner: inner.code())
@@ -328,14 +347,14 @@ class AioCall(aio.Call):
         return await self._ask(lambda inner: inner.debug_error_string())
 
     async def initial_metadata(self) -> Any:
-        return await self._ask(lambda inner: inner.initial_metadata())
+        return await self._ask(lambda inner: inner.initial_metadata(), shows=True)
 
     async def trailing_metadata(self) -> Any:
         return await self._ask(lambda inner: inner.trailing_metadata())
 
     async def wait_for_connection(self) -> None:
         while True:
-            inner = await self._live()
+            inner = await self._or_cancel(self._live())
             try:
                 await inner.wait_for_connection()
                 return

@@ -26,7 +26,7 @@ class _UnaryResponse(AioCall):
         while True:
             inner = self._inner
             if inner is None:
-                inner = yield from self._live().__await__()
+                inner = yield from self._or_cancel(self._live()).__await__()
             try:
                 return (yield from inner.__await__())
             except ENDS as error:
@@ -78,7 +78,7 @@ class _StreamResponse(AioCall):
     async def _iterate(self, inner: Any, messages: Any) -> AsyncIterator[Any]:
         while True:
             if inner is None or messages is None:
-                inner = await self._live()
+                inner = await self._or_cancel(self._live())
                 messages = inner.__aiter__()
             try:
                 while (message := await self._receive(functools.partial(anext, messages, aio.EOF))) is not aio.EOF:
@@ -91,26 +91,19 @@ class _StreamResponse(AioCall):
 
     async def read(self) -> Any:
         while True:
-            inner = await self._live()
+            inner = await self._or_cancel(self._live())
             try:
                 return await self._receive(inner.read)
             except ENDS as error:
                 if await self._counts(inner, error):
                     raise
 
-    def _first(self) -> None:
-        """A message: from here on no other attempt is made."""
-        if not self._seen:
-            self._seen = True
-            if self._replay is not None:
-                self._replay.release()
-
 
 class _StreamRequest(AioCall):
     async def write(self, request: Any) -> None:
         replay = self._replay
         if not isinstance(replay, AsyncReplayBuffer) or not replay.pushed:
-            inner = await self._live()
+            inner = await self._or_cancel(self._live())
             await self._explained(inner, inner.write(request))
             return
         if self._final:
@@ -124,7 +117,7 @@ class _StreamRequest(AioCall):
     async def done_writing(self) -> None:
         replay = self._replay
         if not isinstance(replay, AsyncReplayBuffer) or not replay.pushed:
-            inner = await self._live()
+            inner = await self._or_cancel(self._live())
             await self._explained(inner, inner.done_writing())
         elif not self._final:
             replay.close()
@@ -137,7 +130,7 @@ class _StreamRequest(AioCall):
             return
         except (aio.AioRpcError, aio.UsageError) as error:
             failed = error
-        await self._decided(inner, failed)
+        await self._or_cancel(self._decided(inner, failed))
         await self._raise_for_status()
         raise failed
 

@@ -24,7 +24,7 @@ from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._ends import concluded, deadline_exceeded, failure_of, raised_later, tokenless
 from grpc_bearer._engine import Lease
 from grpc_bearer._replay import Once, ReplayBuffer
-from grpc_bearer._trial import Trial
+from grpc_bearer._trial import SENT_OR_SEEN, Trial
 from grpc_bearer.errors import GrpcBearerError
 
 _LOGGER = logging.getLogger("grpc_bearer")
@@ -69,7 +69,7 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         self._inner = inner  # the attempt at hand; None between attempts
         self._carrier = carrier
         self._final = False  # the attempt at hand is the one that counts
-        self._seen = False  # a message of the answer has reached the user
+        self._seen = False  # headers or a message of the answer have reached the user
         self._reading = 0  # how many are inside next(): they will know whether a message came
         self._cancelled = False
         self._stop_pause: Callable[[], None] | None = None
@@ -159,7 +159,7 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
             if code is None:
                 return True
             delay = None
-            if code is not grpc.StatusCode.OK and not self._cancelled:
+            if code is not grpc.StatusCode.OK and not (self._cancelled and code is grpc.StatusCode.CANCELLED):
                 delay = self._judge(inner)
             if delay is None:
                 self._final = True
@@ -190,7 +190,8 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         """Seconds until another attempt, now that one has failed; `None`: this one counts. Under the lock."""
         failure = failure_of(inner)
         replayable = not self._seen and (self._replay is None or self._replay.rewind())
-        delay = self._trial.after(inner, self._carrier, failure, replayable=replayable)
+        obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
+        delay = self._trial.after(inner, self._carrier, failure, obstacle=obstacle)
         if delay is None:
             self._inner = concluded(self._trial, self._carrier, inner, failure)
         return delay

@@ -36,13 +36,20 @@ class SyncCall(Attempted):
                 inner = self._inner
         return inner
 
-    def _ask(self, question: Callable[[Any], T]) -> T:
-        """The answer of the attempt that counts, or of the one at hand while none has ended."""
+    def _ask(self, question: Callable[[Any], T], *, shows: bool = False) -> T:
+        """The answer of the attempt that counts, or of the one at hand while none has ended.
+
+        Args:
+            question: put to an attempt.
+            shows: the answer is a part of what the server sends, after which no other attempt is made.
+        """
         while True:
             inner = self._live()
             answer = question(inner)
             if not inner.done():
-                return answer
+                if not shows or self._shown_of(inner):
+                    return answer
+                continue
             if self._decided(inner):
                 return answer if inner is self._inner else question(self._inner)
 
@@ -72,7 +79,7 @@ class SyncCall(Attempted):
         return self._ask(lambda inner: inner.debug_error_string())
 
     def initial_metadata(self) -> Any:
-        return self._ask(lambda inner: inner.initial_metadata())
+        return self._ask(lambda inner: inner.initial_metadata(), shows=True)
 
     def trailing_metadata(self) -> Any:
         return self._ask(lambda inner: inner.trailing_metadata())
@@ -171,12 +178,23 @@ class SyncCall(Attempted):
     next = __next__
 
     def _first(self, inner: Any, message: Any) -> Any:
-        """The first message: from here on no other attempt is made."""
-        self._seen = True
-        if self._replay is not None:
-            self._replay.release()
+        """The first message."""
+        self._shown_of(inner)
         self._settle(inner)
         return message
+
+    def _shown_of(self, inner: Any) -> bool:
+        """The first of an attempt's answer is about to reach the user: from here on no other attempt is made.
+
+        Not if there is another already; then it must not reach them.
+        """
+        with self._lock:
+            if inner is not self._inner:
+                return False
+            self._seen = True
+        if self._replay is not None:
+            self._replay.release()
+        return True
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a call does not pickle")

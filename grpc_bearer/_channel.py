@@ -12,6 +12,7 @@ from grpc_bearer import _fork
 from grpc_bearer._auth import as_auth
 from grpc_bearer._combine import CALLER, filling
 from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
+from grpc_bearer._grpc_private import is_closed
 from grpc_bearer._methods import Methods
 from grpc_bearer._multicallables import KINDS
 from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
@@ -29,6 +30,11 @@ class Channel(Methods, grpc.Channel):
     def __init__(self, channel: Any, door: Door) -> None:
         super().__init__(channel, door)
         _fork.watch(channel)
+
+    def _method(self, make: Any, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
+        if registered and is_closed(self._inner):
+            raise ValueError("Cannot invoke RPC on closed channel!")
+        return super()._method(make, method, serializer, deserializer, registered)
 
     def subscribe(self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: bool = False) -> None:
         self._inner.subscribe(callback, try_to_connect)

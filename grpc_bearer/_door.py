@@ -225,7 +225,8 @@ class Route:
         path = method.decode() if isinstance(method, bytes) else method
         self.door = door
         self.service_path, _, self._method = path.rpartition("/")
-        self.policy = door.retry if door.retry is not None and door.retry.applies(path) else None
+        # Of a method without a name nobody knows whether its calls may be made again.
+        self.policy = door.retry if path and door.retry is not None and door.retry.applies(path) else None
         self._context: CallContext | None = None
 
     @property

@@ -151,3 +151,16 @@ def intercepted(call: Any) -> Any:
     if task is None or not task.done() or task.cancelled() or task.exception() is not None:
         return call
     return task.result()
+
+
+def is_closed(channel: Any) -> bool:
+    """Whether a sync channel is closed. Without it, a stub made on one that is may crash the process, as with gRPC."""
+    while channel is not None and type(channel).__module__ in (_SYNC, "grpc._interceptor"):
+        channel = getattr(channel, "_channel", None)
+    try:
+        channel.check_connectivity_state(False)
+    except ValueError:
+        return True
+    except Exception:
+        return False
+    return False

@@ -18,7 +18,7 @@ from grpc_bearer._ends import concluded, deadline_exceeded, failure_of, tokenles
 from grpc_bearer._engine import Lease
 from grpc_bearer._methods import MultiCallable, history
 from grpc_bearer._replay import ReplayBuffer
-from grpc_bearer._trial import Trial
+from grpc_bearer._trial import SENT_OR_SEEN, Trial
 from grpc_bearer.errors import GrpcBearerError
 
 # Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
@@ -125,7 +125,8 @@ def _attempts(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
     while True:
         if failed is not None:
             failure = failure_of(failed)
-            delay = trial.after(failed, carrier, failure, replayable=replay is None or replay.rewind())
+            obstacle = "" if replay is None or replay.rewind() else SENT_OR_SEEN
+            delay = trial.after(failed, carrier, failure, obstacle=obstacle)
             trial.tell()
             if delay is None:
                 raise concluded(trial, carrier, failed, failure)

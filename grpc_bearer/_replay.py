@@ -130,7 +130,7 @@ class ReplayBuffer:
     def __init__(
         self, requests: Iterable[Any], serializer: Callable[[Any], bytes] | None, messages: int, size: int
     ) -> None:
-        self._requests = iter(requests)
+        self._requests = _iterator(requests)
         self._serializer = serializer
         self._lock = RLock()  # guards what follows
         self._changed: threading.Condition | None = None  # made for the first who waits
@@ -216,6 +216,21 @@ class ReplayBuffer:
                 self._kept.add(item)
             self._end = end
             self._notify()
+
+
+def _iterator(requests: Any) -> Iterator[Any]:
+    """Of what gRPC takes: it asks for no more than `__next__`, and complains of the rest when it comes to it."""
+    if hasattr(requests, "__next__"):
+        return requests  # type: ignore[no-any-return]  # by what it has, not by its class
+    try:
+        return iter(requests)
+    except TypeError as error:
+        return _raising(error)
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    raise error
+    yield
 
 
 class _Reader:

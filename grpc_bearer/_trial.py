@@ -24,6 +24,9 @@ Make: TypeAlias = Callable[["float | None", Any, Any], Any]
 
 _T = TypeVar("_T")
 
+#: Why a call is not made again of which something has been sent, or seen, that cannot be taken back.
+SENT_OR_SEEN = "what was sent or received can no longer be taken back"
+
 #: What servers answer when they do not take a token, whether another would help or not.
 _REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
@@ -113,7 +116,7 @@ class Trial:
     def _patient(self) -> Callable[[], bool] | None:
         return (lambda: self.left() != 0) if self.wait_for_ready else None
 
-    def after(self, call: Any, carrier: Carrier, failure: Failure, *, replayable: bool = True) -> float | None:
+    def after(self, call: Any, carrier: Carrier, failure: Failure, *, obstacle: str = "") -> float | None:
         """Seconds until the next attempt, now that one has failed; `None`: there is none.
 
         It may be called under a call's lock, so what observers are to hear of it waits for `tell`.
@@ -122,12 +125,12 @@ class Trial:
             call: what the user would be shown for this attempt.
             carrier: what carried its token.
             failure: how it ended.
-            replayable: whether its requests can all be sent again, and nothing of its answer has been seen.
+            obstacle: why there can be no other, if its caller knows such a reason.
         """
         with held_back(self.news):
-            return self.as_caller(lambda: self._after(call, carrier, failure, replayable))
+            return self.as_caller(lambda: self._after(call, carrier, failure, obstacle))
 
-    def _after(self, call: Any, carrier: Carrier, failure: Failure, replayable: bool) -> float | None:
+    def _after(self, call: Any, carrier: Carrier, failure: Failure, obstacle: str) -> float | None:
         self.attempts += 1
         lease = carrier.lease if isinstance(carrier, Attempt) else carrier
         if lease is None or failure.local or explain(carrier, failure.code) is not None:
@@ -142,7 +145,7 @@ class Trial:
             self.why = "no new token cures that"
             return None
         context = carrier.context if isinstance(carrier, Attempt) else self.route.context
-        delay = self._delay(policy, lease, context, failure, replayable)
+        delay = self._delay(policy, lease, context, failure, obstacle)
         if delay is not None:
             self._announce(failure, delay)
         return delay
@@ -164,7 +167,7 @@ class Trial:
         return do() if self.caller is None else self.caller.copy().run(do)
 
     def _delay(
-        self, policy: RetryPolicy, lease: Lease, context: CallContext, failure: Failure, replayable: bool
+        self, policy: RetryPolicy, lease: Lease, context: CallContext, failure: Failure, obstacle: str
     ) -> float | None:
         engine = self.route.door.engine
         if self._learn_time(failure):
@@ -182,8 +185,8 @@ class Trial:
         if not renewable(engine, lease, context):
             self.why = "no other token is to be had for now"
             return None
-        if not replayable:
-            self.why = "what was sent or received can no longer be taken back"
+        if obstacle:
+            self.why = obstacle
             return None
         # A clock that may be off needs a second answer to be sure, and the token of the same second is the same.
         again = engine.single_use or self.route.door.auth._clock.suspected

@@ -226,14 +226,21 @@ class TestCalls:
             assert not call.done()
             assert not call.cancelled()
             assert 0 < call.time_remaining() <= 2 * PATIENCE
-            for ask in (call.code, call.details, call.initial_metadata, call.trailing_metadata):
+            for ask in (
+                call.code,
+                call.details,
+                call.initial_metadata,
+                call.trailing_metadata,
+                call.debug_error_string,
+            ):
                 question = asyncio.ensure_future(ask())
                 await asyncio.sleep(0.001)  # it has no answer: nothing could be waited for
                 assert not question.done()
                 question.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await question
-                break  # as with a plain call, who cancels whoever asks cancels the call
+            assert not call.done()  # as with a plain call, who cancels whoever asks does not cancel the call
+            assert call.cancel()
             assert call.done()
 
     async def test_several_may_await_one_call(self, here: Place) -> None:

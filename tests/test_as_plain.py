@@ -1,0 +1,261 @@
+"""What a call does in rare moments, beside a plain call that is treated alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+import tenacity
+from _refusing import PATIENCE, UNAUTHENTICATED, Place, place
+from doors import TLS
+from grpc import aio
+
+import grpc_bearer
+from grpc_bearer import RetryPolicy, TokenRejectedError
+from grpc_bearer.testing import ProbeRequest, ProbeStub, Refuse
+
+HAND = {"metadata": (("authorization", "Bearer by-hand"),), "timeout": PATIENCE}
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Place]:
+    with place() as it:
+        it.verifier.accept("by-hand")
+        yield it
+
+
+class OnlyNext:
+    """An iterator of a user's own that has `__next__` and nothing else."""
+
+    def __init__(self, *indexes: int) -> None:
+        self._left = list(indexes)
+
+    def __next__(self) -> ProbeRequest:
+        if not self._left:
+            raise StopIteration
+        return ProbeRequest(index=self._left.pop(0))
+
+
+def outcome(call: Any) -> Any:
+    """How a stream-unary call ends."""
+    try:
+        return list(call().indexes)
+    except grpc.RpcError as error:
+        return error.code(), error.details()
+
+
+class TestRequestIterators:
+    @pytest.mark.parametrize("requests", [lambda: OnlyNext(1, 2), lambda: 5, lambda: None, object], ids=repr)
+    @pytest.mark.parametrize("warm", [True, False])
+    def test_one_with_next_alone_is_taken_and_what_is_none_ends_the_call(
+        self, here: Place, requests: Any, warm: bool
+    ) -> None:
+        plain = grpc.secure_channel(here.server.target, here.credentials)
+        with plain, here.stub(here.auth()) as stub:
+            if warm:
+                stub.Unary(ProbeRequest(), timeout=PATIENCE)
+
+            ours = outcome(lambda: stub.ClientStream(requests(), timeout=PATIENCE))
+
+            assert ours == outcome(lambda: ProbeStub(plain).ClientStream(requests(), **HAND))
+
+    def test_one_with_next_alone_is_sent_again(self, here: Place) -> None:
+        with here.stub(here.auth()) as stub:
+            here.refuse(Refuse())
+            assert list(stub.ClientStream(OnlyNext(1, 2), timeout=PATIENCE).indexes) == [1, 2]
+
+
+class Sessions:
+    """A bidi method whose headers name the session; the first one is refused once its first request has come."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def method(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        self.begun += 1
+        session = self.begun
+        context.send_initial_metadata((("session", str(session)),))
+        for _ in requests:
+            if session == 1:
+                context.abort(UNAUTHENTICATED, "this session has ended")
+            yield str(session).encode()
+
+
+@pytest.fixture
+def sessions() -> Iterator[tuple[str, Sessions]]:
+    served = Sessions()
+    handler = grpc.stream_stream_rpc_method_handler(served.method)
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Sessions", {"Open": handler}),))
+    port = server.add_secure_port("127.0.0.1:0", TLS.server_credentials())
+    server.start()
+    yield f"127.0.0.1:{port}", served
+    server.stop(None).wait()
+
+
+class TestHeadersThatWereShown:
+    """With the headers of one session go the messages of that session, or none."""
+
+    @pytest.mark.parametrize("asks", [True, False])
+    def test_a_stream_is_not_made_again_after_them(
+        self, asks: bool, here: Place, sessions: tuple[str, Sessions]
+    ) -> None:
+        target, served = sessions
+        go = threading.Event()
+
+        def requests() -> Iterator[bytes]:
+            go.wait(PATIENCE)
+            yield b"request"
+
+        with grpc_bearer.secure_channel(target, TLS.channel_credentials(), auth=here.auth()) as channel:
+            call = channel.stream_stream("/test.Sessions/Open")(requests(), timeout=PATIENCE)
+            if asks:
+                assert ("session", "1") in [tuple(entry) for entry in call.initial_metadata()]
+                go.set()
+                with pytest.raises(grpc.RpcError) as caught:
+                    next(call)
+                assert caught.value.code() is UNAUTHENTICATED
+                assert isinstance(caught.value.__cause__, TokenRejectedError)
+            else:
+                go.set()
+                assert next(call) == b"2"
+                assert ("session", "2") in [tuple(entry) for entry in call.initial_metadata()]
+        assert served.begun == (1 if asks else 2)
+
+    @pytest.mark.parametrize("asks", [True, False])
+    async def test_nor_in_asyncio(self, asks: bool, here: Place, sessions: tuple[str, Sessions]) -> None:
+        target, served = sessions
+        credentials = TLS.channel_credentials()
+        async with grpc_bearer.aio.secure_channel(target, credentials, auth=here.auth()) as channel:
+            call = channel.stream_stream("/test.Sessions/Open")(timeout=PATIENCE)
+            if asks:
+                assert ("session", "1") in list(await call.initial_metadata())
+                await call.write(b"request")
+                with pytest.raises(aio.AioRpcError) as caught:
+                    await call.read()
+                assert caught.value.code() is UNAUTHENTICATED
+            else:
+                await call.write(b"request")
+                assert await call.read() == b"2"
+                assert ("session", "2") in list(await call.initial_metadata())
+        assert served.begun == (1 if asks else 2)
+
+
+class TestWhoOnlyAsks:
+    @pytest.mark.parametrize("question", ["code", "details", "initial_metadata", "trailing_metadata"])
+    async def test_does_not_cancel_the_call_that_waits_for_its_token(self, here: Place, question: str) -> None:
+        go = asyncio.Event()
+
+        async def token() -> str:
+            await go.wait()
+            return "by-hand"
+
+        source = grpc_bearer.CallableSource(token, loop=asyncio.get_running_loop())
+        async with here.aio_stub(source) as stub:
+            call = stub.Unary(ProbeRequest(index=7), timeout=PATIENCE)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(getattr(call, question)(), 0.05)
+            assert not call.done()
+            go.set()
+            assert list((await call).indexes) == [7]
+
+    async def test_nor_the_call_between_two_attempts(self, here: Place) -> None:
+        slowly = RetryPolicy(wait=tenacity.wait_fixed(0.3))
+        async with here.aio_stub(here.auth(), retry=slowly) as stub:
+            here.refuse(Refuse())
+            call = stub.Unary(ProbeRequest(index=7), timeout=PATIENCE)
+            while "between" not in repr(call):
+                await asyncio.sleep(0.01)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(call.code(), 0.05)
+            assert list((await call).indexes) == [7]
+
+    async def test_but_who_awaits_it_does_as_with_a_plain_call(self, here: Place) -> None:
+        async with here.aio_stub(grpc_bearer.CallableSource(asyncio.Event().wait)) as stub:
+            call = stub.Unary(ProbeRequest(), timeout=PATIENCE)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(call, 0.05)
+            assert call.cancelled()
+
+
+class TestCancelledAfterOurPluginFailed:
+    def test_the_error_is_ours_or_the_call_is_cancelled(self, here: Place) -> None:
+        def refused() -> str:
+            raise TokenRejectedError("no")
+
+        seen = set()
+        with here.stub(grpc_bearer.CallableSource(refused)) as stub:
+            for _ in range(100):
+                call = stub.Unary.future(ProbeRequest(), timeout=PATIENCE)
+                call.add_done_callback(lambda _: None)
+                call.cancel()
+                with contextlib.suppress(grpc.FutureCancelledError, grpc.RpcError):
+                    call.result(PATIENCE)
+                seen.add((call.code(), "metadata from plugin" in call.details()))
+        assert seen <= {(grpc.StatusCode.CANCELLED, False), (UNAUTHENTICATED, False)}
+
+
+class TestMethodsWithoutAName:
+    def test_are_not_made_again(self, here: Place) -> None:
+        class Nameless(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]  # generic in gRPC's stubs only
+            def __init__(self, inner: Any) -> None:
+                self._inner_one = inner
+
+            def __call__(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+                return self._inner_one(request, *args, **kwargs)
+
+            def with_call(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+                return self._inner_one.with_call(request, *args, **kwargs)
+
+            def future(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+                return self._inner_one.future(request, *args, **kwargs)
+
+        class Stub:
+            def __init__(self, channel: grpc.Channel) -> None:
+                self.Unary = Nameless(ProbeStub(channel).Unary)
+
+        with grpc.secure_channel(here.server.target, here.credentials) as channel:
+            here.refuse(Refuse())
+            ours = grpc_bearer.wrap_stub(Stub(channel), here.auth(), retry=RetryPolicy(exclude=["*Probe/Unary"]))
+            with pytest.raises(grpc.RpcError) as caught:
+                ours.Unary(ProbeRequest(), timeout=PATIENCE)
+        assert caught.value.code() is UNAUTHENTICATED
+
+
+CLOSED = """
+import grpc, grpc_bearer
+from grpc_bearer.testing import ProbeStub
+plain = grpc.secure_channel("localhost:1", grpc.ssl_channel_credentials())
+ours = grpc_bearer.{make}
+{close}.close()
+try:
+    ProbeStub(ours)
+except ValueError as error:
+    print(error)
+"""
+
+
+class TestClosedChannels:
+    @pytest.mark.parametrize(
+        ("make", "close"),
+        [
+            ('secure_channel("localhost:1", auth="t0")', "ours"),
+            ('intercept_channel(plain, "t0")', "ours"),
+            ('intercept_channel(plain, "t0")', "plain"),
+            ('intercept_channel(grpc.intercept_channel(plain, grpc_bearer.interceptor("t1", retry=None)), '
+             'grpc_bearer.BearerAuth("t0", header="x-other"))', "plain"),
+        ],
+    )  # fmt: skip
+    def test_a_stub_made_on_one_is_refused_and_does_not_crash(self, make: str, close: str) -> None:
+        code = CLOSED.format(make=make, close=close)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+        assert (done.returncode, done.stdout) == (0, "Cannot invoke RPC on closed channel!\n"), done.stderr
