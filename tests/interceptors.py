@@ -225,9 +225,10 @@ AIO = {
 }
 ENDS_THE_CALL = ("raises", "answers")  # no server is asked
 # What grpc.aio itself cannot do: take anything but a call in place of a stream-unary call; take the answer to a stream
-# without having gone on; read requests that are written one by one while an interceptor waits for the reply.
+# without having gone on; read requests that are written one by one while an interceptor waits for the reply; and, in
+# its oldest versions, close a channel after such requests met a generator in place of a call.
 NOT_IN_AIO = {
     *(("answers", kind) for kind in AIO_KINDS if kind != "unary"),
-    *(("responds", kind) for kind in AIO_KINDS if kind.startswith("client_stream")),
+    *(("responds", kind) for kind in AIO_KINDS if kind.startswith("client_stream") or kind.endswith("write")),
     *(("awaits", kind) for kind in AIO_KINDS if kind.endswith("write")),
 }

@@ -228,6 +228,8 @@ class TestSync:
             assert seen.requests == plainly(does, kind)[1]
 
 
+# Of grpc.aio's oldest versions, where an interceptor has raised.
+@pytest.mark.filterwarnings("ignore:.*InterceptedCall.__del__:pytest.PytestUnraisableExceptionWarning")
 class TestAsyncio:
     @pytest.mark.parametrize(("way", "does", "kind"), AIO_CASES)
     def test_all_is_as_on_a_plain_channel_and_the_token_is_never_seen(
