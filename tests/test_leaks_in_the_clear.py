@@ -180,6 +180,84 @@ class TestASyncInterceptorBelowUs:
         assert not clear.ledger.contains(SECRET)
 
 
+class Delegating(grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    """A multicallable of a user's own that stands for gRPC's in all else, and chooses where each call goes."""
+
+    def __init__(self, here: Any, elsewhere: Any, redirect: Redirect) -> None:
+        self._here, self._elsewhere, self._redirect = here, elsewhere, redirect
+
+    def _chosen(self) -> Any:
+        return self._elsewhere if self._redirect.on else self._here
+
+    def __call__(self, request: Any, *rest: Any, **how: Any) -> Any:
+        return self._chosen()(request, *rest, **how)
+
+    def with_call(self, request: Any, *rest: Any, **how: Any) -> Any:
+        return self._chosen().with_call(request, *rest, **how)
+
+    def future(self, request: Any, *rest: Any, **how: Any) -> Any:
+        return self._chosen().future(request, *rest, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._here, name)
+
+
+def test_a_multicallable_of_a_users_own_that_redirects_gets_no_token(secure: ProbeServer, clear: ProbeServer) -> None:
+    """Though the other methods of its stub are gRPC's own, of a channel that core has proved."""
+    with clear.channel() as elsewhere, secure.channel() as channel:
+        redirect, stub = Redirect(elsewhere, on=False), ProbeStub(channel)
+        unary = vars(stub).pop("Unary")  # so that it is the last one, and all others are known before
+        stub.Unary = Delegating(unary, ProbeStub(elsewhere).Unary, redirect)
+        ours = grpc_bearer.wrap_stub(stub, SECRET)
+        for _ in range(2):
+            assert codes(try_sync(ours, timeout=PATIENCE)) == everywhere("wrap_stub", OK)
+        redirect.on = True
+        for _ in range(2):
+            try_sync(ours, timeout=PATIENCE)
+
+    assert secure.ledger.contains(SECRET)
+    assert not clear.ledger.contains(SECRET)
+
+
+def patch(channel: Any, elsewhere: Any, redirect: Redirect) -> None:
+    """What some instrumentation does to a channel: the methods of this one object are replaced."""
+
+    def replaced(kind: str, plain: Any) -> Any:
+        other = getattr(elsewhere, kind)
+        return lambda *args, **named: (other if redirect.on else plain)(*args, **named)
+
+    for kind in KINDS:
+        setattr(channel, kind, replaced(kind, getattr(channel, kind)))
+
+
+@pytest.mark.parametrize("patched", ["before", "after"])
+@pytest.mark.parametrize("way", ["intercept_channel", "interceptor", "wrap_stub"])
+def test_a_channel_of_grpcs_whose_methods_are_replaced_gets_no_token(
+    way: str, patched: str, secure: ProbeServer, clear: ProbeServer
+) -> None:
+    with clear.channel() as elsewhere, secure.channel() as channel:
+        redirect = Redirect(elsewhere, on=False)
+        if patched == "before":
+            patch(channel, elsewhere, redirect)
+        ours = grpc_bearer.intercept_channel(channel, SECRET)
+        intercepted = grpc.intercept_channel(channel, grpc_bearer.interceptor(SECRET))
+        make = {
+            "intercept_channel": lambda: ProbeStub(ours),
+            "interceptor": lambda: ProbeStub(intercepted),
+            "wrap_stub": lambda: grpc_bearer.wrap_stub(ProbeStub(channel), SECRET),
+        }[way]
+        for _ in range(2):
+            assert codes(try_sync(make(), timeout=PATIENCE)) == everywhere(way, OK)
+        if patched == "after":
+            patch(channel, elsewhere, redirect)
+        redirect.on = True
+        for _ in range(2):
+            try_sync(make(), timeout=PATIENCE)
+
+    assert secure.ledger.contains(SECRET)
+    assert not clear.ledger.contains(SECRET)
+
+
 # ------------------------------------------------------------------------------------------------------------ asyncio
 
 
@@ -276,4 +354,27 @@ class TestAnAsyncioInterceptorBelowUs:
 
         assert secure.ledger.contains(SECRET)
         assert len(clear.ledger) > 0
+        assert not clear.ledger.contains(SECRET)
+
+    @pytest.mark.parametrize("patched", ["before", "after"])
+    @pytest.mark.parametrize("way", ["aio.secure_channel", "aio.intercept_channel", "aio.interceptors"])
+    async def test_nor_does_a_channel_of_grpcs_whose_methods_are_replaced(
+        self, way: str, patched: str, secure: ProbeServer, clear: ProbeServer
+    ) -> None:
+        async with aio.insecure_channel(clear.target) as elsewhere:
+            redirect = Redirect(elsewhere, on=False)
+            channel, inner = AIO_WAYS[way](secure, [], BearerAuth(SECRET))
+            inner = getattr(inner, "_inner", inner)  # the channel below ours
+            async with channel:
+                if patched == "before":
+                    patch(inner, elsewhere, redirect)
+                for _ in range(2):
+                    assert await try_four(ProbeStub(channel)) == WELL
+                if patched == "after":
+                    patch(inner, elsewhere, redirect)
+                redirect.on = True
+                for _ in range(2):
+                    await try_four(ProbeStub(channel))
+
+        assert secure.ledger.contains(SECRET)
         assert not clear.ledger.contains(SECRET)

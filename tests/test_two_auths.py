@@ -32,7 +32,7 @@ from grpc import aio
 from interceptors import aio_interceptors, sync_interceptor
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, ConfigurationError
+from grpc_bearer import BearerAuth, CallContext, ConfigurationError, Source, Token
 from grpc_bearer.testing import OpaqueVerifier, ProbeServer, ProbeStub, Verdict
 
 OK = grpc.StatusCode.OK
@@ -44,6 +44,18 @@ def numbered(name: str, header: str = "authorization") -> BearerAuth:
     """Tokens `name.0`, `name.1`, … of which each fetch gives the next."""
     count = itertools.count()
     return BearerAuth(lambda: f"{name}.{next(count)}", header)
+
+
+class Single(Source):
+    """Such tokens, each for one attempt alone."""
+
+    single_use = local = True
+
+    def __init__(self, name: str) -> None:
+        self._name, self._numbers = name, itertools.count()
+
+    def fetch(self, context: CallContext) -> Token:
+        return Token(f"{self._name}.{next(self._numbers)}", single_use=True)
 
 
 class Both:
@@ -217,6 +229,24 @@ class TestTwoHeaders:
 
         assert [set(codes(each).values()) for each in ends] == [{OK}] * 3
         assert scene.arrived() == [(["Bearer service.0"], ["Bearer gateway.0"])] * sum(map(len, ends))
+
+    @pytest.mark.parametrize("single", ["service", "gateway", "both"])
+    @pytest.mark.parametrize("way", WAYS)
+    def test_each_attempt_brings_a_token_of_its_own_of_those_for_one_attempt(
+        self, way: str, single: str, scene: Scene
+    ) -> None:
+        for name, header in HEADERS.items():
+            if single in (name, "both"):
+                setattr(scene, name, BearerAuth(Single(name), header))
+                scene.verifier.by_name[name].accept(*(f"{name}.{number}" for number in range(99)))
+
+        ends = rounds(way, scene)
+
+        assert [set(codes(each).values()) for each in ends] == [{OK}] * 3
+        arrived = scene.arrived()
+        assert {(len(service), len(gateway)) for service, gateway in arrived} == {(1, 1)}
+        for name, values in zip(HEADERS, zip(*arrived, strict=True), strict=True):
+            assert len({value for (value,) in values}) == (len(arrived) if single in (name, "both") else 1)
 
     @pytest.mark.parametrize("name", HEADERS)
     @pytest.mark.parametrize(
