@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import random
 import secrets
 import statistics
@@ -14,6 +13,7 @@ from typing import Any
 
 from grpc_bearer._keys import KeyFile, load_text
 from grpc_bearer._signing import ALGORITHMS, Signer, load_signer
+from grpc_bearer._streams import ask_secret
 from grpc_bearer._terminal import print_json, print_line, print_table, progress
 from grpc_bearer._token import CallContext
 from grpc_bearer.sources.jwt import JWTSource, nonce
@@ -52,7 +52,7 @@ def main(
     Raises:
         ConfigurationError, SigningError: the key cannot be used.
     """
-    passphrase = getpass.getpass("passphrase: ") if ask else None
+    passphrase = ask_secret("passphrase") if ask else None
     signer = load_signer(Path(key), algorithm, passphrase=passphrase)
     calls = ways(Path(key), signer, passphrase)
     with progress("measuring"):

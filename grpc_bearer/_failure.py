@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,10 @@ import grpc
 
 from grpc_bearer._token import LARGE_TOKEN, Token
 
+# Core's words for a connection that the peer has ended with an error, and for an answer without gRPC's own status.
+_GOAWAY = r"GOAWAY received; Error code: "
+_CALM = re.compile(rf"{_GOAWAY}11; Debug Text: (?!too_many_pings)")
+_BY_PROXY = re.compile(rf"{_GOAWAY}[1-9]\d*; Debug Text: (?!too_many_pings)|http2 header with status: (?:400|413|431)\b")
 _RICH_STATUS = "grpc-status-details-bin"
 
 
@@ -41,8 +46,14 @@ class Failure:
 
 
 def too_large(token: Token, failure: Failure) -> bool:
-    """Whether the server most likely refused the call for the size of its headers."""
-    return failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and len(token.value) > LARGE_TOKEN
+    """Whether the server, or a proxy before it, most likely refused the call for the size of its headers."""
+    size = len(token.value)
+    if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return size > LARGE_TOKEN
+    # nginx hangs up with ENHANCE_YOUR_CALM, older ones for more than 4 KiB. With gRPC's servers that means pings.
+    if size > LARGE_TOKEN // 2 and _CALM.search(failure.details):
+        return True
+    return size > LARGE_TOKEN and _BY_PROXY.search(failure.details) is not None
 
 
 def rich(failure: Failure) -> tuple[str, float]:

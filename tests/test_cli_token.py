@@ -119,10 +119,15 @@ def test_wrong_use_is_exit_code_2_on_stderr(arguments: list[str], expected: str)
 
 
 def test_a_secret_is_not_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        _cli.main(["token", "--profile", "crm", "--token", TOKEN])
+    assert _cli.main(["token", "--profile", "crm", "--token", TOKEN]) == 2
+    assert _cli.main(["token", "--profile", "crm", f"--token={TOKEN}"]) == 2
+    assert _cli.main(["token", "--profile", TOKEN]) == 2
+    assert _cli.main(["inspect", f"--max-lifetime={TOKEN}"]) == 2
+    assert _cli.main([TOKEN]) == 2
 
-    assert TOKEN not in "".join(capsys.readouterr())
+    shown = "".join(capsys.readouterr())
+    assert TOKEN not in shown
+    assert "unrecognized arguments: --token." in shown
 
 
 def test_an_endpoint_that_says_no_is_exit_code_5(tmp_path: Path) -> None:
