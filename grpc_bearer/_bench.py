@@ -53,8 +53,9 @@ def main(
         ConfigurationError, SigningError: the key cannot be used.
     """
     passphrase = ask_secret("passphrase") if ask else None
-    signer = load_signer(Path(key), algorithm, passphrase=passphrase)
-    calls = ways(Path(key), signer, passphrase)
+    text = KeyFile(Path(key)).read("key")  # once: it may be a pipe
+    signer = load_signer(text, algorithm, passphrase=passphrase, field=f"key: {key}")
+    calls = ways(text, signer, passphrase)
     with progress("measuring"):
         rounds, lines = measured(calls, seconds)
     if as_json:
@@ -64,14 +65,13 @@ def main(
     return 0
 
 
-def ways(path: Path, signer: Signer, passphrase: str | None = None) -> dict[str, Call]:
+def ways(text: bytes, signer: Signer, passphrase: str | None = None) -> dict[str, Call]:
     """The floor first, then the floor again, ours, and PyJWT's two ways."""
     import jwt
 
     source = JWTSource(signer, headers={"nonce": nonce}, claims={"iss": _ISSUER}, lifetime=120, single_use=True)
     context = CallContext()
     data = source.fetch(context).value.rpartition(".")[0].encode("ascii")
-    text = KeyFile(path).read("key")
     loaded, algorithm = load_text(text, passphrase, "key").key, signer.algorithm
     floor = _raw(loaded, algorithm, data)
 

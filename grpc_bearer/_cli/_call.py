@@ -14,7 +14,7 @@ import grpc
 
 from grpc_bearer._cli import _network, _probe
 from grpc_bearer._cli._auth import chosen
-from grpc_bearer._cli._channel import channel, quiet_core
+from grpc_bearer._cli._channel import channel, quiet_core, trusted
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._reflection import Reflection
 from grpc_bearer._cli._status import failed
@@ -34,7 +34,8 @@ def main(arguments: Namespace) -> int:
     path = _probe.method_of(arguments.method) if arguments.method else None
     metadata = _metadata(arguments.metadata)
     timeout = arguments.timeout or None
-    with quiet_core(), chosen(arguments).auth as auth, channel(arguments, target, auth) as made:
+    trust = trusted(arguments, target)
+    with quiet_core(), chosen(arguments).auth as auth, channel(arguments, target, trust, auth) as made:
         # Before the call, so that a token that cannot be had is not taken for one that was refused.
         service, _, name = (path or _probe.REFLECTION).partition("/")
         with progress("getting a token"):

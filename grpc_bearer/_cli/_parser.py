@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
-from typing import IO, Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from grpc_bearer._cli._codes import Exit, Failure, table
 from grpc_bearer._config import VARIABLE
@@ -45,7 +45,8 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
                 setattr(arguments, name, rest.pop(0))
         if rest:
             options = [_named(each) for each in rest if each.startswith("-")]
-            raise _Misuse(f"unrecognized arguments: {' '.join(options) or 'too many'}", f"grpc-bearer {arguments.command}")
+            problem = f"unrecognized arguments: {' '.join(options) or 'too many'}"
+            raise _Misuse(problem, f"grpc-bearer {arguments.command}")
         return arguments
     except _Misuse as misuse:
         problem, whose = misuse.args
@@ -62,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise _Misuse(message, self.prog)
 
-    def print_help(self, file: IO[str] | None = None) -> None:
+    def print_help(self, file: object = None) -> None:
         write(self.format_help())
 
 
