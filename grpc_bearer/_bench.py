@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import random
 import secrets
 import statistics
@@ -14,6 +13,7 @@ from typing import Any
 
 from grpc_bearer._keys import KeyFile, load_text
 from grpc_bearer._signing import ALGORITHMS, Signer, load_signer
+from grpc_bearer._streams import ask_secret
 from grpc_bearer._terminal import print_json, print_line, print_table, progress
 from grpc_bearer._token import CallContext
 from grpc_bearer.sources.jwt import JWTSource, nonce
@@ -52,9 +52,10 @@ def main(
     Raises:
         ConfigurationError, SigningError: the key cannot be used.
     """
-    passphrase = getpass.getpass("passphrase: ") if ask else None
-    signer = load_signer(Path(key), algorithm, passphrase=passphrase)
-    calls = ways(Path(key), signer, passphrase)
+    passphrase = ask_secret("passphrase") if ask else None
+    text = KeyFile(Path(key)).read("key")  # once: it may be a pipe
+    signer = load_signer(text, algorithm, passphrase=passphrase, field=f"key: {key}")
+    calls = ways(text, signer, passphrase)
     with progress("measuring"):
         rounds, lines = measured(calls, seconds)
     if as_json:
@@ -64,14 +65,13 @@ def main(
     return 0
 
 
-def ways(path: Path, signer: Signer, passphrase: str | None = None) -> dict[str, Call]:
+def ways(text: bytes, signer: Signer, passphrase: str | None = None) -> dict[str, Call]:
     """The floor first, then the floor again, ours, and PyJWT's two ways."""
     import jwt
 
     source = JWTSource(signer, headers={"nonce": nonce}, claims={"iss": _ISSUER}, lifetime=120, single_use=True)
     context = CallContext()
     data = source.fetch(context).value.rpartition(".")[0].encode("ascii")
-    text = KeyFile(path).read("key")
     loaded, algorithm = load_text(text, passphrase, "key").key, signer.algorithm
     floor = _raw(loaded, algorithm, data)
 

@@ -10,6 +10,7 @@ import importlib
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ class Given:
         environ: for the fields that name a variable.
         spelled: how a field is written where this comes from.
         inline: whether secrets may be written there themselves.
+        once: whether a pipe in place of a file is read here and now, since one token is all that is wanted.
     """
 
     values: Mapping[str, object] = field(repr=False)
@@ -51,6 +53,7 @@ class Given:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     spelled: Callable[[str], str] = str
     inline: bool = True
+    once: bool = False
 
     def path(self, text: str) -> Path:
         return self.folder / Path(text).expanduser()
@@ -99,7 +102,9 @@ class Field:
     def _checked(self, name: str, way: str, given: Given) -> object:
         value, problem = given.values[name], ""
         if way == "_file" and self.by_file:
-            return self.by_file(given.path(_named(name, value, "the name of a file")))
+            file = given.path(_named(name, value, "the name of a file"))
+            if not (given.once and is_pipe(file)):
+                return self.by_file(file)
         if way:
             found = variable(name, value, given) if way == "_env" else contents(name, value, given)
             return self.from_text(name, found) if self.from_text else found
@@ -235,6 +240,15 @@ def contents(name: str, value: object, given: Given) -> str:
     except ConfigurationError as error:
         problem = str(error).removeprefix(": ")
     raise Problem(name, problem)
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether it can be read only once: `<(…)` of a shell, `/dev/stdin`, a terminal."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
 def _text_in(path: Path) -> str:

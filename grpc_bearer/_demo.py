@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import grpc
 
 from grpc_bearer import BearerAuth, GrpcBearerError, TokenRejectedError, secure_channel
 from grpc_bearer._demo_doors import AIO_DOORS, DOORS, WrongReply, acall_all, call_all
-from grpc_bearer._terminal import print_line, progress
+from grpc_bearer._terminal import print_json, print_line, progress
 from grpc_bearer.testing import (
     JWTVerifier,
     Ledger,
@@ -91,7 +90,7 @@ def main(*, as_json: bool = False) -> int:
         results = play_all()
     ok = not any(result.error for result in results)
     if as_json:
-        print(json.dumps({"services": [result.as_json() for result in results], "ok": ok}))
+        print_json({"services": [result.as_json() for result in results], "ok": ok})
     else:
         for result in results:
             print_line(str(result), "fail" if result.error else "")

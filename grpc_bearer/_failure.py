@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,11 @@ import grpc
 
 from grpc_bearer._token import LARGE_TOKEN, Token
 
+# Core's words for a connection that the peer has ended by an error (11 is ENHANCE_YOUR_CALM, which gRPC's own servers
+# say to too many pings; older cores only say that the socket was closed), and for an answer without gRPC's status.
+_CALM = re.compile(r"GOAWAY received; Error code: 11; Debug Text: (?!too_many_pings)")
+_GOAWAY = re.compile(r"GOAWAY received; Error code: (?!0;|11;)")
+_BARE = re.compile(r"http2 header with status: (?:400|413|431)\b")
 _RICH_STATUS = "grpc-status-details-bin"
 
 
@@ -41,8 +47,13 @@ class Failure:
 
 
 def too_large(token: Token, failure: Failure) -> bool:
-    """Whether the server most likely refused the call for the size of its headers."""
-    return failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED and len(token.value) > LARGE_TOKEN
+    """Whether the server, or a proxy before it, most likely refused the call for the size of its headers."""
+    size, details = len(token.value), failure.details
+    if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return size > LARGE_TOKEN
+    # For a header of over 8 KiB nginx says ENHANCE_YOUR_CALM, older ones for one of over 4; HAProxy INTERNAL_ERROR.
+    limit = LARGE_TOKEN // 2 if _CALM.search(details) else LARGE_TOKEN
+    return size > limit and any(each.search(details) for each in (_CALM, _GOAWAY, _BARE))
 
 
 def rich(failure: Failure) -> tuple[str, float]:

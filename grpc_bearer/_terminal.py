@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import sys
 import threading
 import time
@@ -11,8 +13,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from grpc_bearer._streams import JSON_ESCAPE, is_terminal, note, results_terminal, write
+
 #: Seconds after which something is worth a word.
 PATIENCE = 1.0
+# Columns: a terminal that calls itself narrower gets lines that it has to wrap.
+_NARROWEST = 40
+_UNSURE = re.compile(r"[^\n -~]")
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim", "name": "bold"}
 
 
@@ -32,8 +39,19 @@ def safe(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def print_json(value: Any, *, stream: TextIO | None = None) -> None:
-    print(json.dumps(value, ensure_ascii=False), file=stream or sys.stdout, flush=True)
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a result as JSON."""
+    write(json_line(value, indent), JSON_ESCAPE)
+
+
+def json_line(value: Any, indent: int | None = None) -> str:
+    """As JSON, with what a terminal would obey escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return f"{_UNSURE.sub(_escaped, text)}\n"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def print_table(rows: Iterable[Row], headers: Sequence[str] = (), *, right: Collection[int] = ()) -> None:
@@ -45,10 +63,10 @@ def print_table(rows: Iterable[Row], headers: Sequence[str] = (), *, right: Coll
         right: which columns are numbers.
     """
     cells = [[each if isinstance(each, Cell) else Cell(each) for each in row] for row in rows]
-    console = _console(sys.stdout)
+    console = _console()
     if console is None:
         lines = ([[Cell(each) for each in headers]] if headers else []) + cells
-        print(*_aligned(lines, right), sep="\n")
+        write("".join(f"{line}\n" for line in _aligned(lines, right)))
         return
     from rich.table import Table
     from rich.text import Text
@@ -60,29 +78,38 @@ def print_table(rows: Iterable[Row], headers: Sequence[str] = (), *, right: Coll
     for row in cells:
         # Text, never markup: what stands in square brackets is somebody's data.
         grid.add_row(*(Text(each.text, _COLOURS.get(each.style, "")) for each in row))
-    console.print(grid)
+    _print_rich(console, grid)
 
 
 def print_line(text: str, style: str = "") -> None:
     """Print a line, in colour on a terminal."""
-    console = _console(sys.stdout)
+    console = _console()
     if console is None:
-        print(text, flush=True)
+        write(f"{text}\n")
         return
     from rich.text import Text
 
-    console.print(Text(text, _COLOURS.get(style, "")))
+    _print_rich(console, Text(text, _COLOURS.get(style, "")))
 
 
-def _console(stream: TextIO) -> Any:
+def _print_rich(console: Any, what: Any) -> None:
+    with console.capture() as captured:
+        console.print(what)
+    write(captured.get())
+
+
+def _console() -> Any:
     """rich's console, if it is installed and there is somebody to see colours."""
-    if not stream.isatty():
+    terminal = results_terminal()
+    if terminal is None:
         return None
     try:
         from rich.console import Console
     except ImportError:
         return None
-    return Console(file=stream, highlight=False)
+    # By rich itself COLUMNS=0 leaves nothing of a line, and a very narrow terminal nothing of some columns.
+    width = max(shutil.get_terminal_size().columns or 80, _NARROWEST)
+    return Console(file=terminal, highlight=False, width=width)
 
 
 def _aligned(rows: list[list[Cell]], right: Collection[int]) -> list[str]:
@@ -98,8 +125,8 @@ def _aligned(rows: list[list[Cell]], right: Collection[int]) -> list[str]:
 @contextlib.contextmanager
 def progress(what: str, stream: TextIO | None = None, patience: float = PATIENCE) -> Iterator[None]:
     """Say on stderr what is going on, if it takes over a second: a counting line on a terminal, one line elsewhere."""
-    to = stream or sys.stderr
     done = threading.Event()
+    to = stream or sys.stderr
     teller = threading.Thread(target=_tell, args=(what, to, done, patience), name="progress", daemon=True)
     teller.start()
     try:
@@ -109,15 +136,15 @@ def progress(what: str, stream: TextIO | None = None, patience: float = PATIENCE
         teller.join()
 
 
-def _tell(what: str, to: TextIO, done: threading.Event, patience: float) -> None:
+def _tell(what: str, to: TextIO | None, done: threading.Event, patience: float) -> None:
     began = time.monotonic()
     if done.wait(patience):
         return
-    if not to.isatty():
-        print(f"{what} …", file=to, flush=True)
+    if not is_terminal(to):
+        note(f"{what} …\n", stream=to)
         return
     while True:
-        print(f"\r{what} … {time.monotonic() - began:.0f} s", end="", file=to, flush=True)
+        note(f"\r{what} … {time.monotonic() - began:.0f} s", stream=to)
         if done.wait(PATIENCE):
             break
-    print("\r\x1b[K", end="", file=to, flush=True)
+    note("\r\x1b[K", stream=to)

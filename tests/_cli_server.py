@@ -22,7 +22,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 TOKEN = "tok-5ecr3t-0123456789-abcdef"
 PROBE = "grpc_bearer.testing.v1.Probe"
 # What a developer's machine may have set, and what would then decide how the tests end.
-_UNSET = ("GRPC_BEARER_CONFIG", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "GRPC_VERBOSITY", "REQUESTS_CA_BUNDLE", "NO_COLOR")
+_UNSET = (
+    "COLUMNS",
+    "GRPC_BEARER_CONFIG",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "GRPC_VERBOSITY",
+    "NO_COLOR",
+    "PYTHONIOENCODING",
+    "REQUESTS_CA_BUNDLE",
+)
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY")
 
 
@@ -44,7 +52,18 @@ class Ran:
         return {step["step"]: step["status"] for step in self.json["steps"]}
 
 
-def run(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, extras: bool = True) -> Ran:
+def clean_environment() -> dict[str, str]:
+    """The environment without what would decide how a command ends."""
+    return {name: value for name, value in os.environ.items() if name not in (*_UNSET, *_PROXIES)}
+
+
+def run(
+    *arguments: str,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    extras: bool = True,
+    warnings: str = "error",
+) -> Ran:
     """Run the command as a user does, in a process of its own.
 
     Args:
@@ -52,13 +71,13 @@ def run(*arguments: str, stdin: str = "", env: Mapping[str, str] | None = None, 
         stdin: what it reads.
         env: more environment.
         extras: whether the packages of the `cli` extra can be imported.
+        warnings: what becomes of them.
     """
-    clean = {name: value for name, value in os.environ.items() if name not in (*_UNSET, *_PROXIES)}
     command = ["-m", "grpc_bearer", *arguments] if extras else ["-c", _WITHOUT_EXTRAS, *arguments]
     done = subprocess.run(
-        [sys.executable, "-W", "error", *command],
+        [sys.executable, "-W", warnings, *command],
         input=stdin,
-        env={**clean, **(env or {})},
+        env={**clean_environment(), **(env or {})},
         capture_output=True,
         text=True,
         timeout=60,

@@ -68,6 +68,24 @@ def test_colours_on_a_terminal_none_in_a_pipe_and_none_if_not_wanted(signing: li
     assert "Nothing looks wrong." in run("inspect", *signing, extras=False).out
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "7"])
+def test_a_terminal_that_calls_itself_narrow_gets_all_of_it(signing: list[str], columns: str) -> None:
+    pytest.importorskip("rich", reason="needs the cli extra")
+    shown = on_a_terminal("inspect", *signing, COLUMNS=columns, NO_COLOR="1")
+    words = re.sub(r"\x1b\[[0-9;]*m", "", shown).split()
+
+    assert words[:4] == ["A", "JWT.", "header", "alg"]
+    assert {"RS256", "me@example.com", "signature", "verified"} <= set(words)
+    assert words[-3:] == ["Nothing", "looks", "wrong."]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437"])
+def test_a_terminal_that_lacks_a_character_gets_it_escaped(signing: list[str], encoding: str) -> None:
+    shown = on_a_terminal("inspect", *signing, "--issuer", "\u2192\U0001f600", PYTHONIOENCODING=encoding, COLUMNS="100")
+
+    assert r"\u2192\U0001f600" in shown
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_json(command: str) -> None:
     (subparsers,) = parser()._subparsers._group_actions  # type: ignore[union-attr]
@@ -119,6 +137,27 @@ def test_ctrl_c_is_exit_code_130(hanging: tuple[Hang, list[str]]) -> None:
 
     assert process.returncode == 130
     assert (out, b"Traceback" in err) == (b"", False)
+
+
+def test_a_reader_that_leaves_a_stream_ends_the_call(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_reflection", reason="needs the cli extra")
+    ca = CA()
+    (tmp_path / "token").write_text(TOKEN)
+    with ProbeServer(OpaqueVerifier([TOKEN]), ca, register=[with_reflection]) as server:
+        options = ["--ca", str(ca.write(tmp_path)), "--profile", "crm", "--token-file", str(tmp_path / "token")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with started("call", server.target, f"{PROBE}/BidiStream", "-", *options, **pipes) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b'{"index": 1}\n')
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["indexes"] == ["1"]
+            process.stdout.close()
+            process.stdin.write(b'{"index": 2}\n')
+            process.stdin.flush()  # and stays open: the thread that reads it must not keep the command
+            code = process.wait(PATIENCE)
+
+    assert code == 141
 
 
 def test_a_reply_of_a_stream_is_there_before_the_next_request(tmp_path: Path) -> None:

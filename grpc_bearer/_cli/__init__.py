@@ -1,21 +1,22 @@
 """The command `grpc-bearer`: a function of its arguments, so that tests call it.
 
-Exit codes: 0 all well; 1 something is wrong with what was looked at; 2 wrong arguments or configuration; 3 network;
-4 TLS; 5 no token; 6 the server refused the token; 7 the call failed in another way; 8 the clock is off; 130 Ctrl-C.
-Results go to stdout, errors and progress to stderr; with `--json` results and errors are JSON, a document a line.
+Results go to stdout, errors and progress to stderr; with `--json` results and errors are JSON, a document a line. What
+exit codes mean is in `_codes`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from grpc_bearer._cli._codes import Exit, Failure, code_of
 from grpc_bearer._cli._parser import parsed, parser
-from grpc_bearer._terminal import print_json, safe
+from grpc_bearer._streams import JSON_ESCAPE, StreamError, note, streams, write
+from grpc_bearer._terminal import json_line, print_json, safe
 from grpc_bearer.errors import GrpcBearerError
 
 
@@ -26,25 +27,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; `None`: those of the process.
 
     Returns:
-        The exit code: 0 if all went well.
+        The exit code: 0 if all went well, and all of the result was written.
     """
-    arguments = parsed(argv)
-    as_json = getattr(arguments, "json", False)
     logging.getLogger("grpc_bearer").addHandler(logging.NullHandler())  # what goes wrong is told here, and told once
-    try:
-        code = _run(arguments)
-        sys.stdout.flush()  # here, where a reader that has left is expected, and not when the interpreter ends
-        return code
-    except Failure as failure:
-        return _told(failure, as_json)
-    except GrpcBearerError as error:
-        return _told(Failure(code_of(error), str(error)), as_json)
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not stumble over the rest of it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.WRONG
+    words = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in words
+    with streams():
+        try:
+            return _run(parsed(words))
+        except Failure as failure:
+            return _told(failure, as_json)
+        except GrpcBearerError as error:
+            return _told(Failure(code_of(error), str(error)), as_json)
+        except StreamError as error:
+            return Exit.LEFT if error.left else _told(Failure(Exit.STREAM, str(error)), as_json)
+        except KeyboardInterrupt:
+            return Exit.INTERRUPTED
+        except Exception as fault:  # by Python's own rule this were exit code 1, which is an answer of `inspect`
+            return _told(_of_fault(fault), as_json)
 
 
 def _run(arguments: Namespace) -> int:
@@ -72,7 +72,7 @@ def _run(arguments: Namespace) -> int:
         if arguments.json:
             print_json({"shell": arguments.shell, "script": script})
         else:
-            print(script, end="")
+            write(script)
         return Exit.OK
     if arguments.command == "bench":
         from grpc_bearer import _bench
@@ -88,8 +88,14 @@ def _told(failure: Failure, as_json: bool) -> int:
     """Say on stderr what went wrong."""
     if as_json:
         told = {"error": failure.problem, "advice": failure.advice, "exit_code": failure.code.value}
-        print_json(told, stream=sys.stderr)
+        note(json_line(told), JSON_ESCAPE)
     else:
-        for line in str(failure).splitlines():
-            print(f"grpc-bearer: {safe(line)}", file=sys.stderr)
+        note("".join(f"grpc-bearer: {safe(line)}\n" for line in str(failure).splitlines()))
     return failure.code
+
+
+def _of_fault(fault: Exception) -> Failure:
+    """Where it happened, and never its text, which may hold anything."""
+    places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(fault.__traceback__)]
+    problem = f"a fault in grpc-bearer itself: {type(fault).__name__} at {', '.join(reversed(places[-3:]))}"
+    return Failure(Exit.FAULT, problem, "please report it")

@@ -48,6 +48,7 @@ def chosen(arguments: Namespace) -> Chosen:
             Path(),
             spelled=option,
             inline=False,
+            once=True,
         )
         return Chosen(built(specified(given), given), arguments.profile)
     if fields:

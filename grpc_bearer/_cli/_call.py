@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import sys
+import threading
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from grpc_bearer._cli import _network, _probe
 from grpc_bearer._cli._auth import chosen
-from grpc_bearer._cli._channel import channel, quiet_core
+from grpc_bearer._cli._channel import channel, quiet_core, trusted
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._reflection import Reflection
 from grpc_bearer._cli._status import failed
+from grpc_bearer._streams import StreamError, input_lines, read_input, results_terminal
 from grpc_bearer._terminal import print_json, print_table, progress, safe
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def main(arguments: Namespace) -> int:
     path = _probe.method_of(arguments.method) if arguments.method else None
     metadata = _metadata(arguments.metadata)
     timeout = arguments.timeout or None
-    with quiet_core(), chosen(arguments).auth as auth, channel(arguments, target, auth) as made:
+    trust = trusted(arguments, target)
+    with quiet_core(), chosen(arguments).auth as auth, channel(arguments, target, trust, auth) as made:
         # Before the call, so that a token that cannot be had is not taken for one that was refused.
         service, _, name = (path or _probe.REFLECTION).partition("/")
         with progress("getting a token"):
@@ -86,62 +88,69 @@ class _Call:
         self._pool, self._metadata, self._timeout, self._token = pool, metadata, timeout, token
         self._request = GetMessageClass(self._method.input_type)
         reply = GetMessageClass(self._method.output_type)
-        kind = f"{'stream' if self._method.client_streaming else 'unary'}_stream"
-        # One answer is a stream of one: it is read the same way.
-        self._open: Any = getattr(made, kind)(
+        # Always in its own shape: as a stream of one answer, core may lose the status that a proxy gives.
+        kind = "_".join("stream" if each else "unary" for each in (method.client_streaming, method.server_streaming))
+        opened: Any = getattr(made, kind)(
             f"/{self._method.containing_service.full_name}/{self._method.name}",
             request_serializer=self._request.SerializeToString,
             response_deserializer=reply.FromString,
         )
-        self._bad: Failure | None = None
+        self._open = opened if method.server_streaming else opened.future
+        self._bad: Failure | StreamError | None = None
         self._running: Any = None
+        self._begun = threading.Event()
 
     def run(self, request: str | None, *, as_json: bool) -> None:
         """Send the request or requests, and print each answer when it comes."""
         given = self._streamed(request) if self._method.client_streaming else self._single(request)
-        pretty = not as_json and not self._method.server_streaming and sys.stdout.isatty()
+        pretty = not as_json and not self._method.server_streaming and results_terminal() is not None
         self._running = self._open(given, metadata=self._metadata, timeout=self._timeout)
-        failure: Failure | None = None
+        self._begun.set()
+        answers = self._running if self._method.server_streaming else self._only()
+        failure: Failure | StreamError | None = None
         try:
             with progress("waiting for an answer"):
-                answer = next(self._running, None)
+                answer = next(answers, None)
             while answer is not None:
                 self._print(answer, pretty)
-                answer = next(self._running, None)
+                answer = next(answers, None)
         except grpc.RpcError as error:
             failure = self._bad or failed(error, self._token)
-        except KeyboardInterrupt:
+        except grpc.FutureCancelledError:  # by a bad line
+            failure = self._bad or Failure(Exit.CALL, "cancelled")
+        except (KeyboardInterrupt, StreamError):
             self._running.cancel()
             raise
         if failure := failure or self._bad:
             raise failure
 
+    def _only(self) -> Iterator[Message]:
+        yield self._running.result()
+
     def _print(self, answer: Message, pretty: bool) -> None:
         from google.protobuf.json_format import MessageToDict
 
         found = MessageToDict(answer, descriptor_pool=self._pool)
-        print(json.dumps(found, indent=2 if pretty else None, ensure_ascii=not pretty), flush=True)
+        print_json(found, indent=2 if pretty else None)
 
     def _single(self, request: str | None) -> Message:
-        text = sys.stdin.read() if request == "-" else request
+        text = read_input() if request == "-" else request
         return self._parsed(text if text and text.strip() else "{}", "JSON")
 
     def _streamed(self, request: str | None) -> Iterator[Message]:
         """The requests, as the server takes them: of stdin a line at a time."""
-        return self._of_lines(sys.stdin) if request in (None, "-") else iter([self._parsed(request or "", "JSON")])
+        return self._of_lines() if request in (None, "-") else iter([self._parsed(request or "", "JSON")])
 
-    def _of_lines(self, lines: Iterable[str]) -> Iterator[Message]:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                message = self._parsed(line.rstrip(), f"line {number}")
-            except Failure as failure:
-                # Raised here it would end in gRPC's log; the call ends, and whoever reads the answers tells.
-                self._bad = failure
-                self._running.cancel()
-                return
-            yield message
+    def _of_lines(self) -> Iterator[Message]:
+        try:
+            for number, line in enumerate(input_lines(), 1):
+                if line.strip():
+                    yield self._parsed(line.rstrip(), f"line {number}")
+        except (Failure, StreamError) as bad:
+            # Raised here it would end in gRPC's log; the call ends, and whoever reads the answers tells.
+            self._bad = bad
+            self._begun.wait()
+            self._running.cancel()
 
     def _parsed(self, text: str, where: str) -> Message:
         from google.protobuf.json_format import ParseDict, ParseError

@@ -18,6 +18,7 @@ from grpc_bearer._auth import BearerAuth
 from grpc_bearer._channel import insecure_channel, secure_channel
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._network import Target, Trust
+from grpc_bearer._config_fields import is_pipe
 from grpc_bearer._credentials import read_file
 
 _ROOTS = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
@@ -36,6 +37,8 @@ def trusted(arguments: Namespace, target: Target) -> Trust:
         raise Failure(Exit.USAGE, "--client-cert and --client-key go together", "give both, or neither")
     for path, field in ((arguments.client_cert, "--client-cert"), (arguments.client_key, "--client-key")):
         if path is not None:
+            if is_pipe(Path(path)):
+                raise Failure(Exit.USAGE, f"{field}: a pipe, and TLS reads it several times", "give a file")
             read_file(Path(path), field)  # so that a wrong name is told as such
     certificate, key = (Path(each) if each else None for each in (arguments.client_cert, arguments.client_key))
     roots, roots_from = _roots(arguments.ca)
@@ -78,13 +81,12 @@ def _read(path: str, field: str) -> bytes:
     raise Failure(Exit.USAGE, f"{field}: cannot read {path}: {problem}")
 
 
-def credentials(arguments: Namespace, target: Target) -> grpc.ChannelCredentials | None:
+def credentials(arguments: Namespace, target: Target, trust: Trust) -> grpc.ChannelCredentials | None:
     """Those of the channel; `None` if it is to be plaintext."""
     if arguments.plaintext:
         return None
     if target.text.startswith("unix:"):
         return grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
-    trust = trusted(arguments, target)
     pair: tuple[bytes, bytes] | tuple[None, None] = (None, None)
     if trust.certificate and trust.key:
         pair = (read_file(trust.key, "--client-key"), read_file(trust.certificate, "--client-cert"))
@@ -92,9 +94,9 @@ def credentials(arguments: Namespace, target: Target) -> grpc.ChannelCredentials
     return grpc.ssl_channel_credentials(trust.roots if arguments.ca else None, *pair)
 
 
-def channel(arguments: Namespace, target: Target, auth: BearerAuth | None) -> grpc.Channel:
+def channel(arguments: Namespace, target: Target, trust: Trust, auth: BearerAuth | None) -> grpc.Channel:
     """A channel to the target; with `auth`, its calls carry a token."""
-    chosen = credentials(arguments, target)
+    chosen = credentials(arguments, target, trust)
     options = [("grpc.ssl_target_name_override", arguments.server_name)] if arguments.server_name else []
     if auth is None:
         return (
@@ -119,14 +121,16 @@ def quiet_core() -> Iterator[None]:
     ours, saved = sys.stderr, os.dup(2)
     try:
         if _writes_to(ours, 2):
-            ours.flush()
+            with contextlib.suppress(OSError):
+                ours.flush()
             sys.stderr = os.fdopen(os.dup(saved), "w", 1, encoding=ours.encoding, errors="backslashreplace")
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         if sys.stderr is not ours:
-            sys.stderr.close()
+            with contextlib.suppress(OSError):
+                sys.stderr.close()
         sys.stderr = ours
         os.dup2(saved, 2)
         os.close(saved)

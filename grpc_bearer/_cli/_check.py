@@ -39,6 +39,7 @@ class Report:
     """What was found so far; the first failure decides."""
 
     target: Target
+    trust: Trust
     steps: list[Step] = field(default_factory=list)
     failure: Failure | None = None
     failed: str = ""
@@ -79,13 +80,12 @@ def main(arguments: Namespace) -> int:
     _probe.check_extra()
     target = _network.parsed_target(arguments.target)
     method = _probe.method_of(arguments.method) if arguments.method else None
-    trust = trusted(arguments, target)
-    report = Report(target)
+    report = Report(target, trusted(arguments, target))
     asked = chosen(arguments)
     with quiet_core(), asked.auth as auth:
-        reachable = _way(report, trust, arguments)
-        token = _token(report, asked, _service(target, trust, method), arguments.timeout)
-        _calls(report, arguments, auth, token, method, reachable, trust)
+        reachable = _way(report, arguments)
+        token = _token(report, asked, _service(report, method), arguments.timeout)
+        _calls(report, arguments, auth, token, method, reachable)
     _print(report, arguments.json)
     return report.failure.code if report.failure else Exit.OK
 
@@ -93,7 +93,7 @@ def main(arguments: Namespace) -> int:
 # -- the way there ----------------------------------------------------------------------------------------------------
 
 
-def _way(report: Report, trust: Trust, arguments: Namespace) -> bool:
+def _way(report: Report, arguments: Namespace) -> bool:
     """Name, connection and TLS; whether a call is worth trying."""
     target, timeout, names = report.target, arguments.timeout, ("resolve", "connect", "tls")
     if not target.host:
@@ -116,7 +116,7 @@ def _way(report: Report, trust: Trust, arguments: Namespace) -> bool:
         if done:
             report.add("tls", "warn", "none (--plaintext): the token travels in the clear")
         return bool(done)
-    shake = lambda: _network.shake(connection, trust, time.time())  # noqa: E731
+    shake = lambda: _network.shake(connection, report.trust, time.time())  # noqa: E731
     return _timed(report, "tls", "shaking hands", shake, _shaken, _certificate) is not None
 
 
@@ -154,10 +154,11 @@ def _certificate(made: Shaken) -> dict[str, Any]:
 # -- the token --------------------------------------------------------------------------------------------------------
 
 
-def _service(target: Target, trust: Trust, method: str | None) -> tuple[str, str]:
+def _service(report: Report, method: str | None) -> tuple[str, str]:
     """Service URL and method of the call that will be made, as gRPC would name them."""
     service, _, name = (method or _probe.HEALTH).partition("/")
-    host = Target("", trust.name, target.port).authority if target.host else ""
+    target = report.target
+    host = Target("", report.trust.name, target.port).authority if target.host else ""
     return f"https://{host}/{service}", name
 
 
@@ -193,21 +194,15 @@ def _no_token(problem: str) -> str:
 
 
 def _calls(
-    report: Report,
-    arguments: Namespace,
-    auth: BearerAuth,
-    token: str,
-    method: str | None,
-    reachable: bool,
-    trust: Trust,
+    report: Report, arguments: Namespace, auth: BearerAuth, token: str, method: str | None, reachable: bool
 ) -> None:
     reply = None
     if not reachable or not token:
         report.skip("no token" if reachable else "cannot be reached", "call")
     else:
-        with channel(arguments, report.target, auth) as made, progress("making a call"):
+        with channel(arguments, report.target, report.trust, auth) as made, progress("making a call"):
             reply = _probe.call_one(made, method, arguments.timeout, token)
-    skew, by = _skew(report, arguments, auth, reply, reachable, trust)
+    skew, by = _skew(report, arguments, auth, reply, reachable)
     if reply is not None:
         _judge(report, arguments, reply, skew, method)
     _clock(report, skew, by)
@@ -225,7 +220,7 @@ def _judge(report: Report, arguments: Namespace, reply: _probe.Reply, skew: floa
         return
     detail, status = f"{reply.method}: {reply.said}", "ok"
     if method is None:
-        with channel(arguments, report.target, None) as bare, progress("the same without a token"):
+        with channel(arguments, report.target, report.trust, None) as bare, progress("the same without a token"):
             if _probe.takes_anyone(bare, reply, arguments.timeout):
                 status = "warn"
                 detail += "; but it takes calls without a token too, so name one that does not: --method"
@@ -237,7 +232,7 @@ def _wrong_clock(skew: float, so: str) -> Failure:
 
 
 def _skew(
-    report: Report, arguments: Namespace, auth: BearerAuth, reply: _probe.Reply | None, reachable: bool, trust: Trust
+    report: Report, arguments: Namespace, auth: BearerAuth, reply: _probe.Reply | None, reachable: bool
 ) -> tuple[float | None, str]:
     """Seconds that this machine is behind, and by whose clock."""
     if reply is not None:
@@ -248,7 +243,7 @@ def _skew(
         return skew, "the token endpoint's"
     if reachable and report.target.host and not arguments.plaintext and not _network.proxy_for(report.target):
         with progress("asking the time"):
-            return _skewed.of_https(report.target, trust, arguments.timeout), "the server's"
+            return _skewed.of_https(report.target, report.trust, arguments.timeout), "the server's"
     return None, ""
 
 

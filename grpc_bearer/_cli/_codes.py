@@ -19,7 +19,10 @@ class Exit(enum.IntEnum):
     REFUSED = 6
     CALL = 7
     CLOCK = 8
+    STREAM = 9
+    FAULT = 70
     INTERRUPTED = 130
+    LEFT = 141
 
 
 MEANINGS = {
@@ -29,10 +32,13 @@ MEANINGS = {
     Exit.NETWORK: "the target cannot be reached: no such name, refused, no answer in time",
     Exit.TLS: "TLS failed: the certificate, its authority or name; or the server speaks none",
     Exit.NO_TOKEN: "no token: its file, key, endpoint or credential",
-    Exit.REFUSED: "the server refused the token (UNAUTHENTICATED or PERMISSION_DENIED)",
+    Exit.REFUSED: "the server refused the token (UNAUTHENTICATED or PERMISSION_DENIED), or it is too long",
     Exit.CALL: "the call failed in another way: no such method, an error of the service",
     Exit.CLOCK: "the token is refused or expired, and this machine's clock is off (check)",
+    Exit.STREAM: "stdout is closed, full or cannot be written; or stdin cannot be read",
+    Exit.FAULT: "a fault in grpc-bearer itself",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
+    Exit.LEFT: "whoever read the output has left before its end, as `head` does",
 }
 
 

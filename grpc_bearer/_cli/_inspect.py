@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from grpc_bearer._cli._auth import chosen, is_asked_for
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._jwt import RULES, Inspected, Rules, inspected, span
 from grpc_bearer._clock import SYSTEM_CLOCK
+from grpc_bearer._streams import input_is_terminal, read_input
 from grpc_bearer._terminal import Cell, Row, print_json, print_line, print_table, progress, safe
 from grpc_bearer.sources._answer import number_of
 
@@ -50,9 +50,9 @@ def _asked(arguments: Namespace) -> tuple[str, str | None]:
         with asked.auth as auth, progress("getting a token"):
             call = arguments.service_url, arguments.method
             return auth.token(*call, timeout=arguments.timeout or None).value, asked.profile
-    if arguments.token is None and sys.stdin.isatty():
+    if arguments.token is None and input_is_terminal():
         raise Failure(Exit.USAGE, "which token?", "give one, '-' for stdin, or an auth (--profile, --auth)")
-    text = sys.stdin.read(_MAX)
+    text = read_input(_MAX)
     if not text.strip():
         raise Failure(Exit.USAGE, "no token on stdin")
     return text, arguments.profile

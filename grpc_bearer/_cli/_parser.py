@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
-from grpc_bearer._cli._codes import table
+from grpc_bearer._cli._codes import Exit, Failure, table
 from grpc_bearer._config import VARIABLE
 from grpc_bearer._config_fields import Field, path
 from grpc_bearer._config_kinds import PROFILES
+from grpc_bearer._streams import write
 
 #: Where a command line keeps the fields of `--profile`: `field:credentials_file`.
 FIELD = "field:"
@@ -22,7 +24,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of `grpc-bearer`."""
-    top = _parser(argparse.ArgumentParser, prog="grpc-bearer", description="Bearer tokens on gRPC calls.")
+    top = _parser(_Parser, prog="grpc-bearer", description="Bearer tokens on gRPC calls.")
     top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     for add in (_token, _inspect, _check, _call, _demo, _bench, _completion):
@@ -30,16 +32,60 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments. Options may stand between words: argparse gives up optional words at the first option."""
-    made = parser()
-    arguments, rest = made.parse_known_args(argv)
-    for name in _OPTIONAL_WORDS.get(arguments.command, ()):
-        if getattr(arguments, name) is None and rest and (rest[0] == "-" or not rest[0].startswith("-")):
-            setattr(arguments, name, rest.pop(0))
-    if rest:
-        made.error(f"unrecognized arguments: {' '.join(each for each in rest if each.startswith('-')) or 'too many'}")
-    return arguments
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments. Options may stand between words: argparse gives up optional words at the first option.
+
+    Raises:
+        Failure: they are wrong.
+    """
+    try:
+        arguments, rest = parser().parse_known_args(argv)
+        for name in _OPTIONAL_WORDS.get(arguments.command, ()):
+            if getattr(arguments, name) is None and rest and (rest[0] == "-" or not rest[0].startswith("-")):
+                setattr(arguments, name, rest.pop(0))
+        if rest:
+            options = [_named(each) for each in rest if each.startswith("-")]
+            problem = f"unrecognized arguments: {' '.join(options) or 'too many'}"
+            raise _Misuse(problem, f"grpc-bearer {arguments.command}")
+        return arguments
+    except _Misuse as misuse:
+        problem, whose = misuse.args
+    raise Failure(Exit.USAGE, _without_values(problem, argv), f"`{whose} --help` lists what there is")
+
+
+class _Misuse(Exception):
+    """What argparse does not like, in its own words, which repeat what was typed; and which parser says so."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends, and writes, as all else in the command does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _Misuse(message, self.prog)
+
+    def print_help(self, file: object = None) -> None:
+        write(self.format_help())
+
+
+# What may be typed in place of a secret and be shown: a word, or a number.
+_SHORT = 5  # characters: what is shorter may stand in any text by chance
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z_-]{0,29}|-?[0-9.]{1,20}")
+
+
+def _named(option: str) -> str:
+    """An option without its value."""
+    name = option.partition("=")[0]
+    return name if _PLAIN.fullmatch(name.lstrip("-")) else "an option that is not shown"
+
+
+def _without_values(problem: str, argv: Sequence[str]) -> str:
+    """The problem without what may be a secret that was typed in the wrong place."""
+    typed = {part for each in argv for part in (each, each.partition("=")[2]) if part}
+    for each in sorted(typed, key=len, reverse=True):
+        if not _PLAIN.fullmatch(each.lstrip("-")):
+            problem = problem.replace(repr(each), "what was given")
+            problem = problem.replace(each, "what was given") if len(each) > _SHORT else problem
+    return problem
 
 
 def _parser(make: Callable[..., argparse.ArgumentParser], *args: Any, **options: Any) -> argparse.ArgumentParser:
@@ -229,5 +275,5 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        print(f"grpc-bearer {version('grpc-bearer')}")
+        write(f"grpc-bearer {version('grpc-bearer')}\n")
         parser.exit()

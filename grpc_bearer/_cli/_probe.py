@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
 
 from grpc_bearer._cli._codes import Exit, Failure, needs_extra
-from grpc_bearer._cli._status import LET_IN, failed
+from grpc_bearer._cli._status import LET_IN, failed, is_lost
 
 HEALTH = "grpc.health.v1.Health/Check"
 _EXTRA = {
     "grpcio-health-checking": "grpc_health.v1.health_pb2",
     "grpcio-reflection": "grpc_reflection.v1alpha.reflection_pb2",
 }
+# A method that no service has.
+_NOBODYS = "GrpcBearerCheck"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -73,8 +75,10 @@ def method_of(text: str) -> str:
 def call_one(channel: grpc.Channel, method: str | None, timeout: float, token: str = "") -> Reply:
     """Make the call. What a server does not have ends with UNIMPLEMENTED, and the next is tried."""
     if method is not None:
-        return _called(channel, method, b"", timeout, token, _silent)
-    reply = _called(channel, HEALTH, b"", timeout, token, _health)
+        reply = _called(channel, method, b"", timeout, token, _silent)
+        lost = reply.failure is not None and is_lost(reply.code, reply.failure.problem)
+        return _found_again(reply, channel, timeout, token) if lost else reply
+    reply = _called(channel, HEALTH, b"", timeout, token, _health, unary=True)
     if reply.code is not grpc.StatusCode.UNIMPLEMENTED:
         return reply
     reply = _called(channel, REFLECTION, _listing(), timeout, token, _services)
@@ -85,24 +89,43 @@ def call_one(channel: grpc.Channel, method: str | None, timeout: float, token: s
     return reply
 
 
+def _found_again(reply: Reply, channel: grpc.Channel, timeout: float, token: str) -> Reply:
+    """The refusal whose status was lost, if what the service does not have is refused too: such a call does nothing."""
+    path = f"{reply.method.partition('/')[0]}/{_NOBODYS}"
+    again = _called(channel, path, b"", timeout, token, _silent, unary=True)
+    if again.failure is None or again.failure.code is not Exit.REFUSED:
+        return reply
+    problem = again.failure.problem.replace(path, reply.method)
+    return replace(again, method=reply.method, failure=Failure(Exit.REFUSED, problem, again.failure.advice))
+
+
 def takes_anyone(channel: grpc.Channel, reply: Reply, timeout: float) -> bool:
     """Whether the same call passes without a token too. Only for what changes nothing on the server."""
-    request = b"" if reply.method == HEALTH else _listing()
-    return _called(channel, reply.method, request, timeout, "", _silent).code is grpc.StatusCode.OK
+    request, unary = (b"", True) if reply.method == HEALTH else (_listing(), False)
+    return _called(channel, reply.method, request, timeout, "", _silent, unary=unary).code is grpc.StatusCode.OK
 
 
 def _called(
-    channel: grpc.Channel, method: str, request: bytes, timeout: float, token: str, read: Callable[[bytes], str]
+    channel: grpc.Channel,
+    method: str,
+    request: bytes,
+    timeout: float,
+    token: str,
+    read: Callable[[bytes], str],
+    *,
+    unary: bool = False,
 ) -> Reply:
     # One request and any number of answers: on the wire that is every kind of call, and only the first answer counts.
-    make: Any = channel.stream_stream(f"/{method}", request_serializer=None, response_deserializer=None)
+    # Where there is but one (`unary`), core never loses the status that a proxy gives.
+    make: Any = (channel.unary_unary if unary else channel.unary_stream)(f"/{method}")
     began = time.monotonic()
-    call = make(iter([request]), timeout=timeout)
-    said = "no answer"
     try:
-        for answer in call:
-            said = read(answer)
-            break
+        if unary:
+            answer, call = make.with_call(request, timeout=timeout)
+        else:
+            call = make(request, timeout=timeout)
+            answer = next(call, None)
+        said = "no answer" if answer is None else read(answer)
         initial = tuple(call.initial_metadata() or ())
         call.cancel()
         return _judged(Reply(method, said, grpc.StatusCode.OK, None, initial, time.monotonic() - began))

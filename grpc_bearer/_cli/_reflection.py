@@ -76,13 +76,14 @@ class Reflection:
 
         request = reflection_pb2.ServerReflectionRequest(**question)
         while True:
-            make: Any = self._channel.stream_stream(
+            # One question: asked as a stream, core may lose the status that a proxy gives.
+            make: Any = self._channel.unary_stream(
                 self._paths[0],
                 request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
                 response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
             )
             try:
-                return next(make(iter([request]), timeout=self._timeout))
+                return next(make(request, timeout=self._timeout))
             except StopIteration:
                 failure = Failure(Exit.CALL, "the server's reflection gave no answer")
             except grpc.RpcError as error:

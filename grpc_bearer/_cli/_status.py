@@ -10,7 +10,7 @@ import grpc
 from grpc_bearer._attempts import LocalError
 from grpc_bearer._cli._codes import Exit, Failure, code_of
 from grpc_bearer._terminal import safe
-from grpc_bearer.errors import ConfigurationError, GrpcBearerError
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError
 
 #: What a method answers to a request that it does not like: the token has passed by then.
 LET_IN = frozenset(
@@ -24,9 +24,17 @@ LET_IN = frozenset(
     }
 )
 REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+# What core says when it drops a stream before it has taken in the status of an answer that came at once.
+_LOST = re.compile("Stream removed|RST_STREAM")
+_LOST_CODES = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 # The server's text is free, and may repeat what it was sent.
 _JWT = re.compile(r"\b[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
 _LONGEST = 300
+
+
+def is_lost(code: grpc.StatusCode, details: str) -> bool:
+    """Whether the status is not that which the server or a proxy has given."""
+    return code in _LOST_CODES and _LOST.search(details) is not None
 
 
 def scrubbed(text: str, token: str = "") -> str:
@@ -53,6 +61,8 @@ def failed(error: Any, token: str = "", what: str = "") -> Failure:
         return Failure(exit_code, f"{before}no token for this call: {cause}")
     details = scrubbed(error.details() or "", token)
     said = f"{before}{code.name}" + (f": {details}" if details else "")
+    if isinstance(cause, TokenFormatError):
+        return Failure(Exit.REFUSED, f"{said} ({cause})", "ask for a token with fewer claims, or for a higher limit")
     if code in REFUSALS:
         # Our diagnosis; its beginning says what has been said.
         why = str(cause).partition(f"({code.name}); ")[2] if isinstance(cause, GrpcBearerError) else ""
@@ -66,7 +76,8 @@ def failed(error: Any, token: str = "", what: str = "") -> Failure:
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Failure(Exit.CALL, said, "give it longer with --timeout")
-    return Failure(Exit.CALL, said)
+    lost = is_lost(code, details)
+    return Failure(Exit.CALL, said, "a proxy on the way may have refused it: its log has the status" if lost else "")
 
 
 def _refused(code: grpc.StatusCode) -> str:

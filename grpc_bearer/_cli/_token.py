@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from grpc_bearer._cli._auth import chosen
 from grpc_bearer._cli._codes import Exit
+from grpc_bearer._streams import write
 from grpc_bearer._terminal import print_json, progress
 
 
@@ -18,5 +19,5 @@ def main(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"token": token.value, "expires_at": token.expires_at, "header": name, "value": value})
     else:
-        print(f"{name}: {value}" if arguments.header else token.value)
+        write(f"{name}: {value}\n" if arguments.header else f"{token.value}\n")
     return Exit.OK
