@@ -23,7 +23,7 @@ from grpc_bearer._grpc_private import aio_channel_behind
 from grpc_bearer._interceptor import changed
 from grpc_bearer._replay import UNKNOWN, AsyncReplayBuffer, Once, serialise, snapshot
 from grpc_bearer._retry import DEFAULT, UNKEPT, RetryPolicy, checked_policy
-from grpc_bearer._security import door_to
+from grpc_bearer._security import door_to, unproved
 from grpc_bearer._trial import Trial
 
 Continuation = Callable[[Any, Any], Awaitable[Any]]
@@ -63,7 +63,7 @@ class OneDoor:
     def __init__(self, door: Door, channel: Any) -> None:
         self._door = door
         self._channel = channel
-        self.unknown = Door(door.auth, None, plaintext=door.plaintext, retry=door.retry)
+        self.unknown = unproved(door)
 
     def behind(self, continuation: Any) -> Door:
         return self._door if aio_channel_behind(continuation) is self._channel else self.unknown

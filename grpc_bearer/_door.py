@@ -223,10 +223,13 @@ class Route:
 
     def __init__(self, door: Door, method: str | bytes) -> None:
         path = method.decode() if isinstance(method, bytes) else method
-        self.door = door
-        self.service_path, _, self._method = path.rpartition("/")
+        self.door: Door = door
+        service_path, _, self._method = path.rpartition("/")
+        self.service_path: str = service_path
         # Of a method without a name nobody knows whether its calls may be made again.
-        self.policy = door.retry if path and door.retry is not None and door.retry.applies(path) else None
+        self.policy: RetryPolicy | None = (
+            door.retry if path and door.retry is not None and door.retry.applies(path) else None
+        )
         self._context: CallContext | None = None
 
     @property

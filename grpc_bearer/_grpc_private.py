@@ -66,17 +66,35 @@ def below(multicallable: Any, interceptors: Sequence[Any]) -> Any:
     return other
 
 
+def core_of(thing: Any) -> Any:
+    """Core's channel, to which a channel or multicallable of gRPC's own leads; `None` for those of others."""
+    return getattr(thing, "_channel", None) if is_grpcs(thing) else None
+
+
 def sync_channel_behind(continuation: Any) -> Any:
     """The channel of gRPC's own to which the continuation of a sync interceptor leads, with nobody in between.
 
     `None`: that cannot be said, and the token of the call goes through core. A function of gRPC's is known by what
     nobody else's has, the dictionary of gRPC's module for its globals; in it stands the multicallable, in whose thunk
-    stands what `grpc.intercept_channel` made of the channel.
+    stands what `grpc.intercept_channel` made of the channel, whose own method the thunk will call: tracers put another
+    in its place, on one channel or on the class.
     """
     multicallable = _self_in(continuation, "grpc._interceptor")
     intercepted = _self_in(getattr(multicallable, "_thunk", None), "grpc._interceptor")
     channel = getattr(intercepted, "_channel", None)
-    return channel if channel is not None and is_grpcs(channel) else None
+    if channel is None or not is_grpcs(channel):
+        return None
+    method = getattr(channel, _METHODS.get(type(multicallable).__name__, ""), None)
+    inside = getattr(getattr(method, "__func__", None), "__globals__", None)
+    return channel if inside is _globals(_SYNC) else None
+
+
+_METHODS = {
+    "_UnaryUnaryMultiCallable": "unary_unary",
+    "_UnaryStreamMultiCallable": "unary_stream",
+    "_StreamUnaryMultiCallable": "stream_unary",
+    "_StreamStreamMultiCallable": "stream_stream",
+}
 
 
 def is_blocking(continuation: Any) -> bool:

@@ -11,6 +11,7 @@ import grpc
 
 from grpc_bearer._door import Door, Route
 from grpc_bearer._replay import UNKNOWN, Once, passing, serialise, snapshot
+from grpc_bearer._security import leads_on
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import ConfigurationError
 
@@ -160,14 +161,18 @@ class Methods:
     def _method(
         self, make: Callable[..., Any], method: str, serializer: Any, deserializer: Any, registered: bool | None
     ) -> Any:
-        route = Route(self._door, method)
         # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
         extra = {"_registered_method": True} if registered else {}
-        if route.policy is None:
-            return wrapped(self._kinds, make(method, serializer, deserializer, **extra), route)
         # To send a request again as it was, it has to be serialised here, once; or copied, if others are to read it.
-        sent, kept = (passing(serializer), serializer) if self._door.direct else (serializer, snapshot)
-        return wrapped(self._kinds, make(method, sent, deserializer, **extra), route, kept)
+        as_bytes = self._door.direct and Route(self._door, method).policy is not None
+        made = make(method, passing(serializer) if as_bytes else serializer, deserializer, **extra)
+        door = leads_on(self._door, made, self._inner)
+        route = Route(door, method)
+        if route.policy is None:
+            return wrapped(self._kinds, made, route)
+        if as_bytes and not door.direct:
+            made = make(method, serializer, deserializer, **extra)
+        return wrapped(self._kinds, made, route, serializer if door.direct else snapshot)
 
     def __getattr__(self, name: str) -> Any:
         # Some reach for what gRPC does not promise, such as the interceptors of an asyncio channel.

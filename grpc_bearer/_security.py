@@ -10,7 +10,7 @@ import grpc
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._combine import doubled
 from grpc_bearer._door import Attach, Door
-from grpc_bearer._grpc_private import interceptors_of, is_grpcs, target_of
+from grpc_bearer._grpc_private import core_of, interceptors_of, is_grpcs, target_of
 from grpc_bearer._retry import RetryPolicy
 from grpc_bearer.errors import ConfigurationError, InsecureChannelError
 
@@ -82,6 +82,23 @@ def _provable_target(channel: Any) -> str | None:
         return door.target if isinstance(channel, grpc.Channel) else None
     target = target_of(channel) if is_grpcs(channel) else None
     return None if target is None or target.startswith(_XDS_SCHEMES) else target
+
+
+def leads_on(door: Door, made: Any, channel: Any) -> Door:
+    """The door of a multicallable that a channel has made: the channel's, if it leads where the channel does.
+
+    Tracers and balancers put methods of their own in the place of a channel's, on the object or on its class.
+    """
+    inner_door = _own_door(channel)
+    ours = inner_door is not None and _own_door(made) is inner_door
+    if ours or (is_grpcs(made) and core_of(made) is core_of(channel)):
+        return door
+    return unproved(door)
+
+
+def unproved(door: Door) -> Door:
+    """The same, where it is not known what is behind it."""
+    return Door(door.auth, None, plaintext=door.plaintext, retry=door.retry)
 
 
 def _doors_on_the_way(thing: Any) -> Iterator[Door]:

@@ -12,6 +12,7 @@ from grpc_bearer import _aio_multicallables, _fork, _multicallables
 from grpc_bearer._auth import as_auth
 from grpc_bearer._channel import Channel
 from grpc_bearer._door import Door, Route
+from grpc_bearer._grpc_private import core_of
 from grpc_bearer._methods import wrapped
 from grpc_bearer._retry import DEFAULT, RetryPolicy
 from grpc_bearer._security import door_to
@@ -49,7 +50,7 @@ def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, 
     doors: dict[int, Door] = {}  # one for each channel: what core proves of one says nothing of another
     ours = copy.copy(stub)
     for name, method in methods.items():
-        channel = getattr(method, "_channel", method)
+        channel = core_of(method) or method
         if id(channel) not in doors:
             doors[id(channel)] = door_to(method, bearer, plaintext=allow_plaintext, retry=retry)
             _fork.watch(method)
