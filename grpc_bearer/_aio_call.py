@@ -28,7 +28,7 @@ from grpc_bearer._aio_ends import (
 )
 from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._engine import Lease
-from grpc_bearer._grpc_private import is_response
+from grpc_bearer._grpc_private import is_response, let_status_come
 from grpc_bearer._replay import AsyncReplayBuffer, Once
 from grpc_bearer._trial import SENT_OR_SEEN, Trial
 from grpc_bearer.errors import GrpcBearerError
@@ -43,8 +43,9 @@ ENDS = (aio.AioRpcError, aio.UsageError, asyncio.CancelledError)
 
 # What grpc.aio puts in the place of a status when a write fails because the call is ending; the server's own follows.
 _PLACEHOLDER = "Internal error from Core"
-# Nobody tells when it does, so it is asked for: first after, and at the longest for, so many seconds.
-_FIRST_LOOK, _PATIENCE = 0.001, 5.0
+# Nobody tells when it does, so it is asked for: first after, and at the longest for, so many seconds. Core has the
+# status by then, unless it is making the call again on another connection by itself: of that grpc.aio never hears.
+_FIRST_LOOK, _PATIENCE = 0.001, 0.5
 
 
 class AioCall(aio.Call):
@@ -62,6 +63,7 @@ class AioCall(aio.Call):
     _final = False  # the attempt at hand is the one that counts
     _seen = False  # headers or a message of the answer have reached the user
     _cancelled = False
+    _broken = False  # it has ended with an error that is none of gRPC's, which the attempt raises
     _history: Trial | None = None
     _task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
     _pause: asyncio.TimerHandle | None = None  # between two attempts
@@ -127,6 +129,7 @@ class AioCall(aio.Call):
     def _await_token(self) -> None:
         """Where core cannot do the waiting: begin when the token has come, or end when time is up."""
         trial, loop = self._trial, self._loop
+        trial.route.door.waiting.add(self)
 
         def begin(lease: Lease | None, error: GrpcBearerError | None) -> None:
             if self._final:
@@ -152,6 +155,14 @@ class AioCall(aio.Call):
         if self._inner is None:
             self._end(Ended(deadline_exceeded()))
 
+    def has_begun(self) -> bool:
+        """Whether there is an attempt; if not, the call waits for its token, or between two attempts."""
+        return self._inner is not None
+
+    async def begun(self) -> None:
+        """Until there is one."""
+        await self._live()
+
     def _take(self, inner: Any, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
         if self._final:
@@ -166,6 +177,8 @@ class AioCall(aio.Call):
         if is_response(inner):
             self._end(inner)
         else:
+            if isinstance(self._replay, AsyncReplayBuffer):
+                let_status_come(inner, self._replay.ended_in)
             inner.add_done_callback(functools.partial(self._ended, inner))
 
     def _ended(self, inner: Any, _: object) -> None:
@@ -184,7 +197,12 @@ class AioCall(aio.Call):
         if inner is not self._inner or self._final:
             return
         cancelled = locally_cancelled(inner)
-        failure = None if cancelled else failure_of(inner)
+        try:
+            failure = None if cancelled else failure_of(inner)
+        except Exception:
+            self._broken = True
+            self._end(inner)
+            return
         if failure is None:
             cause = self._carrier.error if isinstance(self._carrier, Attempt) and cancelled else None
             if cause is None or self._cancelled:
@@ -192,10 +210,12 @@ class AioCall(aio.Call):
             else:  # grpc.aio cancels a call itself whose requests it cannot send
                 self._show(None, cause.fresh())
             return
-        if failure.details == _PLACEHOLDER and look_again < _PATIENCE:
-            self._make_way(inner)
-            self._loop.call_later(look_again, self._settle, inner, 2 * look_again)
-            return
+        if failure.details == _PLACEHOLDER:
+            if self._make_way(inner):
+                look_again = _FIRST_LOOK
+            if look_again < _PATIENCE:
+                self._loop.call_later(look_again, self._settle, inner, 2 * look_again)
+                return
         replayable = not self._seen and (self._replay is None or self._replay.rewind())
         obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
         # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
@@ -212,8 +232,9 @@ class AioCall(aio.Call):
         else:
             self._advance()
 
-    def _make_way(self, inner: Any) -> None:
-        """Let the status of an attempt come through that shows only the placeholder for it."""
+    def _make_way(self, inner: Any) -> bool:
+        """Let the status of an attempt come through that shows only the placeholder for it; whether it is coming."""
+        return False
 
     def _show(self, call: Ended | None, cause: GrpcBearerError) -> None:
         if call is None:

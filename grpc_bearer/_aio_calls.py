@@ -38,21 +38,30 @@ class _StreamResponse(AioCall):
     _messages: AsyncIterator[Any] | None = None
     _receiving = False  # a message is being waited for
     _rest: asyncio.Task[deque[Any]] | None = None  # messages that the user has not asked for yet
+    _came = False  # one of them, since it was looked for the status last
 
     def _take(self, inner: Any, carrier: Carrier) -> None:
         if not self._seen:
             self._rest = None
         super()._take(inner, carrier)
 
-    def _make_way(self, inner: Any) -> None:
+    def _end(self, shown: Any) -> None:
+        super()._end(shown)
+        if self._rest is not None and not self._rest.done():
+            self._rest.cancel()
+
+    def _make_way(self, inner: Any) -> bool:
         # Core keeps the status back until every message before it was read, and grpc.aio's own `read` reads no more.
         if self._rest is None and not self._receiving and hasattr(inner, "_read"):
             self._rest = self._loop.create_task(self._read_rest(inner))
+        came, self._came = self._came, False
+        return came
 
     async def _read_rest(self, inner: Any) -> deque[Any]:
         rest: deque[Any] = deque()
         while (message := await inner._read()) is not aio.EOF:
             self._first()
+            self._came = True
             rest.append(message)
         return rest
 
@@ -107,6 +116,7 @@ class _StreamRequest(AioCall):
             await self._explained(inner, inner.write(request))
             return
         if self._final:
+            await self._raise_if_broken()
             if isinstance(self._inner, Ended):
                 await self._inner.write(request)  # which raises, and knows best what
             raise asyncio.InvalidStateError(FINISHED)
@@ -145,7 +155,12 @@ class _StreamRequest(AioCall):
         if self._final and position is not None:
             await self._raise_for_status()
 
+    async def _raise_if_broken(self) -> None:
+        if self._broken:
+            await self._inner.code()
+
     async def _raise_for_status(self) -> None:
+        await self._raise_if_broken()
         if isinstance(self._inner, Ended):
             await self._inner.read()
         elif self.cancelled():

@@ -44,7 +44,11 @@ def deadline_exceeded() -> aio.AioRpcError:
 
 
 def failure_of(call: Any) -> Failure | None:
-    """How a call that has ended failed; `None` if it did not. Takes no turn of the loop."""
+    """How a call that has ended failed; `None` if it did not. Takes no turn of the loop.
+
+    Raises:
+        Exception: what an interceptor of the user's has raised.
+    """
     code = _now(call.code())
     if code is grpc.StatusCode.OK:
         return None
@@ -167,6 +171,44 @@ def local_end(code: grpc.StatusCode, text: str = _CANCELLED) -> Ended:
     return Ended(aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), text), locally=True)
 
 
+class Broken:
+    """A call that an interceptor of the user's has ended with an error of its own, which answers every question."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {type(self._error).__name__}>"
+
+    def done(self) -> bool:
+        return True
+
+    def cancelled(self) -> bool:
+        return False
+
+    def cancel(self) -> bool:
+        return False
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        callback(self)
+
+    async def code(self) -> NoReturn:
+        raise self._error
+
+    details = debug_error_string = initial_metadata = trailing_metadata = code
+    read = wait_for_connection = code
+
+    def __await__(self) -> Generator[Any, None, NoReturn]:
+        return self.code().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        await self.code()
+        yield
+
+
 def result_of(task: asyncio.Task[Any]) -> Any:
     """The call that a task has made, or its end."""
     if task.cancelled():
@@ -176,4 +218,4 @@ def result_of(task: asyncio.Task[Any]) -> Any:
         return task.result()
     if isinstance(error, aio.AioRpcError):
         return Ended(error)
-    return local_end(grpc.StatusCode.INTERNAL, f"an interceptor raised {type(error).__name__}")
+    return Broken(error)

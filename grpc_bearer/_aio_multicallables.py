@@ -84,9 +84,7 @@ class _AioMultiCallable(MultiCallable):
         inner = None
         if carrier is not WAIT:
             plain = carrier is None or (route.policy is None and type(carrier) is Lease)
-            plain = plain and (replay is None or not replay.pushed)
-            if plain and replay is not None:
-                replay.release()
+            plain = plain and replay is None
             try:
                 inner = call(
                     one if replay is None else replay.reader(),
@@ -100,7 +98,7 @@ class _AioMultiCallable(MultiCallable):
                 inner = refused(carrier, error)
             if plain:
                 return inner
-        elif channel_closed(call):
+        elif route.door.closing or channel_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
         begun = functools.partial(
             history,
@@ -125,10 +123,6 @@ class _AioMultiCallable(MultiCallable):
         return made
 
 
-class _Watched(Once):
-    pushed = True
-
-
 class _StreamRequests(_AioMultiCallable):
     def _held(self, request: Any) -> tuple[Any, Any]:
         return None, self._many(request)
@@ -139,11 +133,7 @@ class _StreamRequests(_AioMultiCallable):
         replay = super()._many(requests)
         if not isinstance(replay, Once):
             return replay
-        if requests is not None:
-            return _Watched(requests)
-        unkept = AsyncReplayBuffer(None, None, 0, 0)
-        unkept.release()
-        return unkept
+        return AsyncReplayBuffer(requests, None, 0, 0, kept=False)
 
 
 class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]

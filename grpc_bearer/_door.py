@@ -16,6 +16,7 @@ import functools
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
+from weakref import WeakSet
 
 import grpc
 
@@ -57,6 +58,7 @@ class Door:
     __slots__ = (
         "_routes",
         "auth",
+        "closing",
         "direct",
         "engine",
         "header",
@@ -68,6 +70,7 @@ class Door:
         "retry",
         "target",
         "url",
+        "waiting",
     )
 
     def __init__(
@@ -89,7 +92,10 @@ class Door:
         self.intercepts: bool = False
         self.retry: RetryPolicy | None = checked_policy(retry)
         source = auth._source
-        self.mints: bool = attach == "metadata" and source.single_use and source.local
+        #: Its tokens are made on the caller's own thread where they go as metadata.
+        self.mints: bool = source.local and (plaintext or (attach == "metadata" and source.single_use))
+        self.closing: bool = False
+        self.waiting: WeakSet[Any] = WeakSet()  # asyncio calls that have not begun, for want of a token
         self._routes: dict[str | bytes, Route] = {}
         self.provable: bool = target is not None
         self.proven: bool = False
@@ -291,11 +297,9 @@ class Route:
         if door.plaintext or (door.proven and not wait_for_ready):
             context = self._context or self.context
             lease = door.engine.peek(context) or door.engine.renewing(context)
-            if lease is not None and avoid is not None and lease.token.fingerprint == avoid:
-                lease = None
-            if lease is None and door.mints and door.proven:
+            if lease is None and door.mints:
                 lease = _minted(door.engine, self.context)
-            if lease is not None:
+            if lease is not None and (avoid is None or lease.token.fingerprint != avoid):
                 return (*metadata, *lease.metadata) if metadata else lease.metadata, credentials, lease
             if door.plaintext:
                 return metadata, credentials, WAIT
@@ -304,7 +308,7 @@ class Route:
 
 
 def _minted(engine: Engine, context: CallContext) -> Lease | None:
-    """A single-use token, made ahead or on the caller's thread; `None` if that failed: core's attempt will tell why."""
+    """A token made ahead or on the caller's thread; `None` if that failed: who asks next will be told why."""
     lease = engine.take(context)
     if lease is not None:
         return lease

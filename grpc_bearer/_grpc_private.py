@@ -6,10 +6,12 @@ slower and never less safe.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 import sys
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -182,3 +184,25 @@ def is_closed(channel: Any) -> bool:
     except Exception:
         return False
     return False
+
+
+def let_status_come(call: Any, sent_all_in: Callable[[object], bool]) -> None:
+    """Keep an asyncio call with a request stream from cancelling itself when the server has ended it already.
+
+    Once all requests were taken, grpc.aio (1.66 to 1.85) tells the server so in the task that took them, and if that
+    fails it cancels the call: `await call` then raises CancelledError, and the status that was on its way is lost. So
+    what that task wants to cancel goes on until its status has come.
+
+    Args:
+        call: of gRPC's own; others are left as they are.
+        sent_all_in: whether it is in this task that all requests were taken.
+    """
+    if type(call).__module__ == "grpc.aio._call":
+        call.cancel = functools.partial(_cancel, weakref.ref(call), sent_all_in)
+
+
+def _cancel(ref: weakref.ref[Any], sent_all_in: Callable[[object], bool]) -> bool:
+    call = ref()
+    if call is None or sent_all_in(asyncio.current_task()):
+        return False
+    return bool(type(call).cancel(call))

@@ -257,6 +257,7 @@ class AsyncReplayBuffer:
         serializer: of requests.
         messages: how many are kept at most.
         size: how many bytes of them at most.
+        kept: they may be sent again.
     """
 
     def __init__(
@@ -265,11 +266,14 @@ class AsyncReplayBuffer:
         serializer: Callable[[Any], bytes] | None,
         messages: int,
         size: int,
+        *,
+        kept: bool = True,
     ) -> None:
         self.pushed = requests is None
         self._requests = None if requests is None else _async_iterator(requests)
         self._serializer = serializer
         self._kept = Kept(messages, size)
+        self._kept.whole = kept
         self._asking: tuple[_AsyncReader, asyncio.Task[Any] | None] | None = None
         self._end: BaseException | None = None
         self._reader: _AsyncReader | None = None
@@ -323,6 +327,10 @@ class AsyncReplayBuffer:
         self._end = self._end or StopAsyncIteration()
         self.wake()
 
+    def ended_in(self, task: object) -> bool:
+        """Whether it is in this task that the attempt at hand has had all requests."""
+        return self._reader is not None and task is not None and self._reader.asker is task
+
     def passed(self, position: int | None) -> bool:
         """Whether the attempt at hand is through with that request; with the whole stream, for `None`."""
         reader = self._reader
@@ -369,11 +377,12 @@ class AsyncReplayBuffer:
 
 
 class _AsyncReader:
-    __slots__ = ("_buffer", "asked", "ended")
+    __slots__ = ("_buffer", "asked", "asker", "ended")
 
     def __init__(self, buffer: AsyncReplayBuffer) -> None:
         self._buffer = buffer
         self.asked = 0  # how often: whoever asks for the next is through with the one before
+        self.asker: asyncio.Task[Any] | None = None  # who has come to the end
         self.ended = False
 
     def __aiter__(self) -> _AsyncReader:
@@ -385,7 +394,7 @@ class _AsyncReader:
         try:
             return await self._buffer.get(self, position)
         except StopAsyncIteration:
-            self.ended = True
+            self.ended, self.asker = True, asyncio.current_task()
             self._buffer.wake()
             raise
 

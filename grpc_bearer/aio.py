@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -46,7 +48,19 @@ class Channel(Methods, aio.Channel):
         await self._inner.channel_ready()
 
     async def close(self, grace: float | None = None) -> None:
-        await self._inner.close(grace)
+        until = time.monotonic() + (grace or 0)
+        await self._settle_waiting(grace)
+        await self._inner.close(None if grace is None else max(until - time.monotonic(), 0))
+
+    async def _settle_waiting(self, grace: float | None) -> None:
+        """Calls that wait for their token, where gRPC does not know of them: they begin within the grace, or end."""
+        self._door.closing = True
+        waiting = [call for call in self._door.waiting if not call.done()]
+        if waiting and grace:
+            await asyncio.wait([asyncio.ensure_future(call.begun()) for call in waiting], timeout=grace)
+        for call in waiting:
+            if not call.has_begun():
+                call.cancel()
 
     async def __aenter__(self) -> Channel:
         return self
@@ -54,6 +68,7 @@ class Channel(Methods, aio.Channel):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        await self._settle_waiting(None)
         await self._inner.__aexit__(kind, error, trace)
         return None
 

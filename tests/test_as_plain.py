@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import subprocess
 import sys
 import threading
@@ -14,13 +16,15 @@ from typing import Any
 import grpc
 import pytest
 import tenacity
+from _http2_peer import Peer
 from _refusing import PATIENCE, UNAUTHENTICATED, Place, place
 from doors import TLS
 from grpc import aio
+from interceptors import aio_interceptors
 
 import grpc_bearer
 from grpc_bearer import RetryPolicy, TokenRejectedError
-from grpc_bearer.testing import ProbeRequest, ProbeStub, Refuse
+from grpc_bearer.testing import GoawayProxy, ProbeRequest, ProbeServer, ProbeStub, Refuse
 
 HAND = {"metadata": (("authorization", "Bearer by-hand"),), "timeout": PATIENCE}
 
@@ -130,6 +134,10 @@ class TestHeadersThatWereShown:
                 assert ("session", "2") in [tuple(entry) for entry in call.initial_metadata()]
         assert served.begun == (1 if asks else 2)
 
+    async def _exchanged(self, call: Any) -> Any:
+        await call.write(b"request")
+        return await call.read()
+
     @pytest.mark.parametrize("asks", [True, False])
     async def test_nor_in_asyncio(self, asks: bool, here: Place, sessions: tuple[str, Sessions]) -> None:
         target, served = sessions
@@ -138,13 +146,11 @@ class TestHeadersThatWereShown:
             call = channel.stream_stream("/test.Sessions/Open")(timeout=PATIENCE)
             if asks:
                 assert ("session", "1") in list(await call.initial_metadata())
-                await call.write(b"request")
                 with pytest.raises(aio.AioRpcError) as caught:
-                    await call.read()
+                    await self._exchanged(call)
                 assert caught.value.code() is UNAUTHENTICATED
             else:
-                await call.write(b"request")
-                assert await call.read() == b"2"
+                assert await self._exchanged(call) == b"2"
                 assert ("session", "2") in list(await call.initial_metadata())
         assert served.begun == (1 if asks else 2)
 
@@ -259,3 +265,183 @@ class TestClosedChannels:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
         assert (done.returncode, done.stdout) == (0, "Cannot invoke RPC on closed channel!\n"), done.stderr
+
+
+class TestAnInterceptorThatRaises:
+    """An error of its own, in grpc.aio: the call ends with that, as a plain one does."""
+
+    class Mine(Exception):
+        pass
+
+    class Between(aio.Channel):
+        """A channel of a user's own, around one with interceptors: of it we know nothing."""
+
+        def __init__(self, inner: aio.Channel) -> None:
+            self._mine = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._mine, name)
+
+        for _name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            locals()[_name] = functools.partialmethod(
+                lambda self, name, *a, **k: getattr(self._mine, name)(*a, **k), _name
+            )
+        for _name in ("close", "channel_ready", "wait_for_state_change", "__aenter__", "__aexit__"):
+            locals()[_name] = functools.partialmethod(
+                lambda self, name, *a, **k: getattr(self._mine, name)(*a, **k), _name
+            )
+
+        def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+            return self._mine.get_state(try_to_connect)
+
+    async def _asked(self, call: Any, writes: bool) -> None:
+        ended: list[None] = []
+        call.add_done_callback(lambda _: ended.append(None))
+        if writes:
+            for _ in range(2):
+                with pytest.raises(self.Mine):
+                    await asyncio.wait_for(call.write(ProbeRequest()), PATIENCE)
+        with pytest.raises(self.Mine):
+            await asyncio.wait_for(call, PATIENCE)
+        for question in (call.code, call.details, call.initial_metadata, call.trailing_metadata):
+            with pytest.raises(self.Mine):
+                await asyncio.wait_for(question(), PATIENCE)
+        assert call.done()
+        assert not call.cancelled()
+        assert ended == [None]
+
+    def _raising(self, at: int) -> list[Any]:
+        attempts = itertools.count(1)
+
+        async def raises(kind: str, continuation: Any, details: Any, request: Any) -> Any:
+            if next(attempts) >= at:
+                raise self.Mine
+            return await continuation(details, request)
+
+        return aio_interceptors(raises)
+
+    @pytest.mark.parametrize("way", ["plain", "ours", "around another's"])
+    @pytest.mark.parametrize("kind", ["Unary", "ClientStream", "ClientStream.write"])
+    async def test_ends_the_call(self, here: Place, kind: str, way: str) -> None:
+        name, _, writes = kind.partition(".")
+        below = aio.secure_channel(here.server.target, here.credentials, interceptors=self._raising(at=1))
+        ours = {
+            "plain": lambda: below,
+            "ours": lambda: grpc_bearer.aio.intercept_channel(below, "by-hand"),
+            "around another's": lambda: grpc_bearer.aio.intercept_channel(self.Between(below), "by-hand"),
+        }[way]()
+        async with below:
+            method = getattr(ProbeStub(ours), name)
+            requests = () if writes else (iter([ProbeRequest()]),) if name == "ClientStream" else (ProbeRequest(),)
+            await self._asked(method(*requests, timeout=PATIENCE), bool(writes))
+
+    async def test_ends_the_call_in_its_second_attempt_too(self, here: Place) -> None:
+        interceptors = [*grpc_bearer.aio.interceptors(here.auth()), *self._raising(at=2)]
+        async with aio.secure_channel(here.server.target, here.credentials, interceptors=interceptors) as channel:
+            here.refuse(Refuse())
+            await self._asked(ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE), writes=False)
+
+
+class TestARefusalBeforeTheRequestsAreSent:
+    """A proxy's bare 401 may come before the requests: grpc.aio then cancels a plain call now and then, by itself."""
+
+    @pytest.mark.parametrize("retry", [RetryPolicy(), None], ids=["retry", "no retry"])
+    @pytest.mark.parametrize("kind", ["await", "write", "bidi"])
+    async def test_ends_with_the_servers_status(self, kind: str, retry: RetryPolicy | None) -> None:
+        statuses = set()
+        with Peer(lambda request: request.bare(401)) as peer:
+            async with grpc_bearer.aio.insecure_channel(
+                peer.target, auth="t0", retry=retry, allow_plaintext=True
+            ) as channel:
+                stub: Any = ProbeStub(channel)
+                for _ in range(100):
+                    method = stub.BidiStream if kind == "bidi" else stub.ClientStream
+                    call = method(*[] if kind == "write" else [iter([ProbeRequest()] * 3)], timeout=PATIENCE)
+                    with pytest.raises((aio.AioRpcError, asyncio.InvalidStateError)):
+                        await self._through(call, kind)
+                    statuses.add(await call.code())
+        assert statuses == {UNAUTHENTICATED}
+
+    async def _through(self, call: Any, kind: str) -> None:
+        if kind == "bidi":
+            await call.read()
+        elif kind == "write":
+            for _ in range(3):
+                await call.write(ProbeRequest())
+            await call.done_writing()
+        await call
+
+    async def test_a_cancellation_of_the_users_is_one_all_the_same(self, here: Place) -> None:
+        async with here.aio_stub(here.auth()) as stub:
+            call = stub.ClientStream(iter([ProbeRequest(delay_ms=5000)]), timeout=PATIENCE)
+            await asyncio.sleep(0.1)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert call.cancelled()
+
+
+class TestAConnectionThatEnds:
+    @pytest.mark.parametrize("kind", ["ClientStream", "BidiStream"])
+    async def test_a_writer_does_not_wait_for_a_call_that_core_has_lost(self, here: Place, kind: str) -> None:
+        with GoawayProxy(here.server, [0, 1, 0] * 10) as proxy:
+            async with grpc_bearer.aio.secure_channel(proxy.target, here.credentials, auth=here.auth()) as channel:
+                for _ in range(20):
+                    call = getattr(ProbeStub(channel), kind)(timeout=3 * PATIENCE)
+                    with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
+                        for _ in range(5):
+                            await asyncio.wait_for(call.write(ProbeRequest()), PATIENCE)
+                        await asyncio.wait_for(call.done_writing(), PATIENCE)
+                    call.cancel()
+
+
+class TestClosingInTheClear:
+    """Where core cannot wait for a token we do; a channel that is closed meanwhile waits for such calls, too."""
+
+    @pytest.fixture
+    def clear(self) -> Iterator[ProbeServer]:
+        with ProbeServer(credentials="insecure") as server:
+            yield server
+
+    def _channel(self, server: ProbeServer, auth: Any) -> aio.Channel:
+        return grpc_bearer.aio.insecure_channel(server.target, auth=auth, allow_plaintext=True)
+
+    async def test_a_call_with_its_token_at_hand_ends_well_within_the_grace(self, clear: ProbeServer) -> None:
+        channel = self._channel(clear, "t0")
+        call = ProbeStub(channel).Unary(ProbeRequest(index=7), timeout=PATIENCE)
+        await channel.close(grace=PATIENCE)
+        assert list((await call).indexes) == [7]
+
+    async def test_so_does_one_that_waits_for_it(self, clear: ProbeServer) -> None:
+        async def token() -> str:
+            await asyncio.sleep(0.1)
+            return "t0"
+
+        channel = self._channel(clear, grpc_bearer.CallableSource(token, loop=asyncio.get_running_loop()))
+        call = ProbeStub(channel).Unary(ProbeRequest(index=7), timeout=PATIENCE)
+        closing = asyncio.ensure_future(channel.close(grace=PATIENCE))
+        await asyncio.sleep(0)
+        with pytest.raises(aio.UsageError):
+            ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
+        await closing
+        assert list((await call).indexes) == [7]
+
+    @pytest.mark.parametrize("grace", [None, 0.05])
+    async def test_without_grace_or_after_it_the_call_is_cancelled(
+        self, clear: ProbeServer, grace: float | None
+    ) -> None:
+        never, asked = asyncio.Event(), asyncio.Event()
+
+        async def token() -> str:
+            asked.set()
+            await never.wait()
+            return "t0"
+
+        channel = self._channel(clear, grpc_bearer.CallableSource(token, loop=asyncio.get_running_loop()))
+        call = ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
+        await asked.wait()
+        await channel.close(grace=grace)
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await call.code() is grpc.StatusCode.CANCELLED
+        never.set()
