@@ -182,7 +182,9 @@ PROFILES: Mapping[str, Kind] = {
 
 #: By the value of `source`.
 SOURCES: Mapping[str, Kind] = {
-    "callable": _source(_callable, function=Field(f.function, required=True), key=Field(f.function), timeout=_NUMBER),
+    "callable": _source(
+        _callable, function=Field(f.function, required=True), key=Field(f.function), timeout=_NUMBER, max_age=_NUMBER
+    ),
     "client_credentials": _source(
         ClientCredentialsSource,
         token_url=Field(f.text, required=True),

@@ -285,7 +285,6 @@ FORMAT = [
     ("html for json", Reply(f"\n<html>{SECRET}"), {"field": "token"}, "HTML"),
     ("json for raw", Reply({"token": SECRET}), {}, "the answer is JSON.*field="),
     ("list for raw", Reply(f'["{SECRET}"]'), {}, "the answer is JSON"),
-    ("string for raw", Reply(f'"{SECRET}"'), {}, "the answer is JSON"),
     ("null for raw", Reply("null"), {}, "the answer is JSON"),
     ("raw for json", Reply(SECRET), {"field": "token"}, "not JSON"),
     ("half json", Reply(f'{{"token": "{SECRET}'), {"field": "token"}, "not JSON"),
@@ -307,7 +306,6 @@ FORMAT = [
     ("ten megabytes", Reply(SECRET.encode() * 500_000), {}, "more than 1048576 bytes"),
     ("over the limit by one", Reply("x" * 101), {"max_bytes": 100}, "more than 100 bytes"),
     ("a bomb", Reply(gzip.compress(bytes(100_000_000)), headers={"content-encoding": "gzip"}), {}, "more than 1048576"),
-    ("created", Reply(SECRET, 201), {}, "answered 201, where 200 is expected"),
     ("no content", Reply("", 204), {}, "answered 204"),
 ]
 
@@ -616,7 +614,7 @@ def test_a_proxy_that_refuses_is_told() -> None:
     ):
         patch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@localhost:{port}")
         source = HTTPTokenSource("https://auth.example/token", timeout=5)
-        error = failure(lambda: source.fetch(CONTEXT), TokenUnavailableError, "the proxy could not be used")
+        error = failure(lambda: source.fetch(CONTEXT), TokenUnavailableError, "the proxy in HTTPS_PROXY refused")
 
     assert_hidden(error, SECRET)
 

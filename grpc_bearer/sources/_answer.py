@@ -84,17 +84,19 @@ def retry_after(answer: Answer, now: float) -> float | None:
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
 
 
+#: What comes with a token. 200 is what RFC 6749 section 5.1 demands; some endpoints say that they have made one.
+SUCCESS = (200, 201, 202, 203)
 #: What an endpoint says to a credential that it does not take; 400 is for those in the body (RFC 6749 section 5.2).
 CREDENTIAL_REFUSED = (400, 401, 403)
 
 
 def status_error(answer: Answer, where: str, now: float, code: str | None = None) -> TokenError | None:
-    """The error that an answer's status stands for; `None` for 200. `code`: a registered OAuth error code."""
+    """The error that an answer's status stands for; `None` where a token may come. `code`: a registered OAuth one."""
     status = answer.status
     text = f"{where}: answered {status}" + (f" {code}" if code else "")
-    if status == 200:
+    if status in SUCCESS:
         return None
-    if status in (408, 429) or status >= 500:
+    if status in (408, 429) or status >= 500 or code in _OAUTH_RETRYABLE:
         return TokenUnavailableError(text, retry_after=retry_after(answer, now))
     if 300 <= status < 400:
         return TokenRejectedError(f"{text}: redirected; redirects are never followed, so give the final address")
@@ -109,12 +111,13 @@ def decoded_text(answer: Answer, where: str) -> str:
     """The whole body as text, without white space around it."""
     if answer.overlong:
         raise TokenFormatError(f"{where}: answered with more than {len(answer.body)} bytes")
+    charset = _charset(answer)
     try:
-        text: str | None = answer.body.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
+        text: str | None = answer.body.decode(charset).strip()
+    except (UnicodeDecodeError, LookupError):
         text = None
     if text is None:
-        raise TokenFormatError(f"{where}: the answer is not UTF-8 text")
+        raise TokenFormatError(f"{where}: the answer is not {'UTF-8' if charset == _UTF_8 else charset} text")
     if not text:
         raise TokenFormatError(f"{where}: the answer is empty")
     if text.startswith("<"):
@@ -122,8 +125,23 @@ def decoded_text(answer: Answer, where: str) -> str:
     return text
 
 
+# With or without a byte order mark.
+_UTF_8 = "utf-8-sig"
+# Those of old servers. Not every codec of Python's is one for text.
+_CHARSET = re.compile(r'charset\s*=\s*"?(us-ascii|iso-8859-\d{1,2}|windows-125\d|utf-16(?:le|be)?)"?', re.IGNORECASE)
+
+
+def _charset(answer: Answer) -> str:
+    declared = _CHARSET.search(answer.headers.get("content-type", ""))
+    return _UTF_8 if declared is None else declared[1].lower()
+
+
 def raw_token(text: str, where: str) -> str:
-    """The text itself, unless it is JSON."""
+    """The text itself, or what it holds as a JSON string; other JSON is no token."""
+    if text[0] == '"':
+        value = json_document(text, where)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
     if text[0] in '{["' or text == "null":
         raise TokenFormatError(f"{where}: the answer is JSON, not a bare token; name its field with field=")
     return text
@@ -178,33 +196,46 @@ def lifetime_of(document: object, path: str | None, where: str) -> float | None:
 
 # -- OAuth ------------------------------------------------------------------------------------------------------------
 
-# The codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 8707 and RFC 9449. No other text of an answer is ever shown: an
-# error_description is free text, and some servers quote the request in it.
+# The codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 6750, RFC 8628, RFC 8707 and RFC 9449. No other text of an answer
+# is ever shown: an error_description is free text, and some servers quote the request in it.
 _OAUTH_RETRYABLE = frozenset({"server_error", "temporarily_unavailable"})
 _OAUTH_FINAL = frozenset(
     {
         "access_denied",
+        "authorization_pending",
+        "expired_token",
+        "insufficient_scope",
         "invalid_client",
         "invalid_dpop_proof",
         "invalid_grant",
         "invalid_request",
         "invalid_scope",
         "invalid_target",
+        "invalid_token",
+        "slow_down",
         "unauthorized_client",
         "unsupported_grant_type",
     }
 )
 
 
+def refusal(answer: Answer, where: str, now: float) -> TokenError | None:
+    """The error that the status of an answer stands for, with the registered OAuth code in it, if there is one."""
+    return status_error(answer, where, now, _registered(_error_code(answer)))
+
+
 def oauth_refusal(answer: Answer, where: str, now: float) -> TokenError | None:
-    """The error that the answer stands for: by its status, and by its `error`, which may come with a 200 too."""
+    """The same; but an `error` that comes with a 200 is a refusal too."""
     code = _error_code(answer)
-    known = code if code in _OAUTH_RETRYABLE | _OAUTH_FINAL else None
-    refused = status_error(answer, where, now, known)
+    refused = refusal(answer, where, now)
     if code is None or isinstance(refused, TokenUnavailableError):
         return refused
-    text = f"{where}: answered {answer.status} {known or 'with an unregistered error code'}"
+    text = f"{where}: answered {answer.status} {_registered(code) or 'with an unregistered error code'}"
     return TokenUnavailableError(text) if code in _OAUTH_RETRYABLE else TokenRejectedError(text)
+
+
+def _registered(code: str | None) -> str | None:
+    return code if code in _OAUTH_RETRYABLE or code in _OAUTH_FINAL else None
 
 
 def _error_code(answer: Answer) -> str | None:
@@ -213,14 +244,14 @@ def _error_code(answer: Answer) -> str | None:
     except TokenFormatError:
         return None  # the status says it all
     error = document.get("error") if isinstance(document, dict) else None
-    return error if isinstance(error, str) else None
+    return error if isinstance(error, str) and error.strip() else None  # some send an empty one beside a token
 
 
 def check_bearer(document: object, where: str) -> None:
-    """Refuse an answer whose `token_type` is another than Bearer."""
-    # RFC 6749 section 5.1 demands the field, but servers that leave it out are plenty, and mean Bearer.
+    """Refuse an answer whose `token_type` is of another scheme than Bearer."""
+    # RFC 6749 section 5.1 demands the field, but servers that leave it out, or empty, are plenty, and mean Bearer.
     kind = document.get("token_type") if isinstance(document, dict) else None
-    if kind is not None and (not isinstance(kind, str) or kind.lower() != "bearer"):
+    if kind is not None and (not isinstance(kind, str) or kind.strip().lower() not in ("", "bearer", "bearertoken")):
         raise TokenFormatError(f"{where}: token_type is not Bearer, so the token cannot be used as one")
 
 

@@ -6,17 +6,38 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from typing import TypeVar
 
-from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
+import grpc
+
+from grpc_bearer.errors import GrpcBearerError, TokenRejectedError, TokenUnavailableError
 
 T = TypeVar("T")
 
 
 def scrubbed(error: BaseException, where: str) -> GrpcBearerError:
-    """Our own errors without what they are chained to; for everything else one that names the type only."""
+    """Our own errors without what they are chained to; for everything else one that names the type only, and the status
+    of a call."""
     if isinstance(error, GrpcBearerError):
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
+    if isinstance(error, grpc.RpcError):
+        return _of_call(error, where)
     return TokenUnavailableError(f"{where}: raised {type(error).__name__}")
+
+
+# What a service says to a credential that it does not take: to ask again soon is of no use.
+_LASTING = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def _of_call(error: grpc.RpcError, where: str) -> GrpcBearerError:
+    """For a function that logs in over gRPC. The details of the status are free text, and stay out."""
+    try:
+        code = error.code()
+    except Exception:
+        code = None
+    if not isinstance(code, grpc.StatusCode):
+        return TokenUnavailableError(f"{where}: raised {type(error).__name__}")
+    kind = TokenRejectedError if code in _LASTING else TokenUnavailableError
+    return kind(f"{where}: its call ended with {code.name}")
 
 
 def called(where: str, function: Callable[..., T], *args: object) -> T:

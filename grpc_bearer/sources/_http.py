@@ -117,7 +117,7 @@ class Endpoint:
         exchange = Exchange(request)
         self._run(exchange)
         if exchange.reason is not None:
-            raise TokenUnavailableError(f"{self.host}: {exchange.reason}")
+            raise TokenUnavailableError(f"{self.host}: {exchange.reason}{self._trust_advice(exchange.reason)}")
         if exchange.answer is None:
             raise TokenUnavailableError(f"{self.host}: no complete answer within {self.timeout:g} s")
         return exchange.answer
@@ -143,8 +143,26 @@ class Endpoint:
         return adapter
 
     def _verify(self) -> str | bool:
-        """Where trust comes from: our own `ca`, else the environment as `requests` reads it, else certifi."""
-        return self.ca or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
+        """Where trust comes from.
+
+        Raises:
+            TokenUnavailableError: what is named is not there.
+        """
+        name, path = self._trust()
+        if path and not os.path.exists(path):
+            raise TokenUnavailableError(f"{self.host}: {name} names a file that is not there: {path!r}")
+        return path or True
+
+    def _trust(self) -> tuple[str, str | None]:
+        """Our own `ca`, else the environment as `requests` reads it, else certifi (`None`); by its name."""
+        if self.ca:
+            return "ca", self.ca
+        names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+        return next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("certifi", None))
+
+    def _trust_advice(self, reason: str) -> str:
+        name, path = self._trust()
+        return f": {name} names a file without PEM certificates: {path!r}" if "NO_CERTIFICATE" in reason else ""
 
     def close(self) -> None:
         """Close the connections. Idempotent; a later `send` opens new ones."""

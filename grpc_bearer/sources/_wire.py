@@ -6,6 +6,8 @@ and `REQUESTS_CA_BUNDLE` into account, and keep cookies.
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import ssl
 import threading
@@ -190,8 +192,12 @@ def _decoded(response: requests.Response) -> Iterator[bytes]:
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out itself whether gzip or zlib
     for chunk in chunks:
         while chunk:
+            if inflate.eof:
+                raise zlib.error("more than one piece")  # it would be read without end, and never counted
             yield inflate.decompress(chunk, _CHUNK)
-            chunk = inflate.unconsumed_tail
+            chunk = inflate.unconsumed_tail or inflate.unused_data
+    if not inflate.eof and response.raw.tell():
+        raise zlib.error("cut short")
 
 
 def _bounded(chunks: Iterator[bytes], limit: int) -> tuple[bytes, bool]:
@@ -209,6 +215,8 @@ def _bounded(chunks: Iterator[bytes], limit: int) -> tuple[bytes, bool]:
 def _reason(error: BaseException) -> str:
     """A few words that hold nothing of the request."""
     causes = list(_causes(error))
+    if any(isinstance(cause, _PROXY) for cause in causes):
+        return _proxy_reason(causes)
     for kind, words in _REASONS:
         if any(isinstance(cause, kind) for cause in causes):
             return words
@@ -221,8 +229,32 @@ def _reason(error: BaseException) -> str:
     return f"failed ({type(error).__name__})"
 
 
+# Our own address was checked long ago, so what is wrong with an address is wrong with the proxy's.
+_PROXY = (requests.exceptions.ProxyError, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
+_STATUS = re.compile(r"[Tt]unnel connection failed: (\d{3})\b")
+
+
+def _proxy_reason(causes: list[BaseException]) -> str:
+    """What is wrong with the proxy, without its address, which may hold a password."""
+    proxy = f"the proxy in {_proxy_variable()}"
+    status = next((found[1] for cause in causes if (found := _STATUS.search(str(cause)))), None)
+    if status is not None:
+        wants = ", so it wants a user and a password in its address" if status == "407" else ""
+        return f"{proxy} refused to connect (it answered {status}){wants}"
+    if any(isinstance(cause, requests.exceptions.InvalidSchema) for cause in causes):
+        return f"{proxy} cannot be used: SOCKS needs the package PySocks, and other schemes are not known"
+    if any(isinstance(cause, requests.exceptions.InvalidURL) for cause in causes):
+        return f"{proxy} cannot be used: its address is not one, such as http://proxy.example.com:3128"
+    return f"{proxy} could not be used"
+
+
+def _proxy_variable() -> str:
+    """The name of the variable that names the proxy, in the order in which `requests` looks for it."""
+    names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    return next((name for name in names if os.environ.get(name)), "this system's settings")
+
+
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (requests.exceptions.ProxyError, "the proxy could not be used"),
     (socket.gaierror, "the host name was not found"),
     (ConnectionRefusedError, "connection refused"),
     (CertificateError, "certificate verify failed (it is for another host)"),  # raised by urllib3 1.26

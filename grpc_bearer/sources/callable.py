@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import replace
 
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
@@ -31,6 +32,8 @@ class CallableSource(Source):
         loop: the running loop for coroutines, if what they use is bound to one.
         timeout: seconds that a coroutine may take. A plain function is not bounded: give its own I/O a timeout.
         key: which calls may share a token: those for which `key(context)` is equal.
+        max_age: seconds after which the function is asked again, at the latest. Without it a token that does not tell
+            when it expires is asked for once, and kept until a server refuses it.
 
     Raises:
         ConfigurationError: an argument is wrong.
@@ -46,6 +49,7 @@ class CallableSource(Source):
         loop: asyncio.AbstractEventLoop | None = None,
         timeout: float = 30.0,
         key: Callable[[CallContext], Hashable] | None = None,
+        max_age: float | None = None,
     ) -> None:
         if not callable(fn):
             raise ConfigurationError(f"fn: expected a function, got {type(fn).__name__}")
@@ -57,6 +61,7 @@ class CallableSource(Source):
         self._loop = loop
         self._timeout = checked_seconds("timeout", timeout)
         self._key = key
+        self._max_age = None if max_age is None else checked_seconds("max_age", max_age)
         self._wants_context = _wants_context(fn)
         # With a loop of the user's there is something to await; else it shows if `fn` is a coroutine function.
         self._awaits = loop is not None or inspect.iscoroutinefunction(fn)
@@ -98,11 +103,16 @@ class CallableSource(Source):
         result = called(self._where, self._fn, *([context] if self._wants_context else []))
         if inspect.isawaitable(result):
             result = awaited(result, self._loop or background_loop(), self._timeout, self._where)
-        if isinstance(result, Token):
-            return result
-        if not isinstance(result, str):
+        if isinstance(result, str):
+            result = made_token(self._where, result, now=now, expires_at=jwt_expiry(result))
+        if not isinstance(result, Token):
             raise TokenFormatError(f"{self._where}: should return a str or a Token, not {type(result).__name__}")
-        return made_token(self._where, result, now=now, expires_at=jwt_expiry(result))
+        return result if self._max_age is None else _no_older(result, now + self._max_age)
+
+
+def _no_older(token: Token, until: float) -> Token:
+    """The token, to be replaced at that time (in seconds since the Unix epoch), if not earlier."""
+    return token if token.expires_at is not None and token.expires_at <= until else replace(token, expires_at=until)
 
 
 def _wants_context(fn: Callable[..., object]) -> bool:

@@ -23,7 +23,7 @@ from grpc_bearer.sources._answer import (
     lifetime_of,
     made_token,
     raw_token,
-    status_error,
+    refusal,
 )
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._foreign import called
@@ -52,7 +52,8 @@ class HTTPTokenSource(Source):
         method: the HTTP method.
         headers: sent as they are; kept as secrets.
         body: the request's body: `str`, `bytes`, or a callable that returns one of those (or a mapping, sent as JSON)
-            and is called for each request, for credentials that rotate.
+            and is called for each request, for credentials that rotate. Where `headers` say so, the mapping is sent as
+            a form.
         json: sent as a JSON body.
         form: sent as a form body.
         field: where the token is in a JSON answer, such as `"access_token"` or `"data.token"` (dots walk into objects);
@@ -122,7 +123,7 @@ class HTTPTokenSource(Source):
         now = context.clock.time()
         where = self._endpoint.host
         answer = self._answer()
-        refused = status_error(answer, where, now)
+        refused = refusal(answer, where, now)
         if refused is not None:
             raise refused
         text = decoded_text(answer, where)
@@ -136,10 +137,10 @@ class HTTPTokenSource(Source):
 
     def _answer(self) -> Answer:
         """The endpoint's; it is asked again if the credential that it refused was replaced meanwhile."""
-        body = self._encoded_body()
-        answer = self._endpoint.send(self._method, self._headers, body)
-        if answer.status in CREDENTIAL_REFUSED and (replaced := self._encoded_body()) != body:
-            answer = self._endpoint.send(self._method, self._headers, replaced)
+        request = self._request()
+        answer = self._endpoint.send(self._method, *request)
+        if answer.status in CREDENTIAL_REFUSED and (replaced := self._request()) != request:
+            answer = self._endpoint.send(self._method, *replaced)
         return answer
 
     def identity(self) -> Identity | None:
@@ -155,10 +156,19 @@ class HTTPTokenSource(Source):
         """Close the kept-alive connections."""
         self._endpoint.close()
 
-    def _encoded_body(self) -> bytes | None:
+    def _request(self) -> tuple[dict[str, Secret], bytes | None]:
+        """Headers and body, as they are now."""
         if isinstance(self._body, Secret):
-            return _to_bytes(self._body.reveal())
-        return None if self._body is None else _encoded(called("body", self._body))
+            return self._headers, _to_bytes(self._body.reveal())
+        if self._body is None:
+            return self._headers, None
+        body = called("body", self._body)
+        if not isinstance(body, (Mapping, list)):
+            return self._headers, _encoded(body)
+        kind = self._headers.get("content-type")
+        if isinstance(body, Mapping) and kind is not None and kind.reveal().lower().startswith(_FORM):
+            return self._headers, _form_bytes(body)
+        return {**_content_type(_JSON), **self._headers}, _encoded(body)
 
     def _read(self, text: str, where: str) -> tuple[str, float | None]:
         """The token, and its lifetime as the answer states it."""
@@ -243,6 +253,15 @@ def _encoded(body: object) -> bytes:
     if isinstance(body, str):
         return body.encode("utf-8", "replace")  # a lone surrogate would raise, and show the body
     return _json_bytes("body", body, TokenFormatError)
+
+
+def _form_bytes(fields: Mapping[object, object]) -> bytes:
+    pairs: dict[str, str] = {}
+    for name, value in fields.items():
+        if not isinstance(name, str) or not isinstance(value, (str, Secret)):
+            raise TokenFormatError("body: expected the fields of a form as a mapping of str to str")
+        pairs[name] = revealed(value)
+    return urlencode(pairs, errors="replace").encode()
 
 
 def _json_bytes(name: str, document: object, kind: type[GrpcBearerError]) -> bytes:

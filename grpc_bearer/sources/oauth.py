@@ -16,6 +16,7 @@ from grpc_bearer._token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._answer import (
     CREDENTIAL_REFUSED,
+    SUCCESS,
     Answer,
     check_bearer,
     decoded_text,
@@ -155,7 +156,7 @@ class ClientCredentialsSource(Source):
             headers, form = self._authenticated(context, secret)
             answer = self._endpoint.send("POST", headers, urlencode(form, errors="replace").encode())
             corrected = self._endpoint.secure and learn_time(context.clock, answer)
-            if last or answer.status == 200:
+            if last or answer.status in SUCCESS:
                 break
             clock_was_off = self._assertion is not None and (corrected or suspects(context.clock))
             if not clock_was_off and (answer.status not in CREDENTIAL_REFUSED or self._secret_now() == secret):

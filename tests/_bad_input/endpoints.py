@@ -153,8 +153,6 @@ def _nothing_went_elsewhere(stage: Stage) -> None:
 
 
 _STATUSES: dict[int, tuple[type[grpc_bearer.GrpcBearerError], str]] = {
-    201: (TokenFormatError, "where 200 is expected"),
-    202: (TokenFormatError, "where 200 is expected"),
     206: (TokenFormatError, "where 200 is expected"),
     300: (TokenRejectedError, "redirected"),
     400: (TokenRejectedError, "answered 400"),
@@ -219,7 +217,6 @@ def raw_answers() -> Iterator[Row]:
         )
         answers = {
             "JSON with a token": (m.as_text({"access_token": m.TOKEN}), "JSON, not a bare token"),
-            "a JSON string": (m.as_text(m.TOKEN), "JSON, not a bare token"),
             "a JSON list": (m.as_text([m.TOKEN]), "JSON, not a bare token"),
             "null": ("null", "JSON, not a bare token"),
             "two lines": (f"{m.TOKEN}\n{m.HIDDEN}", "has a space"),
