@@ -136,9 +136,10 @@ def bearer_auth(bearer_oauth_client: OAuthClient, _bearer_time: Clock) -> Iterat
 def bearer_channel(bearer_grpc_server: ProbeServer, bearer_auth: BearerAuth) -> Iterator[grpc.Channel]:
     """A sync channel to `bearer_grpc_server` that carries the tokens of `bearer_auth`."""
     import grpc_bearer
+    from grpc_bearer.testing._ports import DIRECT
 
     credentials = bearer_grpc_server.channel_credentials()
-    with grpc_bearer.secure_channel(bearer_grpc_server.target, credentials, auth=bearer_auth) as channel:
+    with grpc_bearer.secure_channel(bearer_grpc_server.target, credentials, DIRECT, auth=bearer_auth) as channel:
         yield channel
 
 

@@ -65,9 +65,17 @@ class _StreamResponse(AioCall):
             rest.append(message)
         return rest
 
+    async def _read_already(self, reading: asyncio.Task[deque[Any]]) -> deque[Any]:
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            if reading.cancelled():  # by `_end`, and not the task that waits here
+                return deque()
+            raise
+
     async def _receive(self, receive: Callable[[], Awaitable[Any]]) -> Any:
         """The next message, or EOF."""
-        if self._rest is not None and (rest := await asyncio.shield(self._rest)):
+        if self._rest is not None and (rest := await self._read_already(self._rest)):
             return rest.popleft()
         self._receiving = True
         try:

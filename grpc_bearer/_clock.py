@@ -24,9 +24,12 @@ class Clock(Protocol):
 
 
 class _SystemClock:
-    # The functions themselves, not methods around them: the hot path reads this clock on each call.
-    time = staticmethod(_time.time)
+    # The function itself, not a method around it: the hot path reads this clock on each call.
     monotonic = staticmethod(_time.monotonic)
+
+    @staticmethod
+    def time() -> float:
+        return _time.time()  # looked up when called, so that libraries for tests may put another in its place
 
     @staticmethod
     def call_later(delay: float, fn: Callable[[], object]) -> Callable[[], None]:

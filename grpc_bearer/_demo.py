@@ -32,6 +32,7 @@ from grpc_bearer.testing import (
     public_pem,
     throwaway_key,
 )
+from grpc_bearer.testing._ports import DIRECT
 
 _HOUR = 3600.0
 
@@ -132,7 +133,7 @@ def _revoked(service: Service, auth: BearerAuth, act: Act, clock: ManualClock) -
     if isinstance(verifier, (JWTVerifier, OpaqueVerifier)):
         verifier.revoke(*server.ledger.tokens)
     clock.advance(1)  # what is signed again in the same second is the same
-    with secure_channel(server.target, server.ca.channel_credentials(), auth=auth) as channel:
+    with secure_channel(server.target, server.ca.channel_credentials(), DIRECT, auth=auth) as channel:
         try:
             ProbeStub(channel).Unary(ProbeRequest(), timeout=10)
         except grpc.RpcError as refusal:

@@ -10,6 +10,7 @@ import grpc
 
 import grpc_bearer
 from grpc_bearer.testing import ProbeReply, ProbeRequest, ProbeServer, ProbeStub
+from grpc_bearer.testing._ports import DIRECT
 
 # Seconds; far more than a call on loopback takes, so that a fault ends the demo instead of hanging it.
 _PATIENCE = 10.0
@@ -76,7 +77,7 @@ def _check(method: str, replies: list[ProbeReply]) -> None:
 
 @contextmanager
 def _secure_channel(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> Iterator[Opened]:
-    with grpc_bearer.secure_channel(server.target, server.ca.channel_credentials(), auth=auth) as channel:
+    with grpc_bearer.secure_channel(server.target, server.ca.channel_credentials(), DIRECT, auth=auth) as channel:
         yield _stub(channel), {}
 
 
@@ -95,7 +96,7 @@ def _wrap_stub(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> Iterator[Op
 @contextmanager
 def _channel_credentials(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> Iterator[Opened]:
     credentials = grpc_bearer.channel_credentials(auth, server.ca.channel_credentials())
-    with grpc.secure_channel(server.target, credentials) as channel:
+    with grpc.secure_channel(server.target, credentials, DIRECT) as channel:
         yield _stub(channel), {}
 
 
@@ -113,19 +114,21 @@ def _interceptor(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> Iterator[
 
 @asynccontextmanager
 async def _aio_secure_channel(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> AsyncIterator[Opened]:
-    async with grpc_bearer.aio.secure_channel(server.target, server.ca.channel_credentials(), auth=auth) as channel:
+    async with grpc_bearer.aio.secure_channel(
+        server.target, server.ca.channel_credentials(), DIRECT, auth=auth
+    ) as channel:
         yield _stub(channel), {}
 
 
 @asynccontextmanager
 async def _aio_intercept_channel(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> AsyncIterator[Opened]:
-    async with grpc.aio.secure_channel(server.target, server.ca.channel_credentials()) as plain:
+    async with grpc.aio.secure_channel(server.target, server.ca.channel_credentials(), DIRECT) as plain:
         yield _stub(grpc_bearer.aio.intercept_channel(plain, auth)), {}
 
 
 @asynccontextmanager
 async def _aio_wrap_stub(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> AsyncIterator[Opened]:
-    async with grpc.aio.secure_channel(server.target, server.ca.channel_credentials()) as plain:
+    async with grpc.aio.secure_channel(server.target, server.ca.channel_credentials(), DIRECT) as plain:
         yield grpc_bearer.wrap_stub(_stub(plain), auth), {}
 
 
@@ -133,7 +136,7 @@ async def _aio_wrap_stub(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> A
 async def _aio_interceptors(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> AsyncIterator[Opened]:
     interceptors = grpc_bearer.aio.interceptors(auth)
     credentials = server.ca.channel_credentials()
-    async with grpc.aio.secure_channel(server.target, credentials, interceptors=interceptors) as channel:
+    async with grpc.aio.secure_channel(server.target, credentials, DIRECT, interceptors=interceptors) as channel:
         yield _stub(channel), {}
 
 

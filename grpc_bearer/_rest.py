@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from urllib.parse import urlsplit
 
 from grpc_bearer._attempts import renewable
@@ -47,9 +46,18 @@ class Giver:
         return self._auth._engine.token(self._context(url))
 
     async def alease(self, url: str) -> Lease:
-        """`lease` without blocking the event loop."""
+        """`lease` without blocking the event loop, whichever it is."""
         self._check(url)
-        return await asyncio.wrap_future(self._auth._engine.future(self._context(url)))
+        future = self._auth._engine.future(self._context(url))
+        if future.done():
+            return future.result()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            from anyio.to_thread import run_sync  # trio, which httpx serves through anyio: so that is there
+
+            return await run_sync(future.result, abandon_on_cancel=True)
+        return await asyncio.wrap_future(future)
 
     def gives_up(self, refused: Lease, url: str) -> bool:
         """Give up the refused token, if it is still the current one; whether another is to be had."""
@@ -59,18 +67,11 @@ class Giver:
         return CallContext(self._url or url.partition("#")[0].partition("?")[0], "", self._auth._clock)
 
     def _check(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme == "https" or self._allow_plaintext:
-            return
-        if not _is_loopback(parts.hostname or ""):
+        # To this machine too: a proxy that was set on the session or the client would get it, and nobody here knows.
+        if urlsplit(url).scheme != "https" and not self._allow_plaintext:
             raise InsecureChannelError(
-                f"url: {origin(url)} would get the token in the clear; use https://, or allow_plaintext=True for a "
-                "mesh that encrypts below"
-            )
-        if _is_proxied(parts.hostname or ""):
-            raise InsecureChannelError(
-                f"url: {origin(url)} is this machine, but the environment names a proxy, which would get the token in "
-                "the clear; put the host into NO_PROXY"
+                f"url: {origin(url)} would get the token in the clear, or a proxy on the way there; use https://, or "
+                "allow_plaintext=True for this machine and for a mesh that encrypts below"
             )
 
 
@@ -82,16 +83,3 @@ def origin(url: str) -> str:
     """
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or _DEFAULT_PORTS.get(parts.scheme, '')}"
-
-
-def _is_proxied(host: str) -> bool:
-    from urllib.request import getproxies, proxy_bypass  # only for http://
-
-    return not getproxies().keys().isdisjoint(("http", "all")) and not proxy_bypass(host)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

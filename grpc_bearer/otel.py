@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from grpc_bearer._version import version
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.events import (
     CallRetried,
@@ -78,8 +79,6 @@ class OpenTelemetryObserver:
     def __init__(
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
     ) -> None:
-        import importlib.metadata  # 40 ms, which OpenTelemetry spends anyway
-
         try:
             from opentelemetry import metrics, trace
         except ImportError:
@@ -88,9 +87,8 @@ class OpenTelemetryObserver:
             missing = False
         if missing:
             raise ConfigurationError("OpenTelemetry is not installed: pip install 'grpc-bearer[otel]'")
-        version = importlib.metadata.version("grpc-bearer")
-        self._tracer = trace.get_tracer("grpc_bearer", version, tracer_provider)
-        meter = metrics.get_meter("grpc_bearer", version, meter_provider)
+        self._tracer = trace.get_tracer("grpc_bearer", version(), tracer_provider)
+        meter = metrics.get_meter("grpc_bearer", version(), meter_provider)
         self._duration = meter.create_histogram(
             "grpc_bearer.token.fetch.duration",
             "s",

@@ -38,7 +38,7 @@ def httpx_auth(auth: object, *, url: str | None = None, allow_plaintext: bool = 
     Args:
         auth: as for `grpc_bearer.secure_channel`.
         url: what a source whose tokens differ by call is told; `None`: the request's own, without its query.
-        allow_plaintext: tokens may go out over `http://` to other machines; to this one they may anyway.
+        allow_plaintext: tokens may go out over `http://`, to this machine too (a proxy of the client's would get them).
 
     Raises:
         ConfigurationError: `auth` cannot be used, or httpx is not installed.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import resource
 import stat
 import subprocess
@@ -93,15 +94,42 @@ def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
         cache_in(tmp_path / "c")
 
 
-def test_a_directory_where_anybody_could_put_another_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open").chmod(0o777)
+@pytest.mark.parametrize("depth", ["c", "a/c", "a/b/c"])
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o2777, 0o775])
+def test_a_directory_that_anybody_may_write_in_is_as_good_above_as_any(tmp_path: Path, mode: int, depth: str) -> None:
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume").chmod(mode)  # 0777 is what an emptyDir of Kubernetes has
 
-    with pytest.raises(ConfigurationError, match="the directory above it can be written by everybody"):
-        cache_in(tmp_path / "open" / "c")
+    cache = cache_in(tmp_path / "volume" / depth)
 
-    (tmp_path / "open").chmod(0o1777)  # as /tmp is
-    cache_in(tmp_path / "open" / "c")
+    assert BearerAuth(Counting(), cache=cache).token().value == "t1"
+    assert mode_of(tmp_path / "volume" / depth) & 0o777 == 0o700
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("what", ["directory", "open directory", "link", "file"])
+def test_for_what_somebody_puts_there_in_its_place_is_not_used(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    counting, volume = Counting(), tmp_path / "volume"
+    volume.mkdir()
+    volume.chmod(0o777)
+    cache = cache_in(volume / "c")
+    BearerAuth(counting, cache=cache).token()
+    (volume / "c").rename(volume / "away")
+    if what == "link":
+        (volume / "c").symlink_to(volume / "away")
+    elif what == "file":
+        (volume / "c").write_text("")
+    else:
+        (volume / "c").mkdir(mode=0o700 if what == "directory" else 0o777)
+    os.chown(volume / "c", 65534, 65534, follow_symlinks=False)
+
+    with caplog.at_level(logging.WARNING, "grpc_bearer"):
+        assert BearerAuth(counting, cache=cache).token().value == "t2"
+
+    assert "out of order" in caplog.text
+    assert what not in ("directory", "open directory") or list((volume / "c").iterdir()) == []
 
 
 @ROOT_ONLY
@@ -171,6 +199,55 @@ def test_the_default_directory_is_the_users_own(monkeypatch: pytest.MonkeyPatch,
     assert mode_of(tmp_path / "grpc-bearer") == 0o700
     monkeypatch.setattr(sys, "platform", "darwin")
     assert _files.default_directory() == str(tmp_path / "Library" / "Caches" / "grpc-bearer")
+
+
+def test_a_runtime_directory_that_is_not_there_is_not_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/4711")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    assert repr(SharedCache()) == f"SharedCache('{tmp_path}/cache/grpc-bearer')"
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("theirs", ["runtime", "both"])
+def test_after_sudo_nothing_is_left_in_directories_of_the_other_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, theirs: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("runtime", "cache"):
+        (tmp_path / name).mkdir()
+        if theirs in (name, "both"):
+            os.chown(tmp_path / name, 65534, 65534)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache" / "not-there-yet"))
+
+    cache = SharedCache(encryption_key=KEY, name="x")
+    with caplog.at_level(logging.WARNING, "grpc_bearer"):
+        assert BearerAuth(Counting(), cache=cache).token().value == "t1"
+
+    assert list((tmp_path / "runtime").iterdir()) == []
+    if theirs == "both":
+        assert list((tmp_path / "cache").iterdir()) == []
+        assert "this user has no directory for it; give one; going on without it" in caplog.text
+    else:
+        assert (tmp_path / "cache" / "not-there-yet" / "grpc-bearer").is_dir()
+
+
+def test_a_default_directory_that_cannot_be_made_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    cache = SharedCache(encryption_key=KEY, name="x")
+    with caplog.at_level(logging.WARNING, "grpc_bearer"):
+        assert BearerAuth(Counting(), cache=cache).token().value == "t1"
+
+    assert "going on without it" in caplog.text
+    assert "SharedCache" in repr(pickle.loads(pickle.dumps(SharedCache(encryption_key=tmp_path / "k", name="x"))))
 
 
 # ------------------------------------------------------------------------------------------------------------- trouble

@@ -411,3 +411,86 @@ def _context() -> Any:
     from grpc_bearer import CallContext
 
     return CallContext()
+
+
+ACL = "+eval +time +get +set +del +pttl +pexpire +type +hset +hget +hmget"
+
+
+class TestWhatOthersLeaveInRedis:
+    def _keys(self, server: RedisServer) -> dict[str, str]:
+        two_values(server.url)
+        found: Any = server.command("KEYS", "grpc-bearer:*")
+        return {name.rpartition(":")[2]: name for name in map(bytes.decode, found)}
+
+    @pytest.mark.parametrize("value", ["somebody", "failed"])
+    def test_a_lock_ten_years_long_delays_nobody(self, server: RedisServer, value: str) -> None:
+        keys = self._keys(server)
+        server.command("DEL", keys["entry"])
+        server.command("SET", keys["entry"].replace(":entry", ":lock"), value, "EX", "315360000")
+
+        began = time.monotonic()
+        assert two_values(server.url, patience=3600.0) == ["t1", "t1"]
+
+        assert time.monotonic() - began < 3600 / 2
+
+    @pytest.mark.parametrize("fence", ["nan", "-nan", "inf", "-inf", "1e400", "0x10", "many"])
+    def test_a_fence_that_is_no_number_keeps_nobody_out(self, server: RedisServer, fence: str) -> None:
+        keys = self._keys(server)
+        server.command("SET", keys["fence"], fence)
+        server.command("DEL", keys["entry"])
+
+        assert two_values(server.url) == ["t1", "t1"]
+        assert two_values(server.url) == ["t1", "t1"]
+        kept: Any = server.command("GET", keys["fence"])
+        assert abs(int(kept) - time.time() * 1000) < 86_400_000
+
+
+class TestWhatTheServerRefuses:
+    def _as(self, server: RedisServer, *rules: str) -> str:
+        server.command("ACL", "SETUSER", "bearer", "reset", "on", ">s3cret-pw", *rules)
+        return server.url.replace("redis://", "redis://bearer:s3cret-pw@")
+
+    def test_the_rights_in_the_guide_are_enough(self, server: RedisServer) -> None:
+        guide = (Path(__file__).parent.parent / "docs" / "guides" / "fleet.md").read_text()
+        assert f"~grpc-bearer:* -@all {ACL}\n" in guide
+
+        url = self._as(server, "resetkeys", "~grpc-bearer:*", "-@all", *ACL.split())
+        assert two_values(url) == ["t1", "t1"]
+
+    @pytest.mark.parametrize("missing", ACL.split())
+    def test_without_one_of_them_the_log_says_noperm(
+        self, server: RedisServer, missing: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        url = self._as(server, "~grpc-bearer:*", "-@all", *(right for right in ACL.split() if right != missing))
+        with caplog.at_level(logging.WARNING, "grpc_bearer"):
+            two_values(url)
+        if missing not in ("+hget", "+hmget", "+pexpire", "+del"):  # those are for entries that are there already
+            assert "out of order: NOPERM" in caplog.text
+        assert "s3cret-pw" not in caplog.text
+
+    def test_a_wrong_password_and_a_full_server_have_their_words_too(
+        self, server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        url = self._as(server, "~*", "+@all").replace("s3cret-pw", "other-pw")
+        with caplog.at_level(logging.WARNING, "grpc_bearer"):
+            assert two_values(url) == ["t1", "t2"]
+            assert "WRONGPASS" in caplog.text
+            caplog.clear()
+            server.command("CONFIG", "SET", "maxmemory", "1")
+            try:
+                two_values(server.url)
+            finally:
+                server.command("CONFIG", "SET", "maxmemory", "0")
+        assert "out of order: OOM" in caplog.text
+        assert "other-pw" not in caplog.text
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "cp037", "no-such"])
+    def test_clients_that_cannot_serve_are_refused_when_built(self, server: RedisServer, encoding: str) -> None:
+        client = redis.Redis(port=server.port)
+        with pytest.raises(ConfigurationError, match="a Redis pipeline"):
+            cache_in(client.pipeline())
+        with pytest.raises(ConfigurationError, match="encoding="):
+            cache_in(redis.Redis(port=server.port, encoding=encoding))
+        with pytest.raises(ConfigurationError, match="encoding="):
+            cache_in(f"{server.url}?encoding={encoding}")
+        assert two_values(redis.Redis(port=server.port, encoding="latin-1")) == ["t1", "t1"]

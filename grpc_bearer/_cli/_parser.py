@@ -273,7 +273,7 @@ def seconds(text: str) -> float:
 class _Version(argparse.Action):
     # argparse's own action wants the text beforehand, and reading it costs an import that no other command needs.
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
+        from grpc_bearer._version import version
 
-        write(f"grpc-bearer {version('grpc-bearer')}\n")
+        write(f"grpc-bearer {version()}\n")
         parser.exit()

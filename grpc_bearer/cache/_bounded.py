@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -50,8 +51,7 @@ class _Step(Generic[T]):
         try:
             result = self._step()
         except BaseException as error:  # whatever a client raises; its text may hold an address with a password
-            reason = getattr(error, "strerror", None) if isinstance(error, OSError) else None
-            self.failure = str(error) if isinstance(error, InsecureError) else reason or type(error).__name__
+            self.failure = _reason(error)
             return
         self.result.append(result)
         if self._abandoned:
@@ -67,6 +67,36 @@ class _Step(Generic[T]):
             result = self.result.pop()
             if self._undo is not None:
                 self._undo(result)
+
+
+# What a Redis server calls its refusals, and redis-py's classes for those whose word it takes away.
+_REDIS_WORDS = re.compile(
+    r"\b(NOPERM|WRONGPASS|NOAUTH|OOM|READONLY|MISCONF|LOADING|CLUSTERDOWN|MASTERDOWN|CROSSSLOT|BUSY|WRONGTYPE)\b"
+)
+# How a script says NOPERM, in Redis 6 and 7.
+_REDIS_DENIED = re.compile(r"ACL failure in script|executing the script can't")
+_REDIS_CLASSES = {
+    "NoPermissionError": "NOPERM",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "BusyLoadingError": "LOADING",
+    "ClusterDownError": "CLUSTERDOWN",
+    "MasterDownError": "MASTERDOWN",
+    "AuthenticationError": "NOAUTH or WRONGPASS",
+}
+
+
+def _reason(error: BaseException) -> str:
+    """Why a step failed, in a word of the store's own; its free text may hold an address with a password."""
+    if isinstance(error, InsecureError):
+        return str(error)
+    name = type(error).__name__
+    if type(error).__module__.partition(".")[0] in ("redis", "valkey"):
+        word = _REDIS_WORDS.search(str(error))
+        denied = "NOPERM" if _REDIS_DENIED.search(str(error)) else None
+        told = word[1] if word is not None else denied or _REDIS_CLASSES.get(name)
+        return name if told is None else f"{told} ({name})"
+    return (getattr(error, "strerror", None) if isinstance(error, OSError) else None) or name
 
 
 def in_time(ended: Callable[[float], bool], timeout: float, monotonic: Callable[[], float]) -> bool:

@@ -32,26 +32,73 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | g
 
 
 class InsecureError(Exception):
-    """Others could read or change what is in the directory. The text says what to do."""
+    """The directory cannot be used: others could read or change what is in it, say. The text says what to do."""
 
 
-def default_directory() -> str:
-    """A directory of this user's own, by the custom of the system.
+def default_directory() -> str | None:
+    """A directory of this user's own, by the custom of the system; `None` if this user has none.
 
-    Raises:
-        ConfigurationError: this user has no home.
+    After `sudo` the environment names directories of another user's, which are left alone: what root leaves there would
+    shut that user out.
     """
     home = os.path.expanduser("~")
     if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or home
+        candidates = [os.environ.get("LOCALAPPDATA") or home]
     elif sys.platform == "darwin":
-        base = os.path.join(home, "Library", "Caches")
+        candidates = [os.path.join(home, "Library", "Caches")]
     else:  # the XDG base directory specification; the runtime directory is in memory, and gone with the session
         runtime, cache = (os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "XDG_CACHE_HOME"))
-        base = next((path for path in (runtime, cache) if os.path.isabs(path)), os.path.join(home, ".cache"))
-    if not os.path.isabs(base):
-        raise ConfigurationError("cache: this user has no home directory; give a directory for the cache")
-    return os.path.join(base, "grpc-bearer")
+        # The runtime directory is made by whoever begins the session; the cache folder may be made by anybody.
+        candidates = [path for path in (runtime,) if os.path.isdir(path)]
+        candidates.append(cache if os.path.isabs(cache) else os.path.join(home, ".cache"))
+    base = next((path for path in candidates if os.path.isabs(path) and _is_own(path)), None)
+    return None if base is None else os.path.join(base, "grpc-bearer")
+
+
+def _is_own(path: str) -> bool:
+    """Whether a directory, or where it is not there yet the one that it would be made in, is this user's."""
+    if not _POSIX:
+        return True
+    while not os.path.lexists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    try:
+        return os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def check_filelock() -> None:
+    """Raises ConfigurationError: it is not installed."""
+    try:
+        import filelock
+    except ImportError:
+        filelock = None  # type: ignore[assignment]  # told below, where no ImportError hangs on what is raised
+    if filelock is None:
+        raise ConfigurationError("cache: files need filelock: pip install 'grpc-bearer[files]'")
+
+
+class NoStore:
+    """In place of a directory that this user does not have: out of order, for the reason that is given."""
+
+    leased = False
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    def read(self, name: str) -> View:
+        raise InsecureError(self._problem)
+
+    def lock(self, name: str) -> Grant | Denied:
+        raise InsecureError(self._problem)
+
+    def renew(self, grant: Grant) -> None:
+        return
+
+    def publish(self, grant: Grant, blob: bytes, life: float, bad: int | None) -> bool:
+        raise InsecureError(self._problem)
+
+    def release(self, grant: Grant, *, failed: bool) -> None:
+        return
 
 
 class FileStore:
@@ -67,12 +114,7 @@ class FileStore:
     leased = False
 
     def __init__(self, directory: str) -> None:
-        try:
-            import filelock
-        except ImportError:
-            filelock = None  # type: ignore[assignment]  # told below, where no ImportError hangs on what is raised
-        if filelock is None:
-            raise ConfigurationError("cache: files need filelock: pip install 'grpc-bearer[files]'")
+        check_filelock()
         self.directory = os.path.join(os.getcwd(), directory)
         problem = ""
         try:
@@ -138,7 +180,11 @@ class FileStore:
 
     @contextmanager
     def _opened(self) -> Iterator[_Folder]:
-        """The directory, made if need be, and checked each time: what is behind a path can change."""
+        """The directory, made if need be, and checked each time: what is behind a path can change.
+
+        Whoever may write in a directory above it can put another in its place, or a link, and so shut us out. More they
+        cannot do: what does not belong to this user, or is open to others, is not used, and neither is a link.
+        """
         if not _POSIX:
             os.makedirs(self.directory, exist_ok=True)
             yield _Folder(self.directory, None)
@@ -147,7 +193,6 @@ class FileStore:
         os.makedirs(parent, mode=0o700, exist_ok=True)
         with suppress(FileExistsError):
             os.mkdir(self.directory, 0o700)
-        _check_parent(parent)
         try:
             descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except NotADirectoryError:
@@ -172,12 +217,6 @@ class _Folder:
 
     def __call__(self, name: str) -> str:
         return name if self.at is not None else os.path.join(self._path, name)
-
-
-def _check_parent(parent: str) -> None:
-    mode = os.stat(parent).st_mode
-    if mode & 0o002 and not mode & stat.S_ISVTX:
-        raise InsecureError("the directory above it can be written by everybody, who could replace it; use another")
 
 
 def _check(status: os.stat_result, what: str, mode: int) -> None:

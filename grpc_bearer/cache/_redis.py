@@ -22,21 +22,22 @@ _NOW = "local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] 
 _READ = (
     _NOW
     + """
-local held, entry = redis.call('GET', KEYS[2]) or '', {}
-if redis.call('PTTL', KEYS[2]) < 0 then held = '' end
+local held, entry, left = redis.call('GET', KEYS[2]) or '', {}, redis.call('PTTL', KEYS[2])
+if left < 0 or left > 60000 then held = '' end
 if redis.call('TYPE', KEYS[1]).ok == 'hash' then entry = redis.call('HMGET', KEYS[1], 'number', 'blob', 'at') end
 return {held, entry[1] or '', entry[2] or '', now - (tonumber(entry[3] or '') or 0)}
 """
 )
 # The fence is counted up, and never below the time: it stays ahead of old entries even if it was lost with a restart.
-# What is a day ahead of the time is not of our making, nor is a lock that would stay for ever: they keep nobody out.
+# What is a day ahead of the time, or no number, is not of our making, nor is a lock that would stay for more than a
+# minute (ours are renewed every few seconds): they keep nobody out.
 _LOCK = (
     _NOW
     + """
-local held = redis.call('GET', KEYS[2])
-if held and redis.call('PTTL', KEYS[2]) > 0 then return held == 'failed' and -1 or 0 end
+local held, left = redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2])
+if held and left > 0 and left <= 60000 then return held == 'failed' and -1 or 0 end
 local number = (tonumber(redis.call('GET', KEYS[3]) or '') or 0) + 1
-if number < now or number > now + 86400000 then number = now end
+if not (number >= now and number <= now + 86400000) then number = now end
 redis.call('SET', KEYS[3], string.format('%.0f', number), 'PX', 172800000)
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return number
@@ -143,7 +144,20 @@ def checked_client(client: object) -> object:
             "cache: an asyncio Redis client; give the blocking one (redis.Redis), it is used on threads of its own "
             "and serves asyncio too"
         )
+    if hasattr(client, "command_stack") or type(client).__name__.endswith("Pipeline"):
+        raise ConfigurationError("cache: a Redis pipeline, which answers later; give the client that it was made of")
+    if not _is_ascii_compatible(client):
+        raise ConfigurationError("cache: the Redis client's encoding= is not one that keeps ASCII; leave it at utf-8")
     return client
+
+
+def _is_ascii_compatible(client: object) -> bool:
+    pool = getattr(client, "connection_pool", None)
+    encoding = getattr(pool, "connection_kwargs", {}).get("encoding", "utf-8")
+    try:
+        return "grpc-bearer:{}".encode(encoding) == b"grpc-bearer:{}"
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 def client_of(url: str, timeout: float) -> Any:
@@ -161,7 +175,9 @@ def client_of(url: str, timeout: float) -> Any:
     if url.startswith("valkey"):
         url = "redis" + url.removeprefix("valkey")
     try:
-        return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
+        client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
     except ValueError:
-        pass  # raised below: the exception here may show the URL, and with it a password
+        client = None  # raised below: the exception here may show the URL, and with it a password
+    if client is not None:
+        return checked_client(client)
     raise ConfigurationError("cache: redis-py does not understand this URL")

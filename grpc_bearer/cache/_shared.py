@@ -10,7 +10,7 @@ from typing import Any, cast
 from grpc_bearer._credentials import read_file
 from grpc_bearer._token import Secret
 from grpc_bearer.cache._bounded import STRETCH, Patience
-from grpc_bearer.cache._files import FileStore, default_directory
+from grpc_bearer.cache._files import FileStore, NoStore, check_filelock, default_directory
 from grpc_bearer.cache._redis import URL_SCHEMES, RedisStore, checked_client, client_of
 from grpc_bearer.cache._store import Store
 from grpc_bearer.errors import ConfigurationError
@@ -33,8 +33,9 @@ class SharedCache:
     Args:
         store: a directory, made if it is not there, for the processes of one machine (extra `files`); or Redis or
             Valkey (5 or newer), for a fleet (extra `redis`): a client of redis-py (plain, Sentinel's or Cluster's, with
-            TLS as you made it), a function that returns one, or a URL. `None`: a directory of this user's own. A
-            directory must be this user's alone (0700), and no symbolic link.
+            TLS as you made it), a function that returns one, or a URL. `None`: a directory of this user's own; if there
+            is none that can be used, this process goes on alone, and the log says so. A directory must be this user's
+            alone (0700), and no symbolic link.
         encryption_key: at least 16 random bytes, or 32 characters of random text, or the file that holds them. Needed
             for sources without a strong secret of their own: functions, google-auth credentials, keys that live
             elsewhere (KMS, HSM), secrets of under 128 bits.
@@ -80,6 +81,8 @@ class SharedCache:
 
     def _opened(self) -> Store:
         given = self._given
+        if given is None:
+            return _default_store()
         if isinstance(given, Secret) or (isinstance(given, str) and given.startswith(URL_SCHEMES)):
             # Steps are given up in due time anyhow; the client's own timeout only sees to it that their threads end.
             client = client_of(given.reveal() if isinstance(given, Secret) else given, STRETCH * self.timeout)
@@ -135,7 +138,7 @@ def _rebuilt(
 def _checked_store(store: object) -> tuple[object, str]:
     """What was given, and how to show it: never a URL, which may hold a password."""
     if store is None:
-        store = default_directory()
+        return None, repr(default_directory())
     if isinstance(store, str) and store.startswith(URL_SCHEMES):
         return Secret(store, "cache (its URL)") if "@" in store or "?" in store else store, "Redis, by URL"
     if isinstance(store, (str, os.PathLike)):
@@ -149,6 +152,18 @@ def _checked_store(store: object) -> tuple[object, str]:
     raise ConfigurationError(
         f"cache: expected a directory, a Redis client, a function that returns one or a URL, got {type(store).__name__}"
     )
+
+
+def _default_store() -> Store:
+    """This user's own directory; where there is none that can be used, no cache, for nothing fails because of it."""
+    directory, problem = default_directory(), "this user has no directory for it; give one"
+    check_filelock()
+    if directory is not None:
+        try:
+            return FileStore(directory)
+        except ConfigurationError as error:
+            problem = str(error).removeprefix("cache: ")
+    return NoStore(problem)
 
 
 def _checked_key(key: object) -> Secret | os.PathLike[str] | None:

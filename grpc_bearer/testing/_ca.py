@@ -20,9 +20,9 @@ __all__ = ["CA", "LOOPBACK_NAMES", "Certificate"]
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
-# Before and after now: long enough for any test, short enough that a stray copy of the root is soon worth nothing.
-_BACKDATED = datetime.timedelta(days=1)
-_LIFETIME = datetime.timedelta(days=7)
+# Whatever time a test pretends it is, by whichever library.
+_FROM = datetime.datetime(2000, 1, 1, tzinfo=datetime.timezone.utc)
+_UNTIL = datetime.datetime(2099, 12, 31, tzinfo=datetime.timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +120,10 @@ def _builder(
     """What root and leaf share. Both key identifiers are there because Python 3.13 verifies strictly and wants them."""
     from cryptography import x509
 
-    now = datetime.datetime.now(datetime.timezone.utc)
     return (
         x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(now + _LIFETIME)
+        .not_valid_before(_FROM)
+        .not_valid_after(_UNTIL)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )

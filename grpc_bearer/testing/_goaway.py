@@ -28,7 +28,7 @@ from grpc_bearer.testing._frames import (
     read_frame,
 )
 from grpc_bearer.testing._ledger import Attempt
-from grpc_bearer.testing._ports import reserve_port
+from grpc_bearer.testing._ports import DIRECT, reserve_port
 from grpc_bearer.testing._verifiers import peek_header
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class GoawayProxy:
 
     def channel(self, options: Iterable[tuple[str, Any]] = ()) -> grpc.Channel:
         """A plain gRPC channel through the proxy, without tokens."""
-        return grpc.secure_channel(self.target, self.channel_credentials(), tuple(options))
+        return grpc.secure_channel(self.target, self.channel_credentials(), (*DIRECT, *options))
 
     def _run(self) -> None:
         asyncio.run(self._serve())

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
-__all__ = ["reserve_port"]
+__all__ = ["DIRECT", "reserve_port"]
+
+#: For channels to this machine. gRPC would go through the proxy that the environment names, whose loopback is another.
+DIRECT: tuple[tuple[str, Any], ...] = (("grpc.enable_http_proxy", 0),)
 
 
 def reserve_port(host: str = "127.0.0.1", port: int = 0) -> socket.socket:

@@ -18,7 +18,7 @@ from grpc_bearer.testing._gate import Gate
 from grpc_bearer.testing._ledger import Ledger
 from grpc_bearer.testing._pb import probe_pb2_grpc
 from grpc_bearer.testing._pb.probe_pb2 import ProbeReply, ProbeRequest
-from grpc_bearer.testing._ports import reserve_port
+from grpc_bearer.testing._ports import DIRECT, reserve_port
 from grpc_bearer.testing._script import Fault, Script
 from grpc_bearer.testing._verifiers import Verifier
 
@@ -215,8 +215,8 @@ class ProbeServer:
         """A plain gRPC channel to it, without tokens."""
         credentials = self.channel_credentials()
         if credentials is None:
-            return grpc.insecure_channel(self.target, tuple(options))
-        return grpc.secure_channel(self.target, credentials, tuple(options))
+            return grpc.insecure_channel(self.target, (*DIRECT, *options))
+        return grpc.secure_channel(self.target, credentials, (*DIRECT, *options))
 
     def _build(self, executor: ThreadPoolExecutor) -> grpc.Server:
         server = grpc.server(executor, interceptors=[self.gate], options=self._options)

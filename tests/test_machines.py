@@ -1,0 +1,196 @@
+"""Other people's machines: a proxy in the environment, a clock that a test has frozen, a package without its papers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import grpc_bearer
+from grpc_bearer import BearerAuth, CallableSource
+from grpc_bearer._clock import SYSTEM_CLOCK
+
+#: Nobody listens there; a call that went by it would fail.
+DEAD_PROXY = "http://127.0.0.1:1"
+
+
+def run(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["https_proxy", "http_proxy", "grpc_proxy"])
+class TestAProxyInTheEnvironment:
+    def test_is_not_used_by_the_kits_own_channels(self, name: str) -> None:
+        code = """
+            from grpc_bearer.testing import GoawayProxy, OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub
+            token = [("authorization", "Bearer t0")]
+            def call(channel):
+                with channel:
+                    print(ProbeStub(channel).Unary(ProbeRequest(), metadata=token, timeout=20).count)
+            for credentials in ("tls", "insecure"):
+                with ProbeServer(OpaqueVerifier(["t0"]), credentials=credentials) as server:
+                    call(server.channel())
+            with ProbeServer(OpaqueVerifier(["t0"])) as server, GoawayProxy(server) as proxy:
+                call(proxy.channel())
+        """
+        assert run(code, **{name: DEAD_PROXY, "no_proxy": "", "no_grpc_proxy": ""}) == "1\n1\n1\n"
+
+    def test_is_not_used_by_demo(self, name: str) -> None:
+        environment = {**os.environ, name: DEAD_PROXY, "no_proxy": "", "no_grpc_proxy": ""}
+        done = subprocess.run(
+            [sys.executable, "-m", "grpc_bearer", "demo", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+
+    def test_nor_by_the_fixtures(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / "test_one.py").write_text(
+            "def test_one(bearer_channel, bearer_kit):\n"
+            "    bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest(), timeout=20)\n"
+        )
+        environment = {**os.environ, name: DEAD_PROXY, "no_proxy": "", "no_grpc_proxy": ""}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            env=environment,
+            cwd=tmp_path,
+        )
+        assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+class TestAFrozenClock:
+    """As freezegun and time-machine do it: `time.time` is another function, and `datetime.now` another time."""
+
+    @pytest.mark.parametrize("now", [946_684_800.0 + 86_400, 4_000_000_000.0])
+    def test_the_systems_clock_is_the_frozen_one(self, now: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("time.time", lambda: now)
+        assert SYSTEM_CLOCK.time() == now
+        auth = BearerAuth(CallableSource(lambda: "t0", max_age=60))
+        assert auth.token().expires_at == now + 60
+
+    @pytest.mark.parametrize("year", [2001, 2019, 2090])
+    def test_the_kits_certificates_are_good_at_any_time(self, year: int) -> None:
+        code = f"""
+            import datetime as module
+            class Frozen(module.datetime):
+                @classmethod
+                def now(cls, tz=None):
+                    return cls({year}, 6, 1, tzinfo=tz)
+            module.datetime = Frozen
+            import ssl, grpc_bearer
+            from grpc_bearer.testing import CA, ProbeRequest, ProbeServer, ProbeStub
+            with ProbeServer(None, CA()) as server:
+                with grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth="t0") as channel:
+                    print(ProbeStub(channel).Unary(ProbeRequest(), timeout=20).count)
+        """
+        assert run(code, no_proxy="*") == "1\n"
+
+    def test_freezegun_itself(self, tmp_path: Path) -> None:
+        pytest.importorskip("freezegun", reason="no freezegun here")
+        (tmp_path / "test_one.py").write_text(
+            "from freezegun import freeze_time\n"
+            "from grpc_bearer import BearerAuth, CallableSource\n"
+            "@freeze_time('2015-01-01')\n"
+            "def test_one(bearer_channel, bearer_kit):\n"
+            "    bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest())\n"
+            "    token = BearerAuth(CallableSource(lambda: 't0', max_age=60)).token()\n"
+            "    assert token.expires_at == 1420070400 + 60\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            cwd=tmp_path,
+        )
+        assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+class TestAPackageWithoutItsPapers:
+    """Frozen programs, vendored trees and Lambda layers leave out the folder in which the version stands."""
+
+    @pytest.fixture
+    def copied(self, tmp_path: Path) -> str:
+        shutil.copytree(Path(grpc_bearer.__file__).parent, tmp_path / "grpc_bearer")
+        return f"""
+            import sys, importlib.metadata
+            def version(name, real=importlib.metadata.version):
+                if name == "grpc-bearer":
+                    raise importlib.metadata.PackageNotFoundError(name)
+                return real(name)
+            importlib.metadata.version = version
+            sys.path.insert(0, {str(tmp_path)!r})
+        """
+
+    def test_does_without_the_version(self, copied: str) -> None:
+        code = (
+            copied
+            + """
+            import grpc_bearer
+            print(grpc_bearer.__version__)
+            from grpc_bearer._cli import main
+            main(["--version"])
+        """
+        )
+        assert run(code) == "unknown\ngrpc-bearer unknown\n"
+
+    def test_opentelemetry_too(self, copied: str) -> None:
+        pytest.importorskip("opentelemetry.sdk", reason="no OpenTelemetry here")
+        code = (
+            copied
+            + """
+            from grpc_bearer.otel import OpenTelemetryObserver
+            print(type(OpenTelemetryObserver()).__name__)
+        """
+        )
+        assert run(code) == "OpenTelemetryObserver\n"
+
+
+class TestTrio:
+    """httpx runs on trio as well."""
+
+    def test_a_token_is_waited_for_there(self) -> None:
+        pytest.importorskip("trio", reason="no trio here")
+        pytest.importorskip("httpx", reason="no httpx here")
+        code = """
+            import threading, httpx, trio
+            from grpc_bearer.rest import httpx_auth
+            go = threading.Event()
+            def token():
+                go.wait(20)
+                return "t0"
+            seen = []
+            def answer(request):
+                seen.append(request.headers["authorization"])
+                return httpx.Response(401 if len(seen) == 1 else 200)
+            async def main():
+                transport = httpx.MockTransport(answer)
+                async with httpx.AsyncClient(auth=httpx_auth(token), transport=transport) as client:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(client.get, "https://api.example.com/")
+                        with trio.move_on_after(0.05) as early:
+                            await client.get("https://api.example.com/")
+                        print(early.cancelled_caught)
+                        go.set()
+                    print((await client.get("https://api.example.com/")).status_code, set(seen))
+            trio.run(main)
+        """
+        assert run(code) == "True\n200 {'Bearer t0'}\n"
