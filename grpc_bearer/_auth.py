@@ -16,6 +16,7 @@ from grpc_bearer._notify import Notifier, checked_name, checked_observers
 from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import (
     CallContext,
+    HiddenText,
     Token,
     checked_header_name,
     checked_scheme,
@@ -97,7 +98,7 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         )
 
     def _metadata_of(self, token: Token) -> tuple[tuple[str, str], ...]:
-        return ((self._header, f"{self._scheme} {token.value}" if self._scheme else token.value),)
+        return ((self._header, HiddenText(f"{self._scheme} {token.value}" if self._scheme else token.value)),)
 
     @property
     def header(self) -> str:
@@ -131,7 +132,8 @@ class BearerAuth(grpc.AuthMetadataPlugin):
 
     def headers(self, url: str = "", method: str = "", *, timeout: float | None = None) -> dict[str, str]:
         """The same header for a REST call to the same service."""
-        return dict(self._engine.token(self._context(url, method), timeout).metadata)
+        lease = self._engine.token(self._context(url, method), timeout)
+        return {name: str(value) for name, value in lease.metadata}
 
     def invalidate(self, token: Token | str) -> bool:
         """Say that the server refused this token, so that the next call gets another.

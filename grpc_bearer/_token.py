@@ -6,7 +6,7 @@ import re
 import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, SupportsIndex
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
@@ -164,6 +164,26 @@ class CallContext:
     def service(self) -> str:
         """The full name of the gRPC service, `package.Service`; empty outside a call."""
         return self.service_url.rpartition("/")[2]
+
+
+class HiddenText(str):
+    """Text that hides itself in every `repr`, and is plain text in all else.
+
+    Tracebacks that show local variables (rich, Sentry, `traceback` with `capture_locals`) show those of gRPC's frames
+    too, and with them the metadata of the call. What they cut to its first characters stays hidden as well. gRPC sends
+    it as it sends any `str`; `str()` of it is a plain one.
+
+    >>> HiddenText("Bearer s3cret"), HiddenText("Bearer s3cret")[:9], str(HiddenText("Bearer s3cret"))
+    (<hidden>, <hidden>, 'Bearer s3cret')
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+    def __getitem__(self, index: SupportsIndex | slice) -> HiddenText:
+        return HiddenText(super().__getitem__(index))
 
 
 #: What to do about a secret that does not pickle.
