@@ -86,12 +86,15 @@ def test_headers_and_token_give_plain_text() -> None:
 @pytest.mark.parametrize("scheme", ["Bearer", ""])
 def test_a_traceback_with_local_variables_shows_that_there_is_metadata_and_not_what(scheme: str) -> None:
     auth = BearerAuth(TOKEN, "x-token", scheme)
-    with ProbeServer(OpaqueVerifier([TOKEN], header="x-token", scheme=scheme)) as server:
-        with grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=auth, retry=None) as channel:
-            ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)  # now core has proved the channel
-            server.script(Refuse(details="no"))
-            with pytest.raises(grpc.RpcError) as caught:
-                ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
+    verifier = OpaqueVerifier([TOKEN], header="x-token", scheme=scheme)
+    with (
+        ProbeServer(verifier) as server,
+        grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=auth, retry=None) as channel,
+    ):
+        ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)  # now core has proved the channel
+        server.script(Refuse(details="no"))
+        with pytest.raises(grpc.RpcError) as caught:
+            ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
     frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack
     shown = [str((frame.locals or {}).get("metadata")) for frame in frames if frame.name == "__call__"]
 
