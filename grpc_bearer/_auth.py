@@ -12,6 +12,7 @@ import grpc
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._engine import Engine
+from grpc_bearer._misplaced import NotCredentials
 from grpc_bearer._notify import Notifier, checked_name, checked_observers
 from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import (
@@ -63,6 +64,8 @@ class BearerAuth(grpc.AuthMetadataPlugin):
     >>> auth
     BearerAuth(StaticSource, header='x-api-token')
     """
+
+    _credentials: Any = NotCredentials()
 
     def __init__(
         self,

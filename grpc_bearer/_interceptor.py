@@ -20,6 +20,7 @@ from grpc_bearer._bare import whole
 from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, Door, Route, materialised
 from grpc_bearer._grpc_private import is_blocking, sync_channel_behind
+from grpc_bearer._misplaced import NotCredentials
 from grpc_bearer._replay import Once, snapshot
 from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._security import door_to
@@ -60,6 +61,8 @@ class BearerInterceptor(
     >>> channel = grpc.secure_channel("localhost:1", grpc.ssl_channel_credentials())
     >>> channel = grpc.intercept_channel(channel, grpc_bearer.interceptor("s3cret"))
     """
+
+    _credentials: Any = NotCredentials()
 
     def __init__(self, auth: BearerAuth, policy: RetryPolicy | None, allow_plaintext: bool) -> None:
         self._auth = auth

@@ -27,7 +27,7 @@ _log
 _notify
 _clock
 _skew
-_token _credentials
+_token _credentials _misplaced
 _keys _failure
 _signing
 sources._base sources._answer sources._foreign sources._threads
