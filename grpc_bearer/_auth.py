@@ -18,6 +18,7 @@ from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import (
     CallContext,
     HiddenText,
+    Shared,
     Token,
     checked_header_name,
     checked_scheme,
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from grpc_bearer.events import Observer
 
 
-class BearerAuth(grpc.AuthMetadataPlugin):
+class BearerAuth(Shared, grpc.AuthMetadataPlugin):
     """A bearer token for every call: where it comes from, and the header it travels in.
 
     One `BearerAuth` serves any number of channels, threads and event loops; they share its token and its refreshes. It
-    is a `grpc.AuthMetadataPlugin`, so it also fits wherever gRPC or another library takes one.
+    is a `grpc.AuthMetadataPlugin`, so it also fits wherever gRPC or another library takes one. To copy it (`copy.copy`,
+    `copy.deepcopy`, `dataclasses.asdict`) gives the same object, so that copies of a configuration share it too; what
+    is unpickled is another, with a token of its own.
 
     Args:
         source: a `Source`; or what stands for one: a `str` (a token), a path (a token file), a function or coroutine

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import grpc
 
+from grpc_bearer._around import Around
 from grpc_bearer._auth import BearerAuth, as_auth
 from grpc_bearer._bare import whole
 from grpc_bearer._calls import SyncCall
@@ -37,13 +38,10 @@ def changed(details: Any, **changes: Any) -> Any:
     return _Details(details, changes)
 
 
-class _Details(grpc.ClientCallDetails):
+class _Details(Around, grpc.ClientCallDetails):
     def __init__(self, details: Any, changes: dict[str, Any]) -> None:
-        self._details = details
+        self._inner = details
         self.__dict__.update(changes)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._details, name)
 
 
 class BearerInterceptor(

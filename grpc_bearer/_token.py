@@ -6,7 +6,7 @@ import re
 import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NoReturn, SupportsIndex
+from typing import NoReturn, SupportsIndex, TypeVar
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
@@ -21,8 +21,23 @@ _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 _TOKEN_VALUE = re.compile(r"[\x21-\x7e]+")
 
 
+_Self = TypeVar("_Self")
+
+
+class Shared:
+    """What is there once: a copy, deep or not, is the thing itself. Only pickling makes another."""
+
+    __slots__ = ()
+
+    def __copy__(self: _Self) -> _Self:
+        return self
+
+    def __deepcopy__(self: _Self, memo: object) -> _Self:
+        return self
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class Token:
+class Token(Shared):
     """One bearer token and what is known of its life.
 
     Args:
@@ -195,7 +210,7 @@ INSTEAD = (
 secrets_may_travel: ContextVar[bool] = ContextVar("grpc_bearer_secrets_may_travel", default=False)
 
 
-class Secret:
+class Secret(Shared):
     """A credential kept in memory: shows itself to nobody, and does not pickle unless the user says so.
 
     >>> Secret("s3cret", "api_key")

@@ -19,7 +19,7 @@ PACKAGE = "grpc_bearer"
 # The house, from the ground up. A module may import from the lines above its own, never from its own line or below it.
 # Modules named without the package's name; "" is the package itself. What protoc generated counts as one module.
 LAYERS = """
-errors _streams _workers _replay _identity _grpc_private
+errors _streams _workers _replay _identity _grpc_private _around
 _bare _terminal
 _observers
 events
