@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 import grpc
 
@@ -20,6 +20,7 @@ from grpc_bearer._token import (
     HiddenText,
     Shared,
     Token,
+    TokenFunction,
     checked_header_name,
     checked_scheme,
     fingerprint,
@@ -33,6 +34,30 @@ if TYPE_CHECKING:
 
     from grpc_bearer.cache._shared import SharedCache
     from grpc_bearer.events import Observer
+else:
+    Credentials = Any  # whoever has some has paid for the import; nobody else shall
+
+#: What a `BearerAuth` is made of.
+SourceLike: TypeAlias = Source | str | os.PathLike[str] | TokenFunction | Credentials
+
+
+class AuthOptions(TypedDict, total=False):
+    """The arguments of `BearerAuth` that go by name alone, for functions that hand them on."""
+
+    name: str
+    keep_warm: bool
+    max_keys: int
+    observers: Iterable[Observer]
+    cache: SharedCache | None
+    pickle_secrets: bool
+    clock: Clock
+
+
+class HeaderOptions(AuthOptions, total=False):
+    """The same, and where the token travels."""
+
+    header: str
+    scheme: str
 
 
 class BearerAuth(Shared, grpc.AuthMetadataPlugin):
@@ -72,7 +97,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
     def __init__(
         self,
-        source: object,
+        source: SourceLike,
         header: str = "authorization",
         scheme: str = "Bearer",
         *,
@@ -251,7 +276,11 @@ def _checked_clock(clock: Clock) -> Clock:
     return clock
 
 
-def as_auth(auth: object) -> BearerAuth:
+#: What every door takes for `auth=`.
+AuthLike: TypeAlias = BearerAuth | SourceLike
+
+
+def as_auth(auth: AuthLike) -> BearerAuth:
     """What a door was given for `auth=`, as a `BearerAuth`.
 
     Raises:

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import grpc
 
 from grpc_bearer._around import Around
-from grpc_bearer._auth import BearerAuth, as_auth
+from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._bare import whole
 from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, Door, Route, materialised
@@ -133,7 +133,7 @@ class BearerInterceptor(
 
 
 def interceptor(
-    auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+    auth: AuthLike, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
 ) -> BearerInterceptor:
     """A `BearerInterceptor` for `grpc.intercept_channel`.
 

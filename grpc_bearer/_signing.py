@@ -21,7 +21,13 @@ from grpc_bearer._token import Shared, secrets_may_travel
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, SigningError, TokenUnavailableError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from google.auth.crypt import Signer as GoogleSigner
+
+    #: The forms of a private key; see `load_signer`.
+    KeyLike: TypeAlias = (
+        "str | bytes | os.PathLike[str] | Mapping[str, object] | PrivateKeyTypes | GoogleSigner | Sign | Signer"
+    )
 
 Sign: TypeAlias = Callable[[bytes], bytes]
 

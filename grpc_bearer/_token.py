@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NoReturn, SupportsIndex, TypeVar
+from typing import NoReturn, SupportsIndex, TypeAlias, TypeVar
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
@@ -200,6 +201,10 @@ class HiddenText(str):
     def __getitem__(self, index: SupportsIndex | slice) -> HiddenText:
         return HiddenText(super().__getitem__(index))
 
+
+#: A function that gives tokens: it is called with nothing, or with the `CallContext` alone. Not said here, since a
+#: checker would then take `lambda token=token: token` for one that wants the context.
+TokenFunction: TypeAlias = Callable[..., str | Token | Awaitable[str | Token]]
 
 #: What to do about a secret that does not pickle.
 INSTEAD = (

@@ -32,6 +32,7 @@ from urllib.parse import quote, quote_plus
 
 import grpc
 
+from grpc_bearer.errors import ConfigurationError, SigningError, TokenFormatError
 from grpc_bearer.testing._watch import logging_to
 
 #: A window of a secret that is looked for, and how far apart the windows begin.
@@ -114,7 +115,9 @@ class Watch:
         """An error with all that hangs on it: chain, notes, arguments, attributes, and its traceback as printed."""
         for link in _chain(error):
             self.see(f"{where}: traceback", "".join(traceback.format_exception(link)))
-            self.see(f"{where}: local variables", "\n".join(_locals_of(link)))
+            # What is refused when it is given is an argument of ours just then, as it stands in the giver's own frame.
+            if not isinstance(link, ConfigurationError | SigningError | TokenFormatError):
+                self.see(f"{where}: local variables", "\n".join(_locals_of(link)))
             shown = (str(link), repr(link), repr(link.args), repr(getattr(link, "__notes__", ())))
             self.see(f"{where}: {type(link).__name__}", "\n".join(shown))
             # A call holds its channel, and with it the token. Our own errors hold nothing that does.

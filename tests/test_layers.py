@@ -201,6 +201,26 @@ def test_the_check_reads_every_form_of_import(source: str, expected: list[str]) 
     assert found == expected
 
 
+def test_nothing_that_runs_needs_typing_extensions() -> None:
+    """It is for checkers, and no dependency of ours."""
+    needing = [
+        path.name
+        for path in modules().values()
+        for node in outside_type_checking(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "typing_extensions" in ast.unparse(node)
+    ]
+
+    assert needing == []
+
+
+def outside_type_checking(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs: all but the blocks that only checkers read."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from outside_type_checking(child)
+
+
 def brought(module: str) -> set[str]:
     """What an import brings besides what `import grpc` does: asyncio and grpc.aio are not ours to save."""
     script = f"""
