@@ -64,6 +64,7 @@ def test_an_auth_as_credentials_of_a_call(door: str, kind: str) -> None:
 
 @pytest.mark.parametrize("door", [door for door in AIO_DOORS if door != "aio.call_credentials"])
 @pytest.mark.parametrize("kind", ["unary", "server_stream", "client_stream", "bidi_stream"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of calls that old grpc.aio half made
 async def test_an_auth_as_credentials_of_an_asyncio_call(door: str, kind: str) -> None:
     with ProbeServer(ca=TLS) as server:
         async with AIO_DOORS[door](server.target, server.channel_credentials(), "t1") as stub:
