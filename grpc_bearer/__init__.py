@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from grpc_bearer import aio, errors
-from grpc_bearer._auth import BearerAuth
+from grpc_bearer._auth import AuthLike, BearerAuth
 from grpc_bearer._channel import (
     call_credentials,
     channel_credentials,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AuthLike",
     "BearerAuth",
     "BearerInterceptor",
     "CallContext",

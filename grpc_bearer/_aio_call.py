@@ -28,6 +28,7 @@ from grpc_bearer._aio_ends import (
 )
 from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._engine import Lease
+from grpc_bearer._failure import blame
 from grpc_bearer._grpc_private import is_response, let_status_come
 from grpc_bearer._replay import AsyncReplayBuffer, Once
 from grpc_bearer._trial import SENT_OR_SEEN, Trial
@@ -240,7 +241,7 @@ class AioCall(aio.Call):
         if call is None:
             self._end(Ended(aio_error(cause)))
         else:
-            call.error.__cause__ = cause
+            blame(call.error, cause)
             self._end(call)
 
     def _end(self, shown: Any) -> None:

@@ -17,7 +17,7 @@ from grpc import aio
 from grpc_bearer._aio_call import AioCall
 from grpc_bearer._aio_calls import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._aio_ends import Ended, refused
-from grpc_bearer._auth import BearerAuth, as_auth
+from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._door import WAIT, Door, Route, materialised
 from grpc_bearer._grpc_private import aio_channel_behind
 from grpc_bearer._interceptor import changed
@@ -170,7 +170,9 @@ KINDS: dict[type, type[Interceptor]] = {
 }
 
 
-def interceptors(auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False) -> list[Any]:
+def interceptors(
+    auth: AuthLike, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+) -> list[aio.ClientInterceptor]:
     """Four interceptors for `grpc.aio.secure_channel(interceptors=...)`, one for each kind of call.
 
     Args:
@@ -179,4 +181,4 @@ def interceptors(auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_pla
         allow_plaintext: tokens may travel in the clear on the channels they are used on.
     """
     doors = Doors(as_auth(auth), checked_policy(retry), allow_plaintext=allow_plaintext)
-    return [kind(doors) for kind in KINDS.values()]
+    return [_UnaryUnary(doors), _UnaryStream(doors), _StreamUnary(doors), _StreamStream(doors)]

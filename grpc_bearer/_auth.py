@@ -6,17 +6,21 @@ import asyncio
 import inspect
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 import grpc
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._engine import Engine
+from grpc_bearer._misplaced import NotCredentials
 from grpc_bearer._notify import Notifier, checked_name, checked_observers
 from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import (
     CallContext,
+    HiddenText,
+    Shared,
     Token,
+    TokenFunction,
     checked_header_name,
     checked_scheme,
     fingerprint,
@@ -30,13 +34,39 @@ if TYPE_CHECKING:
 
     from grpc_bearer.cache._shared import SharedCache
     from grpc_bearer.events import Observer
+else:
+    Credentials = Any  # whoever has some has paid for the import; nobody else shall
+
+#: What a `BearerAuth` is made of.
+SourceLike: TypeAlias = Source | str | os.PathLike[str] | TokenFunction | Credentials
 
 
-class BearerAuth(grpc.AuthMetadataPlugin):
+class AuthOptions(TypedDict, total=False):
+    """The arguments of `BearerAuth` that go by name alone, for functions that hand them on."""
+
+    name: str
+    keep_warm: bool
+    max_keys: int
+    observers: Iterable[Observer]
+    cache: SharedCache | None
+    pickle_secrets: bool
+    clock: Clock
+
+
+class HeaderOptions(AuthOptions, total=False):
+    """The same, and where the token travels."""
+
+    header: str
+    scheme: str
+
+
+class BearerAuth(Shared, grpc.AuthMetadataPlugin):
     """A bearer token for every call: where it comes from, and the header it travels in.
 
     One `BearerAuth` serves any number of channels, threads and event loops; they share its token and its refreshes. It
-    is a `grpc.AuthMetadataPlugin`, so it also fits wherever gRPC or another library takes one.
+    is a `grpc.AuthMetadataPlugin`, so it also fits wherever gRPC or another library takes one. To copy it (`copy.copy`,
+    `copy.deepcopy`, `dataclasses.asdict`) gives the same object, so that copies of a configuration share it too; what
+    is unpickled is another, with a token of its own.
 
     Args:
         source: a `Source`; or what stands for one: a `str` (a token), a path (a token file), a function or coroutine
@@ -63,9 +93,11 @@ class BearerAuth(grpc.AuthMetadataPlugin):
     BearerAuth(StaticSource, header='x-api-token')
     """
 
+    _credentials: Any = NotCredentials()
+
     def __init__(
         self,
-        source: object,
+        source: SourceLike,
         header: str = "authorization",
         scheme: str = "Bearer",
         *,
@@ -97,7 +129,7 @@ class BearerAuth(grpc.AuthMetadataPlugin):
         )
 
     def _metadata_of(self, token: Token) -> tuple[tuple[str, str], ...]:
-        return ((self._header, f"{self._scheme} {token.value}" if self._scheme else token.value),)
+        return ((self._header, HiddenText(f"{self._scheme} {token.value}" if self._scheme else token.value)),)
 
     @property
     def header(self) -> str:
@@ -131,7 +163,8 @@ class BearerAuth(grpc.AuthMetadataPlugin):
 
     def headers(self, url: str = "", method: str = "", *, timeout: float | None = None) -> dict[str, str]:
         """The same header for a REST call to the same service."""
-        return dict(self._engine.token(self._context(url, method), timeout).metadata)
+        lease = self._engine.token(self._context(url, method), timeout)
+        return {name: str(value) for name, value in lease.metadata}
 
     def invalidate(self, token: Token | str) -> bool:
         """Say that the server refused this token, so that the next call gets another.
@@ -243,7 +276,11 @@ def _checked_clock(clock: Clock) -> Clock:
     return clock
 
 
-def as_auth(auth: object) -> BearerAuth:
+#: What every door takes for `auth=`.
+AuthLike: TypeAlias = BearerAuth | SourceLike
+
+
+def as_auth(auth: AuthLike) -> BearerAuth:
     """What a door was given for `auth=`, as a `BearerAuth`.
 
     Raises:

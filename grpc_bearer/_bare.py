@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._around import Around
 from grpc_bearer._grpc_private import is_grpcs
 
 
@@ -27,15 +28,12 @@ def whole_streams(multicallable: Any) -> Any:
     return multicallable if is_grpcs(multicallable) else _WholeStreams(multicallable)
 
 
-class _WholeStreams:
+class _WholeStreams(Around):
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return whole(self._inner(*args, **kwargs))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 # type-arg: generic in gRPC's stubs only.

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer import _fork
-from grpc_bearer._auth import as_auth
+from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._combine import CALLER, filling
 from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
 from grpc_bearer._grpc_private import is_closed
@@ -60,7 +60,7 @@ def secure_channel(
     options: Options | None = None,
     compression: grpc.Compression | None = None,
     *,
-    auth: object,
+    auth: AuthLike,
     retry: RetryPolicy | None = DEFAULT,
     attach: Attach = "auto",
 ) -> grpc.Channel:
@@ -99,7 +99,7 @@ def insecure_channel(
     options: Options | None = None,
     compression: grpc.Compression | None = None,
     *,
-    auth: object,
+    auth: AuthLike,
     retry: RetryPolicy | None = DEFAULT,
     allow_plaintext: bool = False,
 ) -> grpc.Channel:
@@ -118,7 +118,7 @@ def insecure_channel(
 
 
 def intercept_channel(
-    channel: grpc.Channel, auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+    channel: grpc.Channel, auth: AuthLike, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
 ) -> grpc.Channel:
     """A channel that someone else built, with a token on every call.
 
@@ -139,7 +139,7 @@ def intercept_channel(
     return Channel(channel, door_to(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))
 
 
-def call_credentials(auth: object) -> grpc.CallCredentials:
+def call_credentials(auth: AuthLike) -> grpc.CallCredentials:
     """Call credentials: `credentials=` of one call, or one part of composite channel credentials.
 
     A call whose token cannot be had ends with core's UNAVAILABLE.
@@ -148,7 +148,7 @@ def call_credentials(auth: object) -> grpc.CallCredentials:
     return filling(grpc.metadata_call_credentials(bearer, "grpc-bearer"), bearer.header, CALLER)
 
 
-def channel_credentials(auth: object, credentials: grpc.ChannelCredentials | None = None) -> grpc.ChannelCredentials:
+def channel_credentials(auth: AuthLike, credentials: grpc.ChannelCredentials | None = None) -> grpc.ChannelCredentials:
     """Composite channel credentials, for libraries that take those.
 
     Args:

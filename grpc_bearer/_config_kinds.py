@@ -69,7 +69,7 @@ def _service_url(call: CallContext) -> str:
 
 
 def _jwt(
-    key: object,
+    key: str | Path,
     *,
     claims: Mapping[str, object] | None = None,
     headers: Mapping[str, object] | None = None,

@@ -25,7 +25,7 @@ from grpc_bearer._auth import BearerAuth
 from grpc_bearer._combine import CALLER, both, doubled, filling, owner_of
 from grpc_bearer._engine import Engine, Lease
 from grpc_bearer._retry import RetryPolicy, checked_policy
-from grpc_bearer._token import CallContext
+from grpc_bearer._token import CallContext, Shared
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -42,7 +42,7 @@ Metadata = Sequence[tuple[str, "str | bytes"]]
 _ROUTES = 1024
 
 
-class Door:
+class Door(Shared):
     """What is known of one wrapped channel.
 
     Args:

@@ -15,7 +15,7 @@ import grpc
 
 from grpc_bearer._attempts import LocalError
 from grpc_bearer._door import Attempt, Carrier, honest_code
-from grpc_bearer._failure import Failure
+from grpc_bearer._failure import Failure, blame
 from grpc_bearer._grpc_private import hidden_failure
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
@@ -146,7 +146,7 @@ def _shown(call: Any, cause: GrpcBearerError) -> Any:
         return CallError(honest_code(cause), str(cause), cause=cause)
     for error in (call, hidden_failure(call)):
         if error is not None:
-            error.__cause__ = cause
+            blame(error, cause)
     return call
 
 

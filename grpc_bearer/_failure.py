@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from grpc_bearer._token import LARGE_TOKEN, Token
+from grpc_bearer.errors import GrpcBearerError
 
 # Core's words for a connection that the peer has ended by an error (11 is ENHANCE_YOUR_CALM, which gRPC's own servers
 # say to too many pings; older cores only say that the socket was closed), and for an answer without gRPC's status.
@@ -16,6 +18,7 @@ _CALM = re.compile(r"GOAWAY received; Error code: 11; Debug Text: (?!too_many_pi
 _GOAWAY = re.compile(r"GOAWAY received; Error code: (?!0;|11;)")
 _BARE = re.compile(r"http2 header with status: (?:400|413|431)\b")
 _RICH_STATUS = "grpc-status-details-bin"
+_NOTE = "grpc-bearer: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,18 @@ class Failure:
             if key == name:
                 return value if isinstance(value, str) else value.decode("ascii", "replace")
         return None
+
+
+def blame(error: BaseException, cause: GrpcBearerError) -> None:
+    """Say why an error came that the server made, which stays what it is but for its cause.
+
+    Some clients raise what they caught again with another cause (`raise e from e`): so it stands in a note too, where
+    Python has notes. There is one at most, that of the last cause.
+    """
+    error.__cause__ = cause
+    if sys.version_info >= (3, 11):
+        others = [note for note in getattr(error, "__notes__", ()) if not note.startswith(_NOTE)]
+        error.__notes__ = [*others, f"{_NOTE}{cause}"]
 
 
 def too_large(token: Token, failure: Failure) -> bool:

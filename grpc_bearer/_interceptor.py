@@ -15,11 +15,13 @@ from weakref import WeakKeyDictionary
 
 import grpc
 
-from grpc_bearer._auth import BearerAuth, as_auth
+from grpc_bearer._around import Around
+from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._bare import whole
 from grpc_bearer._calls import SyncCall
 from grpc_bearer._door import WAIT, Door, Route, materialised
 from grpc_bearer._grpc_private import is_blocking, sync_channel_behind
+from grpc_bearer._misplaced import NotCredentials
 from grpc_bearer._replay import Once, snapshot
 from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._security import door_to
@@ -36,13 +38,10 @@ def changed(details: Any, **changes: Any) -> Any:
     return _Details(details, changes)
 
 
-class _Details(grpc.ClientCallDetails):
+class _Details(Around, grpc.ClientCallDetails):
     def __init__(self, details: Any, changes: dict[str, Any]) -> None:
-        self._details = details
+        self._inner = details
         self.__dict__.update(changes)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._details, name)
 
 
 class BearerInterceptor(
@@ -60,6 +59,8 @@ class BearerInterceptor(
     >>> channel = grpc.secure_channel("localhost:1", grpc.ssl_channel_credentials())
     >>> channel = grpc.intercept_channel(channel, grpc_bearer.interceptor("s3cret"))
     """
+
+    _credentials: Any = NotCredentials()
 
     def __init__(self, auth: BearerAuth, policy: RetryPolicy | None, allow_plaintext: bool) -> None:
         self._auth = auth
@@ -132,7 +133,7 @@ class BearerInterceptor(
 
 
 def interceptor(
-    auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+    auth: AuthLike, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
 ) -> BearerInterceptor:
     """A `BearerInterceptor` for `grpc.intercept_channel`.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._around import Around
 from grpc_bearer._door import Door, Route
 from grpc_bearer._replay import UNKNOWN, Once, passing, serialise, snapshot
 from grpc_bearer._security import leads_on
@@ -16,7 +17,7 @@ from grpc_bearer._trial import Trial
 from grpc_bearer.errors import ConfigurationError
 
 
-class MultiCallable:
+class MultiCallable(Around):
     """One method of a channel.
 
     Args:
@@ -47,9 +48,6 @@ class MultiCallable:
         if self._serializer is UNKNOWN or policy is None:
             return Once(requests)
         return self._buffer(requests, self._serializer, policy.replay_messages, policy.replay_bytes)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
 
 def _same(request: Any) -> Any:
@@ -109,8 +107,11 @@ def _make(
     )
 
 
-class Methods:
-    """The four factory methods of a channel, and everything that is the wrapped channel's own."""
+class Methods(Around):
+    """The four factory methods of a channel, and everything that is the wrapped channel's own.
+
+    Some reach for what gRPC does not promise, such as the interceptors of an asyncio channel.
+    """
 
     _kinds: Mapping[type, Callable[..., Any]]
 
@@ -173,10 +174,6 @@ class Methods:
         if as_bytes and not door.direct:
             made = make(method, serializer, deserializer, **extra)
         return wrapped(self._kinds, made, route, serializer if door.direct else snapshot)
-
-    def __getattr__(self, name: str) -> Any:
-        # Some reach for what gRPC does not promise, such as the interceptors of an asyncio channel.
-        return getattr(self._inner, name)
 
 
 def wrapped(kinds: Mapping[type, Callable[..., Any]], inner: Any, *rest: Any) -> Any:

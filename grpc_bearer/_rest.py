@@ -6,7 +6,7 @@ import asyncio
 from urllib.parse import urlsplit
 
 from grpc_bearer._attempts import renewable
-from grpc_bearer._auth import as_auth
+from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._engine import Lease
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import InsecureChannelError
@@ -19,7 +19,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Giver:
     """Gives leases to URLs; arguments are those of `grpc_bearer.rest.httpx_auth`."""
 
-    def __init__(self, auth: object, url: str | None, allow_plaintext: bool) -> None:
+    def __init__(self, auth: AuthLike, url: str | None, allow_plaintext: bool) -> None:
         self._auth = as_auth(auth)
         self._url = url
         self._allow_plaintext = allow_plaintext

@@ -17,11 +17,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from grpc_bearer._credentials import as_path
 from grpc_bearer._keys import KeyFile, LoadedKey, is_key_text, load_jwk, load_text
-from grpc_bearer._token import secrets_may_travel
+from grpc_bearer._token import Shared, secrets_may_travel
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, SigningError, TokenUnavailableError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from google.auth.crypt import Signer as GoogleSigner
+
+    #: The forms of a private key; see `load_signer`.
+    KeyLike: TypeAlias = (
+        "str | bytes | os.PathLike[str] | Mapping[str, object] | PrivateKeyTypes | GoogleSigner | Sign | Signer"
+    )
 
 Sign: TypeAlias = Callable[[bytes], bytes]
 
@@ -58,7 +64,7 @@ MIN_RSA_BITS = 2048  # RFC 7518 sections 3.3 and 3.5
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
-class Signer:
+class Signer(Shared):
     """A key bound to one algorithm.
 
     Args:

@@ -9,7 +9,7 @@ import grpc
 from grpc import aio
 
 from grpc_bearer import _aio_multicallables, _fork, _multicallables
-from grpc_bearer._auth import as_auth
+from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._channel import Channel
 from grpc_bearer._door import Door, Route
 from grpc_bearer._grpc_private import core_of
@@ -24,7 +24,9 @@ _KINDS = {**_multicallables.KINDS, **_aio_multicallables.KINDS}
 Stub = TypeVar("Stub")
 
 
-def wrap_stub(stub: Stub, auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False) -> Stub:
+def wrap_stub(
+    stub: Stub, auth: AuthLike, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+) -> Stub:
     """A copy of a generated stub, sync or asyncio, with a token on every call.
 
     Core itself decides whether the stub's channel protects the token; a call on one that does not ends with

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, SupportsIndex, TypeAlias, TypeVar
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
@@ -21,8 +22,23 @@ _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 _TOKEN_VALUE = re.compile(r"[\x21-\x7e]+")
 
 
+_Self = TypeVar("_Self")
+
+
+class Shared:
+    """What is there once: a copy, deep or not, is the thing itself. Only pickling makes another."""
+
+    __slots__ = ()
+
+    def __copy__(self: _Self) -> _Self:
+        return self
+
+    def __deepcopy__(self: _Self, memo: object) -> _Self:
+        return self
+
+
 @dataclass(frozen=True, slots=True, repr=False)
-class Token:
+class Token(Shared):
     """One bearer token and what is known of its life.
 
     Args:
@@ -166,6 +182,30 @@ class CallContext:
         return self.service_url.rpartition("/")[2]
 
 
+class HiddenText(str):
+    """Text that hides itself in every `repr`, and is plain text in all else.
+
+    Tracebacks that show local variables (rich, Sentry, `traceback` with `capture_locals`) show those of gRPC's frames
+    too, and with them the metadata of the call. What they cut to its first characters stays hidden as well. gRPC sends
+    it as it sends any `str`; `str()` of it is a plain one.
+
+    >>> HiddenText("Bearer s3cret"), HiddenText("Bearer s3cret")[:9], str(HiddenText("Bearer s3cret"))
+    (<hidden>, <hidden>, 'Bearer s3cret')
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<hidden>"
+
+    def __getitem__(self, index: SupportsIndex | slice) -> HiddenText:
+        return HiddenText(super().__getitem__(index))
+
+
+#: A function that gives tokens: it is called with nothing, or with the `CallContext` alone. Not said here, since a
+#: checker would then take `lambda token=token: token` for one that wants the context.
+TokenFunction: TypeAlias = Callable[..., str | Token | Awaitable[str | Token]]
+
 #: What to do about a secret that does not pickle.
 INSTEAD = (
     "name a file (pathlib.Path) or an environment variable (functools.partial(os.getenv, 'NAME')) where it is taken, "
@@ -175,7 +215,7 @@ INSTEAD = (
 secrets_may_travel: ContextVar[bool] = ContextVar("grpc_bearer_secrets_may_travel", default=False)
 
 
-class Secret:
+class Secret(Shared):
     """A credential kept in memory: shows itself to nobody, and does not pickle unless the user says so.
 
     >>> Secret("s3cret", "api_key")

@@ -13,7 +13,7 @@ from grpc import aio
 
 from grpc_bearer._aio_interceptor import interceptors
 from grpc_bearer._aio_multicallables import KINDS
-from grpc_bearer._auth import as_auth
+from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._door import Attach, check_attach, with_attach_options
 from grpc_bearer._methods import Methods
 from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
@@ -80,7 +80,7 @@ def secure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[aio.ClientInterceptor] | None = None,
     *,
-    auth: object,
+    auth: AuthLike,
     retry: RetryPolicy | None = DEFAULT,
     attach: Attach = "auto",
 ) -> aio.Channel:
@@ -104,7 +104,7 @@ def insecure_channel(
     compression: grpc.Compression | None = None,
     interceptors: Sequence[aio.ClientInterceptor] | None = None,
     *,
-    auth: object,
+    auth: AuthLike,
     retry: RetryPolicy | None = DEFAULT,
     allow_plaintext: bool = False,
 ) -> aio.Channel:
@@ -118,7 +118,7 @@ def insecure_channel(
 
 
 def intercept_channel(
-    channel: aio.Channel, auth: object, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+    channel: aio.Channel, auth: AuthLike, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
 ) -> aio.Channel:
     """An asyncio channel that someone else built, with a token on every call; see `grpc_bearer.intercept_channel`."""
     if not isinstance(channel, aio.Channel):

@@ -8,21 +8,28 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from grpc_bearer._auth import BearerAuth, as_source
+from grpc_bearer._auth import AuthOptions, BearerAuth, HeaderOptions, as_source
 from grpc_bearer._credentials import checked_fields, read_object
 from grpc_bearer._identity import Identity
 from grpc_bearer._keys import KeyFile
 from grpc_bearer._signing import load_signer
-from grpc_bearer._token import Secret
+from grpc_bearer._token import Secret, TokenFunction
 from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources.http import HTTPTokenSource
 from grpc_bearer.sources.jwt import JWTSource, nonce
 from grpc_bearer.sources.routed import RoutedSource
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # in typing from Python 3.11 on; only checkers need it
+
+    from grpc_bearer._signing import KeyLike
+
+_TokenLike: TypeAlias = str | os.PathLike[str] | TokenFunction
 
 __all__ = ["bear", "bitbroker", "crm", "openfx", "skykit"]
 
@@ -36,7 +43,7 @@ def bear(
     *,
     url: str = "https://api-auth.bearrobotics.ai/authorizeApiAccess",
     ca: str | os.PathLike[str] | None = None,
-    **options: Any,
+    **options: Unpack[HeaderOptions],
 ) -> BearerAuth:
     """Bear Cloud API: an API key is exchanged for a JWT ("Authentication and Authorization with API Key").
 
@@ -95,12 +102,12 @@ def _where(path: Path | None) -> str:
 
 
 def skykit(
-    key: object,
+    key: KeyLike,
     issuer: str,
     *,
     passphrase: str | bytes | None = None,
     lifetime: float = 3600.0,
-    **options: Any,
+    **options: Unpack[HeaderOptions],
 ) -> BearerAuth:
     """Skykit API: a JWT signed with your own RSA key (RS256), used until near its expiry. Claims: `iss`, `iat`, `exp`.
 
@@ -128,13 +135,13 @@ def skykit(
 
 
 def bitbroker(
-    token: str | os.PathLike[str] | Callable[[], Any] | None = None,
+    token: _TokenLike | None = None,
     *,
-    coordinator: str | os.PathLike[str] | Callable[[], Any] | None = None,
-    contributor: str | os.PathLike[str] | Callable[[], Any] | None = None,
-    consumer: str | os.PathLike[str] | Callable[[], Any] | None = None,
+    coordinator: _TokenLike | None = None,
+    contributor: _TokenLike | None = None,
+    consumer: _TokenLike | None = None,
     routes: Mapping[str, str] | None = None,
-    **options: Any,
+    **options: Unpack[AuthOptions],
 ) -> BearerAuth:
     """BitBroker ("Authorization and Tokens"): the bare token in `x-bbk-auth-token`; one, or one for each role.
 
@@ -180,7 +187,7 @@ def _routed(
     return {pattern: sources[role] for pattern, role in routes.items()}
 
 
-def crm(token: str | os.PathLike[str] | Callable[[], Any], **options: Any) -> BearerAuth:
+def crm(token: _TokenLike, **options: Unpack[HeaderOptions]) -> BearerAuth:
     """A CRM's token, valid until revoked, as `authorization: Bearer …`.
 
     Args:
@@ -207,7 +214,7 @@ def openfx(
     issuer: str = "openfx",
     lifetime: float = 120.0,
     presign: int = 0,
-    **options: Any,
+    **options: Unpack[HeaderOptions],
 ) -> BearerAuth:
     """OpenFX: a JWT signed with an API key (ES256), two minutes long, for one request only.
 

@@ -6,14 +6,16 @@ token out in the clear, nor along a redirect to another origin. httpx is not ins
 >>> import requests
 >>> session = requests.Session()
 >>> session.auth = requests_auth("s3cret")
->>> session.prepare_request(requests.Request("GET", "https://api.example.com/v1/cars")).headers["authorization"]
-'Bearer s3cret'
+>>> request = session.prepare_request(requests.Request("GET", "https://api.example.com/v1/cars"))
+>>> print(request.headers["authorization"])
+Bearer s3cret
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from grpc_bearer._auth import AuthLike
 from grpc_bearer._rest import Giver
 from grpc_bearer.errors import ConfigurationError
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["httpx_auth", "requests_auth"]
 
 
-def httpx_auth(auth: object, *, url: str | None = None, allow_plaintext: bool = False) -> httpx.Auth:
+def httpx_auth(auth: AuthLike, *, url: str | None = None, allow_plaintext: bool = False) -> httpx.Auth:
     """An `httpx.Auth`, for `httpx.Client` and, on asyncio, `httpx.AsyncClient`.
 
     ::
@@ -53,7 +55,7 @@ def httpx_auth(auth: object, *, url: str | None = None, allow_plaintext: bool = 
     return HTTPXAuth(giver)
 
 
-def requests_auth(auth: object, *, url: str | None = None, allow_plaintext: bool = False) -> AuthBase:
+def requests_auth(auth: AuthLike, *, url: str | None = None, allow_plaintext: bool = False) -> AuthBase:
     """An `AuthBase`, for `auth=` of a request, or `Session.auth`; arguments and errors are those of `httpx_auth`.
 
     A request whose body is a generator, or a file that cannot be rewound, is not sent twice.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import importlib.util
 import io
 import json
 import logging
@@ -25,11 +26,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus
 
 import grpc
 
+from grpc_bearer.errors import ConfigurationError, SigningError, TokenFormatError
 from grpc_bearer.testing._watch import logging_to
 
 #: A window of a secret that is looked for, and how far apart the windows begin.
@@ -112,6 +115,9 @@ class Watch:
         """An error with all that hangs on it: chain, notes, arguments, attributes, and its traceback as printed."""
         for link in _chain(error):
             self.see(f"{where}: traceback", "".join(traceback.format_exception(link)))
+            # What is refused when it is given is an argument of ours just then, as it stands in the giver's own frame.
+            if not isinstance(link, ConfigurationError | SigningError | TokenFormatError):
+                self.see(f"{where}: local variables", "\n".join(_locals_of(link)))
             shown = (str(link), repr(link), repr(link.args), repr(getattr(link, "__notes__", ())))
             self.see(f"{where}: {type(link).__name__}", "\n".join(shown))
             # A call holds its channel, and with it the token. Our own errors hold nothing that does.
@@ -254,6 +260,25 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield link
         held = [link.__cause__, link.__context__, *link.args, *getattr(link, "__dict__", {}).values()]
         pending += [each for each in held if isinstance(each, BaseException)]
+
+
+def _locals_of(error: BaseException) -> Iterator[str]:
+    """The local variables of all frames but a test's own, as tools show them that log more than a traceback."""
+    for frame in traceback.TracebackException.from_exception(error, capture_locals=True).stack:
+        if not _is_test(frame.filename):
+            yield f"{frame.name}: {frame.locals}"
+    if importlib.util.find_spec("rich") is None:
+        return
+    from rich.traceback import Traceback
+
+    for stack in Traceback.extract(type(error), error, error.__traceback__, show_locals=True).stacks:
+        for frame in stack.frames:
+            if not _is_test(frame.filename):
+                yield f"{frame.name}: {[*map(str, (frame.locals or {}).values())]}"
+
+
+def _is_test(filename: str) -> bool:
+    return Path(filename).is_relative_to(Path(__file__).parent)
 
 
 def _attributes(error: BaseException) -> Iterator[str]:

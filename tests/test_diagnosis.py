@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import email.utils
 import json
-from collections.abc import Iterator
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from grpc_status import rpc_status
 import grpc_bearer
 from grpc_bearer import BearerAuth, FileSource, StaticSource, Token, TokenRejectedError
 from grpc_bearer._diagnosis import diagnose
-from grpc_bearer._failure import Failure
+from grpc_bearer._failure import Failure, blame
 from grpc_bearer.testing import ManualClock, ProbeServer, ProbeStub, Refuse
 from grpc_bearer.testing._script import _rich_status
 
@@ -340,3 +342,101 @@ class TestRichStatus:
                 await soon(call)
 
             self.check(await rpc_status.aio.from_call(call))
+
+
+def noted(error: Any) -> list[str]:
+    """Before Python 3.11 errors take no notes."""
+    return [f"grpc-bearer: {error.__cause__}"] if sys.version_info >= (3, 11) else []
+
+
+def raised_again_with_another_cause(call: Callable[[], Any]) -> Exception:
+    """What the retry decorators of some clients make of every RpcError."""
+    try:
+        try:
+            call()
+        except grpc.RpcError as error:
+            raise error from error
+    except grpc.RpcError as error:
+        return error
+    raise AssertionError("the call went well")
+
+
+class TestNoted:
+    """Our diagnosis is a note too, for clients that put a cause of their own in place of it."""
+
+    @pytest.mark.parametrize("kind", SYNC)
+    @pytest.mark.parametrize("path", ["cold", "warm"])
+    def test_the_servers_error_has_one_note(self, here: Place, kind: str, path: str) -> None:
+        auth = here.auth()
+        with here.stub(auth) as stub:
+            here.refuse()
+            if path == "warm":
+                stub.Unary(request())
+            here.refuse(*[Refuse()] * 2)
+            with pytest.raises(grpc.RpcError) as caught:
+                SYNC[kind](stub)
+
+        error: Any = caught.value
+        assert getattr(error, "__notes__", []) == noted(error)
+        assert isinstance(error.__cause__, TokenRejectedError)
+        assert here.minted(auth)[-1] not in str(noted(error))
+
+    @pytest.mark.parametrize("kind", AIO)
+    async def test_the_servers_error_has_one_note_in_asyncio(self, here: Place, kind: str) -> None:
+        async with here.aio_stub(here.auth()) as stub:
+            here.refuse(*[Refuse()] * 2)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await soon(AIO[kind](stub))
+
+        assert isinstance(caught.value.__cause__, TokenRejectedError)
+        assert getattr(caught.value, "__notes__", []) == noted(caught.value)
+
+    def test_asked_again_it_has_no_other(self, here: Place) -> None:
+        with here.stub(here.auth()) as stub:
+            here.refuse(*[Refuse()] * 2)
+            call = stub.Unary.future(request())
+            errors = [call.exception(), call.exception()]
+            with pytest.raises(grpc.RpcError) as caught:
+                call.result()
+
+        assert [getattr(error, "__notes__", []) for error in (*errors, caught.value)] == [noted(errors[0])] * 3
+
+    def test_of_two_auths_on_a_call_the_note_and_the_cause_are_the_same_ones(self, here: Place) -> None:
+        outer = BearerAuth("for-the-gateway", "proxy-authorization")
+        with grpc_bearer.intercept_channel(here.channel(here.auth()), outer) as channel:
+            here.refuse(*[Refuse()] * 4)
+            with pytest.raises(grpc.RpcError) as caught:
+                ProbeStub(channel).Unary(request())
+
+        assert isinstance(caught.value.__cause__, TokenRejectedError)
+        assert getattr(caught.value, "__notes__", []) == noted(caught.value)
+
+    def test_notes_of_others_stay(self) -> None:
+        error: Any = grpc.RpcError()
+        error.__notes__ = ["theirs"]
+        for text in ("one", "two"):
+            blame(error, TokenRejectedError(text))
+
+        assert error.__notes__ == ["theirs", *noted(error)]
+        assert str(error.__cause__) == "two"
+
+    @pytest.mark.skipif(sys.version_info < (3, 11), reason="errors take no notes before Python 3.11")
+    def test_a_client_that_raises_it_again_with_another_cause_still_shows_the_diagnosis(self, here: Place) -> None:
+        with here.stub(here.auth()) as stub:
+            here.refuse(*[Refuse()] * 2)
+            error = raised_again_with_another_cause(lambda: stub.Unary(request()))
+
+        assert error.__cause__ is error
+        assert "grpc-bearer: the server refused the token (UNAUTHENTICATED)" in "".join(
+            traceback.format_exception(error)
+        )
+
+    def test_an_error_of_our_own_says_it_in_its_details_and_needs_no_note(self, here: Place) -> None:
+        def fails() -> str:
+            raise TokenRejectedError("no such client")
+
+        with here.stub(BearerAuth(fails)) as stub, pytest.raises(grpc.RpcError) as caught:
+            stub.Unary(request())
+
+        error: Any = caught.value
+        assert (error.details(), getattr(error, "__notes__", [])) == ("no such client", [])

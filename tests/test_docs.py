@@ -83,7 +83,7 @@ def documented() -> set[str]:
         for line in path.read_text("utf-8").splitlines():
             if match := re.match(r"\.\. (?:currentmodule|automodule):: (\S+)", line):
                 module = match[1]
-            elif match := re.match(r"\s*(?:\.\. auto(?:class|function|data|exception)|\.\. class):: ([\w.]+)", line):
+            elif match := re.match(r"\s*\.\. (?:auto(?:class|function|data|exception)|class|data):: ([\w.]+)", line):
                 found.add(f"{module}.{match[1]}")
             elif match := re.match(r"\s+:members:(.*)", line):
                 names = match[1].replace(",", " ").split() or importlib.import_module(module).__all__

@@ -19,7 +19,7 @@ PACKAGE = "grpc_bearer"
 # The house, from the ground up. A module may import from the lines above its own, never from its own line or below it.
 # Modules named without the package's name; "" is the package itself. What protoc generated counts as one module.
 LAYERS = """
-errors _version _streams _workers _replay _identity _grpc_private
+errors _version _streams _workers _replay _identity _grpc_private _around
 _bare _terminal
 _observers
 events
@@ -27,7 +27,7 @@ _log
 _notify
 _clock
 _skew
-_token _credentials
+_token _credentials _misplaced
 _keys _failure
 _signing
 sources._base sources._answer sources._foreign sources._threads
@@ -199,6 +199,26 @@ def test_the_check_reads_every_form_of_import(source: str, expected: list[str]) 
     found = [target for _, target in imported("grpc_bearer.sources._jwt", False, source, known)]
 
     assert found == expected
+
+
+def test_nothing_that_runs_needs_typing_extensions() -> None:
+    """It is for checkers, and no dependency of ours."""
+    needing = [
+        path.name
+        for path in modules().values()
+        for node in outside_type_checking(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom) and "typing_extensions" in ast.unparse(node)
+    ]
+
+    assert needing == []
+
+
+def outside_type_checking(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs: all but the blocks that only checkers read."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from outside_type_checking(child)
 
 
 def brought(module: str) -> set[str]:

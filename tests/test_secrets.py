@@ -27,7 +27,7 @@ from urllib.parse import quote_plus
 import grpc
 import pytest
 import tenacity
-from doors import AIO_DOORS, PATIENCE, SYNC_DOORS, eventually, nothing_in_flight, requests, try_all
+from doors import AIO_DOORS, ALL_DOORS, PATIENCE, SYNC_DOORS, eventually, nothing_in_flight, requests, try_all
 from secrets_harness import Watch, lines_of
 
 import grpc_bearer
@@ -291,6 +291,18 @@ def test_a_refused_token_that_is_not_healed_and_the_diagnosis(world: World, name
     assert {end.code() for end in ends} == {grpc.StatusCode.UNAUTHENTICATED}
     if retry is not None:
         assert any("the server refused the token" in str(end.__cause__) for end in ends)
+
+
+@pytest.mark.parametrize("door", ALL_DOORS)
+def test_no_local_variable_shows_a_refused_token_through_any_door(world: World, door: str) -> None:
+    service = world["bear"]
+    service.server.script(*[Refuse(details="no", when="start")] * 80)
+    target, credentials = service.server.target, world.services.ca.channel_credentials()
+    with service.auth() as auth:
+        for _ in range(2):  # cold, and with the token at hand
+            ends = try_all(door, target, credentials, auth, timeout=PATIENCE)
+            world.show(*errors([end.value for end in ends.values()]))
+    assert any("local variables" in where for where, _ in world.watch.seen)
 
 
 @pytest.mark.parametrize(
@@ -677,6 +689,17 @@ def test_control_an_interceptor_that_logs_metadata_is_found() -> None:
             stub.Unary(ProbeRequest(index=1), timeout=PATIENCE)
 
     assert found(plant) == ["log my.app"]
+
+
+def test_control_metadata_of_plain_text_is_found_in_the_local_variables_of_grpcs_frames() -> None:
+    def plant(watch: Watch, secret: str) -> None:
+        with ProbeServer() as server, server.channel() as plain:
+            server.script(Refuse(details="no"))
+            with pytest.raises(grpc.RpcError) as caught:
+                ProbeStub(plain).Unary(ProbeRequest(index=1), metadata=[("authorization", secret)], timeout=PATIENCE)
+            watch.error(caught.value)
+
+    assert found(plant) == ["error: local variables"]
 
 
 class _RaisingPlugin(grpc.AuthMetadataPlugin):

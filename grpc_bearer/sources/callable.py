@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._token import CallContext, Token, TokenFunction
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 from grpc_bearer.sources._answer import jwt_expiry, made_token
 from grpc_bearer.sources._base import Source
@@ -44,7 +44,7 @@ class CallableSource(Source):
 
     def __init__(
         self,
-        fn: Callable[..., str | Token | Awaitable[str | Token]],
+        fn: TokenFunction,
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         timeout: float = 30.0,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
-from grpc_bearer._token import CallContext, Token, fingerprint, secrets_may_travel
+from grpc_bearer._token import CallContext, Shared, Token, fingerprint, secrets_may_travel
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -38,7 +38,7 @@ _OAUTH_ERRORS = (
 )
 
 
-class GoogleAuthSource(Source):
+class GoogleAuthSource(Shared, Source):
     """Tokens from google-auth credentials: service accounts, workload identity, user credentials, self-signed JWTs.
 
     Only the token is used; a quota project is not sent. A token that the credentials hold already is taken as it is,

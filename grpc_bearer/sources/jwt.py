@@ -6,6 +6,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 from grpc_bearer._identity import Identity
 from grpc_bearer._signing import load_signer
@@ -14,6 +15,9 @@ from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._members import GivenMembers, Members, PerToken, nonce, to_json
 from grpc_bearer.sources._segment import Segment, base64url
+
+if TYPE_CHECKING:
+    from grpc_bearer._signing import KeyLike
 
 __all__ = ["JWTSource", "PerToken", "nonce"]
 
@@ -72,7 +76,7 @@ class JWTSource(Source):
 
     def __init__(
         self,
-        key: object,
+        key: KeyLike,
         *,
         claims: GivenMembers | None = None,
         headers: GivenMembers | None = None,

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from os import PathLike
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote_plus, urlencode
 
 from grpc_bearer._identity import Identity, is_strong
@@ -32,6 +32,9 @@ from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._files import checked_path, read_text
 from grpc_bearer.sources._foreign import called
 from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, File, checked_seconds, revealed
+
+if TYPE_CHECKING:
+    from grpc_bearer._signing import KeyLike
 
 __all__ = ["ClientCredentialsSource"]
 
@@ -84,7 +87,7 @@ class ClientCredentialsSource(Source):
         scope: str | Iterable[str] | None = None,
         audience: str | None = None,
         auth_method: _AuthMethod = "client_secret_basic",
-        key: object = None,
+        key: KeyLike | None = None,
         algorithm: str | None = None,
         passphrase: str | bytes | None = None,
         key_id: str | None = None,
@@ -113,7 +116,7 @@ class ClientCredentialsSource(Source):
         self._holds_secret = isinstance(client_secret, (str, PathLike))
         self._assertion = (
             None
-            if auth_method != "private_key_jwt"
+            if key is None
             else _assertion_source(client_id, assertion_audience or token_url, key, algorithm, passphrase, key_id)
         )
         self._form = _checked_form(scope, audience, extra)
@@ -237,7 +240,7 @@ def _file_secret(path: str) -> str:
 def _assertion_source(
     client_id: str,
     audience: str,
-    key: object,
+    key: KeyLike,
     algorithm: str | None,
     passphrase: str | bytes | None,
     key_id: str | None,

@@ -35,7 +35,16 @@ async def main(plain: aio.Channel, given: list[aio.ClientInterceptor]) -> None:
     grpc_bearer.aio.secure_channel("localhost:443", auth=auth, attach="core")  # type: ignore[arg-type]
     grpc_bearer.aio.intercept_channel(grpc.insecure_channel("localhost:80"), auth)  # type: ignore[arg-type]
 
+    # What is no auth, at every door.
+    grpc_bearer.aio.secure_channel("localhost:443", auth=5)  # type: ignore[arg-type]
+    grpc_bearer.aio.insecure_channel("localhost:80", auth=None, allow_plaintext=True)  # type: ignore[arg-type]
+    grpc_bearer.aio.intercept_channel(plain, {"token": "t0"})  # type: ignore[arg-type]
+    grpc_bearer.aio.interceptors(5)  # type: ignore[arg-type]
+
     # They fit where gRPC wants them, and in `async with`.
+    assert_type(grpc_bearer.aio.interceptors(auth), list[aio.ClientInterceptor])
+    given += grpc_bearer.aio.interceptors(lambda: "t0")
+    grpc.intercept_channel(grpc.insecure_channel(""), *grpc_bearer.aio.interceptors(auth))  # type: ignore[arg-type]
     aio.secure_channel("localhost:443", tls, interceptors=grpc_bearer.aio.interceptors(auth))
     aio.secure_channel("localhost:443", grpc_bearer.channel_credentials(auth))
     async with grpc_bearer.aio.secure_channel("localhost:443", auth=auth) as channel:

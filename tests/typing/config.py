@@ -23,5 +23,20 @@ cache = SharedCache(Path("tokens"), encryption_key=os.urandom(32), name="billing
 assert_type(SharedCache(), SharedCache)
 BearerAuth("t0", cache=cache, pickle_secrets=True)
 profiles.crm("t0", cache=cache)
+
+# Options of a profile are `BearerAuth`'s, by the same names and types.
+profiles.bear("bear.json", keep_warm=True, name="fleet", observers=[print])
+profiles.skykit(Path("key.pem"), "me@example.com", header="x-token", scheme="", max_keys=8)
+profiles.openfx({"name": "n", "privateKey": "k"}, presign=8, pickle_secrets=True)
+profiles.bitbroker(consumer=Path("token"), routes={"*": "consumer"}, keep_warm=True)
+profiles.crm(lambda: "t0")
+profiles.bear("bear.json", keep_wram=True)  # type: ignore[call-arg]
+profiles.skykit("key.pem", "me@example.com", max_keys="8")  # type: ignore[arg-type]
+profiles.skykit(5, "me@example.com")  # type: ignore[arg-type]
+profiles.openfx("openfx.json", clock="now")  # type: ignore[arg-type]
+profiles.bitbroker("t0", header="authorization")  # type: ignore[call-arg]
+profiles.bitbroker(5)  # type: ignore[arg-type]
+profiles.crm(None)  # type: ignore[arg-type]
+profiles.crm("t0", observers=print)  # type: ignore[arg-type]
 BearerAuth("t0", cache="tokens")  # type: ignore[arg-type]
 SharedCache("tokens", encryption_key=7)  # type: ignore[arg-type]

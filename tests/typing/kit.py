@@ -32,6 +32,19 @@ with kit.ProbeServer(kit.OpaqueVerifier(["t0"]), ca, clock=clock) as server, ser
     for reply in stub.ServerStream(kit.ProbeRequest(index=3)):
         assert_type(reply, kit.ProbeReply)
 
+
+async def main(channel: grpc.aio.Channel) -> None:
+    stub = grpc_bearer.wrap_stub(kit.ProbeStub(grpc_bearer.aio.intercept_channel(channel, "t0")), "t1")
+    assert_type(await stub.Unary(kit.ProbeRequest(index=1), timeout=5), kit.ProbeReply)
+    async for reply in stub.ServerStream(kit.ProbeRequest(index=3)):
+        assert_type(reply, kit.ProbeReply)
+    call = stub.BidiStream()
+    await call.write(kit.ProbeRequest())
+    await stub.Unary("no message")  # type: ignore[arg-type]
+    kit.ProbeStub(channel).Unary.future(kit.ProbeRequest())  # type: ignore[attr-defined]
+
+
+kit.ProbeStub("localhost:80")  # type: ignore[call-overload]
 kit.ProbeServer(credentials="none")  # type: ignore[arg-type]
 
 with kit.TokenServer(ca) as tokens:

@@ -17,6 +17,10 @@ def sync(auth: grpc_bearer.BearerAuth) -> int:
         return status + client.get("https://api.example.com/v1/cars").status_code
 
 
+requests_auth(5)  # type: ignore[arg-type]
+httpx_auth(None)  # type: ignore[arg-type]
+
+
 async def asynchronous(auth: grpc_bearer.BearerAuth) -> str:
     async with httpx.AsyncClient(auth=grpc_bearer.rest.httpx_auth(auth)) as client:
         return (await client.get("https://api.example.com/v1/cars")).text

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from google.auth.credentials import Credentials
 from typing_extensions import assert_type
 
+import grpc_bearer
 from grpc_bearer import (
     BearerAuth,
     CallableSource,
@@ -54,6 +57,14 @@ HTTPTokenSource("https://localhost/token", refresh_after=900)  # type: ignore[ar
 ClientCredentialsSource("https://localhost/token", "me", "s3cret", auth_method="basic")  # type: ignore[arg-type]
 RoutedSource({"*": "t0"})  # type: ignore[dict-item]
 JWTSource("key.pem", claims="iss")  # type: ignore[arg-type]
+JWTSource(5)  # type: ignore[arg-type]
+JWTSource(None)  # type: ignore[arg-type]
+ClientCredentialsSource("https://localhost/token", "me", key=5)  # type: ignore[arg-type]
+
+# A key in all its forms.
+JWTSource(load_pem_private_key(b"", None))
+JWTSource({"kty": "EC"})
+JWTSource(lambda data: data, algorithm="ES256")
 
 
 # A function, sync or async, with the call or without; what it returns must be a token.
@@ -63,6 +74,10 @@ async def from_a_vault() -> Token:
 
 async def by_call(call: CallContext) -> str:
     return call.method
+
+
+def with_a_default(token: str = "t0") -> str:
+    return token
 
 
 CallableSource(lambda: "t0")
@@ -101,6 +116,16 @@ BearerAuth(Path("token.txt"), header="x-api-token", scheme="")
 BearerAuth("t0", "authorization", "Bearer", object())  # type: ignore[arg-type, call-arg]
 BearerAuth("t0", clock="now")  # type: ignore[arg-type]
 BearerAuth()  # type: ignore[call-arg]
+BearerAuth(by_call)
+BearerAuth(lambda: os.environ["TOKEN"])
+BearerAuth(with_a_default)
+BearerAuth(5)  # type: ignore[arg-type]
+BearerAuth(None)  # type: ignore[arg-type]
+BearerAuth({"token": "t0"})  # type: ignore[arg-type]
+BearerAuth(b"t0")  # type: ignore[arg-type]
+BearerAuth(lambda: 7)  # type: ignore[arg-type, return-value]
+BearerAuth(BearerAuth("t0"))  # type: ignore[arg-type]
+BearerAuth(grpc_bearer.call_credentials("t0"))  # type: ignore[arg-type]
 
 assert_type(auth.token("https://localhost/shop.v1.Orders", "List", timeout=5), Token)
 assert_type(auth.headers(), dict[str, str])

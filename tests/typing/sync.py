@@ -6,11 +6,13 @@ A `type: ignore` marks a mistake that a checker must see: both checkers complain
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 from typing_extensions import assert_type
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, BearerInterceptor, RetryPolicy
+from grpc_bearer import AuthLike, BearerAuth, BearerInterceptor, RetryPolicy, StaticSource
 from grpc_bearer.testing import ProbeReply, ProbeRequest, ProbeStub
 
 auth = BearerAuth("t0")
@@ -41,6 +43,31 @@ grpc_bearer.secure_channel("localhost:443", auth=auth, allow_plaintext=True)  # 
 grpc_bearer.intercept_channel(auth, plain)  # type: ignore[arg-type]
 grpc_bearer.intercept_channel(grpc.aio.insecure_channel("localhost:80"), auth)  # type: ignore[arg-type]
 grpc_bearer.channel_credentials(auth, grpc_bearer.call_credentials(auth))  # type: ignore[arg-type]
+
+# What is no auth, at every door.
+grpc_bearer.secure_channel("localhost:443", auth=5)  # type: ignore[arg-type]
+grpc_bearer.secure_channel("localhost:443", auth=None)  # type: ignore[arg-type]
+grpc_bearer.secure_channel("localhost:443", auth={"token": "t0"})  # type: ignore[arg-type]
+grpc_bearer.secure_channel("localhost:443", auth=tls)  # type: ignore[arg-type]
+grpc_bearer.insecure_channel("localhost:80", auth=b"t0", allow_plaintext=True)  # type: ignore[arg-type]
+grpc_bearer.intercept_channel(plain, None)  # type: ignore[arg-type]
+grpc_bearer.interceptor(5)  # type: ignore[arg-type]
+grpc_bearer.wrap_stub(ProbeStub(plain), 5)  # type: ignore[arg-type]
+grpc_bearer.call_credentials(None)  # type: ignore[arg-type]
+grpc_bearer.channel_credentials({})  # type: ignore[arg-type]
+grpc.secure_channel("localhost:443", auth)  # type: ignore[arg-type]
+grpc.composite_channel_credentials(tls, auth)  # type: ignore[arg-type]
+
+
+# What is one, in a function of one's own.
+def connected(auth: AuthLike | None, target: str = "localhost:443") -> grpc.Channel:
+    return grpc.secure_channel(target, tls) if auth is None else grpc_bearer.secure_channel(target, auth=auth)
+
+
+like: list[AuthLike] = [auth, "t0", Path("token.txt"), StaticSource("t0"), lambda: "t0", auth.as_google_credentials()]
+for each in like:
+    assert_type(connected(each), grpc.Channel)
+connected(7)  # type: ignore[arg-type]
 
 # They fit where gRPC wants them, and in `with`.
 grpc.intercept_channel(plain, grpc_bearer.interceptor(auth))

@@ -1,15 +1,35 @@
 # Written by hand: protoc makes no stub file for its gRPC module.
 from collections.abc import Iterator
+from typing import Generic, overload
 
 import grpc
+from grpc import aio
 from grpc_bearer.testing._pb.probe_pb2 import ProbeReply, ProbeRequest
+from typing_extensions import TypeVar
 
-class ProbeStub:
-    Unary: grpc.UnaryUnaryMultiCallable[ProbeRequest, ProbeReply]
-    ServerStream: grpc.UnaryStreamMultiCallable[ProbeRequest, ProbeReply]
-    ClientStream: grpc.StreamUnaryMultiCallable[ProbeRequest, ProbeReply]
-    BidiStream: grpc.StreamStreamMultiCallable[ProbeRequest, ProbeReply]
-    def __init__(self, channel: grpc.Channel) -> None: ...
+_Unary = TypeVar("_Unary", default=grpc.UnaryUnaryMultiCallable[ProbeRequest, ProbeReply])
+_ServerStream = TypeVar("_ServerStream", default=grpc.UnaryStreamMultiCallable[ProbeRequest, ProbeReply])
+_ClientStream = TypeVar("_ClientStream", default=grpc.StreamUnaryMultiCallable[ProbeRequest, ProbeReply])
+_BidiStream = TypeVar("_BidiStream", default=grpc.StreamStreamMultiCallable[ProbeRequest, ProbeReply])
+
+# What a method returns depends on the channel: `ProbeStub` alone means the stub of a sync one.
+class ProbeStub(Generic[_Unary, _ServerStream, _ClientStream, _BidiStream]):
+    Unary: _Unary
+    ServerStream: _ServerStream
+    ClientStream: _ClientStream
+    BidiStream: _BidiStream
+    @overload
+    def __init__(self: ProbeStub, channel: grpc.Channel) -> None: ...
+    @overload
+    def __init__(
+        self: ProbeStub[
+            aio.UnaryUnaryMultiCallable[ProbeRequest, ProbeReply],
+            aio.UnaryStreamMultiCallable[ProbeRequest, ProbeReply],
+            aio.StreamUnaryMultiCallable[ProbeRequest, ProbeReply],
+            aio.StreamStreamMultiCallable[ProbeRequest, ProbeReply],
+        ],
+        channel: aio.Channel,
+    ) -> None: ...
 
 class ProbeServicer:
     def Unary(self, request: ProbeRequest, context: grpc.ServicerContext) -> ProbeReply: ...
