@@ -29,7 +29,7 @@ class Situation:
 #: The questions in the order in which they are asked; the first that applies decides.
 STEPS: tuple[tuple[str, Callable[[Situation], bool]], ...] = (
     ("Does the call bring its own header or credentials?", lambda s: s.own),
-    ("Plaintext allowed, and a token at hand?", lambda s: s.plaintext and s.token == "at hand"),
+    ("Plaintext allowed, and a token at hand, or made here?", lambda s: s.plaintext and s.token != "cold"),
     ("Plaintext allowed, and no token yet?", lambda s: s.plaintext),
     ("Has core never run our plugin on this channel?", lambda s: not s.proven),
     ("Does the call wait_for_ready?", lambda s: s.wait_for_ready),
