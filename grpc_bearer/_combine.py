@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._token import HiddenText
 from grpc_bearer.errors import ConfigurationError
 
 #: The caller's own: it goes out as it is, and ours does not.
@@ -26,7 +27,7 @@ def filling(credentials: grpc.CallCredentials, header: str, owner: object) -> gr
 
 
 def owner_of(header: str, metadata: Any, credentials: grpc.CallCredentials | None) -> object:
-    """Who fills this header of a call: `CALLER`, an auth of ours, or nobody (`None`).
+    """Who fills this header of a call: `CALLER`, an auth of ours, the text that one has put there, or nobody (`None`).
 
     Args:
         header: in lower case.
@@ -39,7 +40,18 @@ def owner_of(header: str, metadata: Any, credentials: grpc.CallCredentials | Non
             return CALLER
         if header in fills:
             return fills[header]
-    return CALLER if metadata is not None and has_header(metadata, header) else None
+    return None if metadata is None else _owner_in(metadata, header)
+
+
+def _owner_in(metadata: Any, header: str) -> object:
+    try:
+        names = (header, header.encode())  # gRPC takes keys as bytes, too
+        values = [entry[1] for entry in metadata if entry[0] in names]
+    except (TypeError, IndexError, KeyError):
+        return CALLER  # only gRPC can refuse it
+    if not values:
+        return None
+    return values[0] if isinstance(values[0], HiddenText) else CALLER
 
 
 def both(theirs: grpc.CallCredentials | None, ours: grpc.CallCredentials) -> grpc.CallCredentials:
@@ -57,12 +69,3 @@ def doubled(header: str) -> ConfigurationError:
         f"auth: another auth puts its token under {header!r} on the same call, and servers disagree about which of two "
         "counts; use one of them, or give one another header="
     )
-
-
-def has_header(metadata: Any, header: str) -> bool:
-    """Whether the caller brings an entry of their own under our header, or what only gRPC can refuse."""
-    try:
-        names = (header, header.encode())  # gRPC takes keys as bytes, too
-        return any(entry[0] in names for entry in metadata)
-    except (TypeError, IndexError, KeyError):
-        return True

@@ -353,6 +353,9 @@ KNOWABLE: dict[str, Make] = {
 SYNC_CALLS: dict[str, Make] = {
     "two interceptors": lambda s, a, b: grpc.intercept_channel(s.plain(), bearer(a), bearer(b)),
     "interceptor over secure_channel": lambda s, a, b: grpc.intercept_channel(s.ours(a), bearer(b)),
+    "interceptor over insecure_channel": lambda s, a, b: grpc.intercept_channel(
+        grpc_bearer.insecure_channel(s.clear.target, auth=a, allow_plaintext=True), bearer(b, allow_plaintext=True)
+    ),
 }
 AIO_CALLS: dict[str, Make] = {
     "aio.interceptors of both": lambda s, a, b: s.aplain(*bearers(a), *bearers(b)),
