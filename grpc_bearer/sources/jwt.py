@@ -96,7 +96,7 @@ class JWTSource(Source):
         self._not_before = checked_flag("not_before", not_before)
         self._signer = load_signer(key, algorithm, passphrase=passphrase)
         self.local: bool = self._signer.local
-        self.single_use = checked_flag("single_use", single_use)
+        self.single_use: bool = checked_flag("single_use", single_use)
         self.presign: int = self._checked_presign(presign)
         kid = {} if self._signer.key_id is None else {"kid": self._signer.key_id}
         self._headers = Members(headers, "headers", _SIGNED_AS, {"typ": "JWT", **kid})

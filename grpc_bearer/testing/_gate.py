@@ -32,7 +32,7 @@ class Gate(grpc.ServerInterceptor):
     def __init__(
         self, verifier: Verifier | None, ledger: Ledger, script: Script, clock: Clock, dated: bool = False
     ) -> None:
-        self.dated = checked_flag("dated", dated)
+        self.dated: bool = checked_flag("dated", dated)
         self.verifier = verifier
         self.ledger = ledger
         self.script = script

@@ -211,7 +211,7 @@ class JWTVerifier(_HeaderVerifier):
         self.require_headers: tuple[str, ...] = tuple(require_headers)
         self.max_lifetime: float | None = max_lifetime
         self.leeway: float = leeway
-        self.single_use = checked_flag("single_use", single_use)
+        self.single_use: bool = checked_flag("single_use", single_use)
         self.clock = clock
         self._decode = decode or decode_with_pyjwt
         self._seen: set[str] = set()
