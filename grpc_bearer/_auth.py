@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
@@ -12,6 +13,7 @@ import grpc
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._engine import Engine
+from grpc_bearer._given import checked_flag, checked_wait
 from grpc_bearer._misplaced import NotCredentials
 from grpc_bearer._notify import Notifier, checked_name, checked_observers
 from grpc_bearer._skew import SkewedClock
@@ -24,6 +26,7 @@ from grpc_bearer._token import (
     checked_header_name,
     checked_scheme,
     fingerprint,
+    is_b64token,
     secrets_may_travel,
 )
 from grpc_bearer.errors import ConfigurationError
@@ -112,12 +115,15 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         self._source = as_source(source)
         self._header = checked_header_name(header)
         self._scheme = checked_scheme(scheme)
-        self._keep_warm = keep_warm
+        self._keep_warm = checked_flag("keep_warm", keep_warm)
+        pickle_secrets = checked_flag("pickle_secrets", pickle_secrets)
         self._max_keys = _checked_max_keys(max_keys)
         self._name = checked_name(name)
         base, kind = _checked_clock(clock), type(self._source).__name__
         notify = Notifier(self._name, kind, checked_observers(observers), base.monotonic)
         self._clock = SkewedClock(base, notify.skew)
+        # What is signed here has no others.
+        self._looks_at_characters = self._scheme.lower() == "bearer" and not self._source.signs
         self._cache, self._pickle_secrets = cache, pickle_secrets
         self._engine = Engine(
             self._source if cache is None else _cached(self._source, cache),
@@ -129,6 +135,13 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         )
 
     def _metadata_of(self, token: Token) -> tuple[tuple[str, str], ...]:
+        if self._looks_at_characters and not is_b64token(token.value):
+            self._looks_at_characters = False  # once is enough
+            warnings.warn(
+                f"{self!r}: its token has a character that no token of the scheme Bearer may have (RFC 6750 section "
+                "2.1); some servers refuse it",
+                stacklevel=2,
+            )
         return ((self._header, HiddenText(f"{self._scheme} {token.value}" if self._scheme else token.value)),)
 
     @property
@@ -154,7 +167,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
             SigningError: the key cannot be used.
             ConfigurationError: called on the event loop that the source itself needs.
         """
-        return self._engine.token(self._context(url, method), timeout).token
+        return self._engine.token(self._context(url, method), checked_wait("timeout", timeout)).token
 
     async def atoken(self, url: str = "", method: str = "") -> Token:
         """`token` without blocking the event loop. Cancelling it cancels nobody else's wait."""
@@ -163,7 +176,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
     def headers(self, url: str = "", method: str = "", *, timeout: float | None = None) -> dict[str, str]:
         """The same header for a REST call to the same service."""
-        lease = self._engine.token(self._context(url, method), timeout)
+        lease = self._engine.token(self._context(url, method), checked_wait("timeout", timeout))
         return {name: str(value) for name, value in lease.metadata}
 
     def invalidate(self, token: Token | str) -> bool:
@@ -174,7 +187,12 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
         Returns:
             Whether the token was given up.
+
+        Raises:
+            ConfigurationError: no token was given.
         """
+        if not isinstance(token, (Token, str)):
+            raise ConfigurationError(f"token: expected a Token or a str, got {type(token).__name__}")
         return self._engine.invalidate(token.fingerprint if isinstance(token, Token) else fingerprint(token.strip()))
 
     def close(self) -> None:

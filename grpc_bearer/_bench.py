@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpc_bearer._keys import KeyFile, load_text
+from grpc_bearer._keys import KeyFile, load_text, passphrase_of
 from grpc_bearer._signing import ALGORITHMS, Signer, load_signer
 from grpc_bearer._streams import ask_secret
 from grpc_bearer._terminal import print_json, print_line, print_table, progress
@@ -72,7 +72,7 @@ def ways(text: bytes, signer: Signer, passphrase: str | None = None) -> dict[str
     source = JWTSource(signer, headers={"nonce": nonce}, claims={"iss": _ISSUER}, lifetime=120, single_use=True)
     context = CallContext()
     data = source.fetch(context).value.rpartition(".")[0].encode("ascii")
-    loaded, algorithm = load_text(text, passphrase, "key").key, signer.algorithm
+    loaded, algorithm = load_text(text, passphrase_of(passphrase), "key").key, signer.algorithm
     floor = _raw(loaded, algorithm, data)
 
     def by_pyjwt(key: Any) -> Call:

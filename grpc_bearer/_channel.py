@@ -12,6 +12,7 @@ from grpc_bearer import _fork
 from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._combine import CALLER, filling
 from grpc_bearer._door import Attach, Door, check_attach, with_attach_options
+from grpc_bearer._given import checked_flag
 from grpc_bearer._grpc_private import is_closed
 from grpc_bearer._methods import Methods
 from grpc_bearer._multicallables import KINDS
@@ -109,7 +110,7 @@ def insecure_channel(
         InsecureChannelError: without `allow_plaintext=True`.
     """
     bearer = as_auth(auth)
-    if not allow_plaintext:
+    if not checked_flag("allow_plaintext", allow_plaintext):
         raise refuse_plaintext()
     # Core's retries would send a single-use token again, and here it can only go as metadata.
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")

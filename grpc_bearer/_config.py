@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
 import threading
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,9 @@ from pathlib import Path
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._config_fields import Given
 from grpc_bearer._config_spec import Spec, built, specified, suggestion
+from grpc_bearer._config_trust import distrusted
 from grpc_bearer._credentials import _shown, read_file
+from grpc_bearer._given import expanded_path
 from grpc_bearer.errors import ConfigurationError
 
 #: The environment variable that names the file.
@@ -40,9 +44,10 @@ def load(name: str | None = None, config: str | os.PathLike[str] | None = None) 
 
     A table has a `profile` (one of `grpc_bearer.profiles`) or a `source` (`static`, `file`, `http`,
     `client_credentials`, `jwt`, `google`, `callable`), and their arguments under the same names. A secret `x` is given
-    as `x_file`, `x_env` or `x`. Relative file names start at the TOML file's folder. `cache` is a table with the
-    arguments of `SharedCache`, and its store as `directory` or `url`. Functions (`function` of `callable`, `observers`)
-    are named as `package.module:name`, and that module is imported.
+    as `x_file`, `x_env` or `x`. Relative file names start at the TOML file's folder (that of the link, if it is a
+    symbolic link), and `~` is the home folder. `cache` is a table with the arguments of `SharedCache`, and its store as
+    `directory` or `url`. Functions (`function` of `callable`, `observers`) are named as `package.module:name`, and that
+    module is imported; not if others can write the file.
 
     The same name from the same file gives the same object, whose token all callers share, until the file's table, a
     variable it names or the auth itself (`close()`) changes; then a new one is made. May be called from any thread.
@@ -57,7 +62,7 @@ def load(name: str | None = None, config: str | os.PathLike[str] | None = None) 
     """
     file = read_config(config)
     chosen, given = given_by(file, name)
-    return _shared((str(file.path.resolve()), chosen), given)
+    return _shared((str(file.path.resolve()), str(given.folder), chosen), given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,10 @@ def config_path(config: str | os.PathLike[str] | None) -> Path:
     Raises:
         ConfigurationError: neither.
     """
-    given = os.environ.get(VARIABLE, "") if config is None else os.fspath(config)
-    if not isinstance(given, str) or not given:
+    given = os.environ.get(VARIABLE, "") if config is None else config
+    if not given and isinstance(given, str):
         raise ConfigurationError(f"config: missing; name a TOML file here or in the environment variable {VARIABLE}")
-    return Path(given).expanduser()
+    return Path(expanded_path("config", given))
 
 
 def environment_names_one() -> bool:
@@ -140,7 +145,11 @@ def given_by(file: ConfigFile, name: str | None) -> tuple[str, Given]:
     Raises:
         ConfigurationError: there is no such auth, or several and none was named.
     """
-    chosen = name if name is not None else file.default or (next(iter(file.auths)) if len(file.auths) == 1 else None)
+    if name is not None and not isinstance(name, str):
+        raise ConfigurationError(f"name: expected a str, got {type(name).__name__}")
+    only = next(iter(file.auths)) if len(file.auths) == 1 else None
+    wanted = name if name is not None else file.default or only
+    chosen = None if wanted is None else _named(wanted, file.auths)
     known = ", ".join(file.auths) or "none yet; write a table [auth.NAME]"
     if chosen is None:
         raise ConfigurationError(f'{file.path}: which auth? Name one, or write default = "NAME" (it has: {known})')
@@ -156,7 +165,15 @@ def given_by(file: ConfigFile, name: str | None) -> tuple[str, Given]:
         return f"{_at(file.path, line)}: [auth.{chosen}]" + (f" {field}" if field else "")
 
     # Its name in log lines, events and metrics, unless it says another.
-    return chosen, Given({"name": chosen, **file.auths[chosen]}, where, file.path.parent)
+    folder = Path(os.getcwd(), file.path).parent  # a later chdir changes nothing
+    distrust = functools.partial(distrusted, file.path)
+    return chosen, Given({"name": chosen, **file.auths[chosen]}, where, folder, distrusted=distrust)
+
+
+def _named(name: str, auths: Mapping[str, object]) -> str:
+    """The name as the file spells it: keyboards and file systems write `ö` as one character or as two."""
+    wanted = unicodedata.normalize("NFC", name)
+    return next((each for each in auths if unicodedata.normalize("NFC", each) == wanted), name)
 
 
 def _shown_name(name: str) -> str:
@@ -188,10 +205,10 @@ def _line(text: str, table: str, field: str = "") -> int:
 # -- one object for each name ---------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_made: dict[tuple[str, str], tuple[Spec, BearerAuth]] = {}
+_made: dict[tuple[str, str, str], tuple[Spec, BearerAuth]] = {}
 
 
-def _shared(key: tuple[str, str], given: Given) -> BearerAuth:
+def _shared(key: tuple[str, str, str], given: Given) -> BearerAuth:
     spec = specified(given)
     with _lock:  # held while it is built: a key is read, nothing is fetched
         kept = _made.get(key)

@@ -7,7 +7,6 @@ of an environment variable). Errors name the field, never a value.
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import re
 import stat
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from grpc_bearer._credentials import parse_object, read_file
-from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
+from grpc_bearer._given import expanded_path, is_number, names_file
+from grpc_bearer.errors import ConfigurationError
 
 _T = TypeVar("_T")
 
@@ -45,6 +45,7 @@ class Given:
         spelled: how a field is written where this comes from.
         inline: whether secrets may be written there themselves.
         once: whether a pipe in place of a file is read here and now, since one token is all that is wanted.
+        distrusted: why no module that is named here may be imported; nothing if it may.
     """
 
     values: Mapping[str, object] = field(repr=False)
@@ -54,9 +55,10 @@ class Given:
     spelled: Callable[[str], str] = str
     inline: bool = True
     once: bool = False
+    distrusted: Callable[[], str] = lambda: ""
 
     def path(self, text: str) -> Path:
-        return self.folder / Path(text).expanduser()
+        return self.folder / expanded_path("", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Field:
         check: gives the value that the builder takes; raises `ValueError` with what was expected.
         secret: it may also be given by file or by environment variable.
         required: it must be there, in one of these ways.
+        names_file: of a secret: a text may be the name of its file too, as keys and credentials tell by their look.
         by_file: of a secret: what the builder takes for a file; `None`: the text that is in it now.
         from_text: of a secret: makes the value of the text in a file or variable.
         help: a few words for `--help`.
@@ -75,6 +78,7 @@ class Field:
     check: Callable[[object, Given], object]
     secret: bool = False
     required: bool = False
+    names_file: bool = False
     by_file: Callable[[Path], object] | None = None
     from_text: Callable[[str, str], object] | None = None
     help: str = ""
@@ -100,6 +104,14 @@ class Field:
         return self._checked(used[0], used[0][len(name) :], given)
 
     def _checked(self, name: str, way: str, given: Given) -> object:
+        problem = ""
+        try:
+            return self._read(name, way, given)
+        except ConfigurationError as error:
+            problem = str(error).removeprefix(": ")
+        raise Problem(name, problem)
+
+    def _read(self, name: str, way: str, given: Given) -> object:
         value, problem = given.values[name], ""
         if way == "_file" and self.by_file:
             file = given.path(_named(name, value, "the name of a file"))
@@ -107,13 +119,21 @@ class Field:
                 return self.by_file(file)
         if way:
             found = variable(name, value, given) if way == "_env" else contents(name, value, given)
+            if way == "_env" and not self.names_file and names_file(found):
+                raise Problem(name, f"the variable holds {_FILE_INSTEAD.format(given.spelled(name[:-4] + '_file'))}")
             return self.from_text(name, found) if self.from_text else found
+        if self.secret and not self.names_file and isinstance(value, str) and names_file(str(given.folder / value)):
+            raise Problem(name, _FILE_INSTEAD.format(given.spelled(f"{name}_file")))
         try:
             return self.check(value, given)
+        except ConfigurationError:
+            raise
         except ValueError as error:
             problem = str(error)
         raise Problem(name, f"{problem}, got {_kind(value)}")
 
+
+_FILE_INSTEAD = "the name of a file, which would be sent itself; write {} to have the file read"
 
 # -- what fields hold -------------------------------------------------------------------------------------------------
 
@@ -127,7 +147,7 @@ def flag(value: object, _given: Given) -> bool:
 
 
 def number(value: object, _given: Given) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not is_number(value):
         raise ValueError("expected a number")
     return value
 
@@ -161,11 +181,13 @@ def paths(value: object, given: Given) -> tuple[Path, Path]:
     return path(value[0], given), path(value[1], given)
 
 
-def function(value: object, _given: Given) -> Callable[..., object]:
+def function(value: object, given: Given) -> Callable[..., object]:
     """What is named as `package.module:name`; the module is imported."""
     named = re.fullmatch(r"([\w.]+):([\w.]+)", _of(value, str, '"package.module:name"'))
     if named is None:
         raise ValueError('expected "package.module:name"')
+    if problem := given.distrusted():
+        raise ConfigurationError(f": {problem}")
     failed = ""
     try:
         found: Any = importlib.import_module(named[1])
@@ -234,9 +256,9 @@ def variable(name: str, value: object, given: Given) -> str:
 
 def contents(name: str, value: object, given: Given) -> str:
     """What a small file holds, without the line end that editors add."""
-    path = given.path(_named(name, value, "the name of a file"))
+    named = _named(name, value, "the name of a file")
     try:
-        return _text_in(path)
+        return _text_in(given.path(named))
     except ConfigurationError as error:
         problem = str(error).removeprefix(": ")
     raise Problem(name, problem)
@@ -258,21 +280,6 @@ def _text_in(path: Path) -> str:
     except UnicodeDecodeError:
         problem = f"{path} is not text in UTF-8"
     raise ConfigurationError(problem)  # outside the handler: the caught error holds the whole file
-
-
-@dataclass(frozen=True, slots=True)
-class FileText:
-    """A function that gives what a file holds at the time: for credentials that somebody else replaces."""
-
-    path: Path
-
-    def __call__(self) -> str:
-        problem = ""
-        try:
-            return _text_in(self.path)
-        except ConfigurationError as error:
-            problem = str(error).removeprefix(": ")
-        raise TokenUnavailableError(f"body_file: {problem}")
 
 
 def parsed(name: str, value: str) -> object:

@@ -25,9 +25,11 @@ from grpc_bearer.sources.oauth import ClientCredentialsSource
 
 _TEXT, _NUMBER, _FLAG, _PATH, _TEXTS = Field(f.text), Field(f.number), Field(f.flag), Field(f.path), Field(f.texts)
 _TOKEN = Field(f.text, secret=True, by_file=Path, help="the token")
-_KEY = Field(f.text, secret=True, required=True, by_file=Path, help="the private key, PEM or JWK")
-_PASSPHRASE = Field(f.text, secret=True, help="the passphrase of an encrypted key")
-_CREDENTIALS = Field(f.text_or_table, secret=True, required=True, by_file=Path, help="the credentials, JSON")
+_KEY = Field(f.text, secret=True, required=True, names_file=True, by_file=Path, help="the private key, PEM or JWK")
+_PASSPHRASE = Field(f.text, secret=True, by_file=Path, help="the passphrase of an encrypted key")
+_CREDENTIALS = Field(
+    f.text_or_table, secret=True, required=True, names_file=True, by_file=Path, help="the credentials, JSON"
+)
 _LIFETIME = Field(f.number, help="the token's lifetime in seconds")
 _CA = Field(f.path, help="certificate authorities of the token endpoint")
 #: What every auth takes beside its own.
@@ -58,7 +60,7 @@ def _callable(function: Callable[..., Any], **options: Any) -> CallableSource:
     return CallableSource(function, **options)
 
 
-def _http(*, user: str | None = None, password: str | None = None, **options: Any) -> HTTPTokenSource:
+def _http(*, user: str | None = None, password: str | Path | None = None, **options: Any) -> HTTPTokenSource:
     if (user is None) is not (password is None):
         raise ConfigurationError("user: goes with password; give both, or neither")
     return HTTPTokenSource(**options, auth=None if user is None else (user, password or ""))
@@ -156,7 +158,7 @@ PROFILES: Mapping[str, Kind] = {
             **_AUTH,
         },
     ),
-    "crm": Kind(profiles.crm, {"token": Field(f.text, True, True, Path), **_AUTH}),
+    "crm": Kind(profiles.crm, {"token": Field(f.text, True, True, by_file=Path), **_AUTH}),
     "openfx": Kind(
         profiles.openfx,
         {
@@ -193,7 +195,7 @@ SOURCES: Mapping[str, Kind] = {
         scope=_TEXTS,
         audience=_TEXT,
         auth_method=_TEXT,
-        key=Field(f.text, secret=True, by_file=Path),
+        key=Field(f.text, secret=True, names_file=True, by_file=Path),
         algorithm=_TEXT,
         passphrase=_PASSPHRASE,
         key_id=_TEXT,
@@ -209,11 +211,11 @@ SOURCES: Mapping[str, Kind] = {
         url=Field(f.text, required=True),
         method=_TEXT,
         headers=Field(f.text_table),
-        body=Field(f.text, secret=True, by_file=f.FileText),
+        body=Field(f.text, secret=True, by_file=Path),
         json=Field(f.parsed_or_table, secret=True, from_text=f.parsed),
         form=Field(f.text_table),
         user=_TEXT,
-        password=Field(f.text, secret=True),
+        password=Field(f.text, secret=True, by_file=Path),
         field=_TEXT,
         expires_in_field=_TEXT,
         lifetime=_LIFETIME,
@@ -238,5 +240,5 @@ SOURCES: Mapping[str, Kind] = {
         presign=Field(f.whole),
         passphrase=_PASSPHRASE,
     ),
-    "static": _source(_static, token=Field(f.text, True, True, Path)),
+    "static": _source(_static, token=Field(f.text, True, True, by_file=Path)),
 }

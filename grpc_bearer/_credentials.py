@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from grpc_bearer._given import A_FILE_NAME, as_dict, expanded_path, names_file, text_problem
 from grpc_bearer.errors import ConfigurationError
 
 # A key or credential file is a few kilobytes; what is longer is another file, or /dev/zero.
@@ -23,10 +24,10 @@ def as_path(text: str, field: str) -> Path:
     Raises:
         ConfigurationError: no such file. The name is shown only if it looks like one.
     """
-    path = Path(text)
     try:
+        path = Path(text).expanduser()
         exists = path.exists()
-    except (OSError, ValueError):  # too long, or with a NUL
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or without a home
         exists = False
     if exists:
         return path
@@ -46,7 +47,7 @@ def read_file(path: os.PathLike[str] | os.PathLike[bytes], field: str) -> bytes:
     Raises:
         ConfigurationError: it cannot be read, or is too long to be a credential.
     """
-    name = os.fsdecode(path)
+    name = expanded_path(field, path)
     try:
         with open(name, "rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -65,20 +66,20 @@ def read_object(credentials: object, field: str) -> tuple[dict[str, Any], Path |
         ConfigurationError: unreadable, not JSON, or not an object.
     """
     if isinstance(credentials, Mapping):
-        return dict(credentials), None
+        return as_dict(field, credentials), None
     if isinstance(credentials, (str, bytes)) and (text := _as_text(credentials, field)).lstrip().startswith("{"):
         return parse_object(text, field), None
     if isinstance(credentials, str):
         credentials = as_path(credentials, field)
     if isinstance(credentials, os.PathLike):
-        path = Path(os.fsdecode(credentials))
+        path = Path(expanded_path(field, credentials))
         return parse_object(_as_text(read_file(path, field), f"{field}: {path}"), f"{field}: {path}"), path
     raise ConfigurationError(f"{field}: expected a file, a mapping or JSON text, got {type(credentials).__name__}")
 
 
 def _as_text(data: str | bytes, where: str) -> str:
     if isinstance(data, str):
-        return data
+        return data.removeprefix("\ufeff")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -107,35 +108,48 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 
 
 def checked_fields(
-    data: Mapping[str, Any], fields: tuple[str, ...], where: str, *, extra: bool = False
-) -> dict[str, str]:
-    """The named fields, each a non-empty `str`; all problems are told at once.
+    data: Mapping[str, Any],
+    fields: tuple[str, ...],
+    where: str,
+    *,
+    secrets: Collection[str] = (),
+    extra: bool = False,
+) -> dict[str, Any]:
+    """The named fields, each a `str` of one line, or a PEM, trimmed; all problems are told at once.
 
     Args:
         data: what was read.
         fields: the names that must be there.
         where: the argument, and the file if there is one.
+        secrets: those of them that may also be a path, which is given back as it is.
         extra: whether other fields are let pass.
 
     Raises:
         ConfigurationError: a field is missing, unknown, empty or no `str`.
     """
-    problems = [problem for name in fields if (problem := _field_problem(data, name))]
+    problems = [problem for name in fields if (problem := _field_problem(data, name, name in secrets))]
     if not extra:
         problems += [f"{_shown(name)}: not known here" for name in data if name not in fields]
     if problems:
         expected = ", ".join(fields) + ("" if extra else ", and nothing else")
         raise ConfigurationError(f"{where}: {'; '.join(problems)} (expected {expected})")
-    return {name: data[name] for name in fields}
+    return {name: value.strip() if isinstance(value := data[name], str) else value for name in fields}
 
 
-def _field_problem(data: Mapping[str, Any], name: str) -> str:
+def _field_problem(data: Mapping[str, Any], name: str, secret: bool) -> str:
     if name not in data:
         return f"{name}: missing"
     value = data[name]
+    if secret and isinstance(value, os.PathLike):
+        return ""
     if not isinstance(value, str):
         return f"{name}: expected a str, got {type(value).__name__}"
-    return "" if value.strip() else f"{name}: empty"
+    if not value.strip():
+        return f"{name}: empty"
+    if secret and names_file(value):
+        return f"{name}: {A_FILE_NAME}"
+    problem = "" if "-----BEGIN" in value else text_problem(value)
+    return problem and f"{name}: {problem}"
 
 
 def _shown(name: object) -> str:

@@ -24,6 +24,7 @@ from grpc_bearer import _fork
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._combine import CALLER, both, doubled, filling, owner_of
 from grpc_bearer._engine import Engine, Lease
+from grpc_bearer._given import checked_flag
 from grpc_bearer._retry import RetryPolicy, checked_policy
 from grpc_bearer._token import CallContext, Shared
 from grpc_bearer.errors import (
@@ -88,7 +89,7 @@ class Door(Shared):
         self.direct: bool = direct
         self.engine: Engine = auth._engine
         self.header: str = auth.header
-        self.plaintext: bool = plaintext
+        self.plaintext: bool = checked_flag("allow_plaintext", plaintext)
         self.intercepts: bool = False
         self.retry: RetryPolicy | None = checked_policy(retry)
         source = auth._source

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from grpc_bearer._credentials import checked_fields, parse_object, read_file, read_object
+from grpc_bearer._given import UNFILLED, is_placeholder, refuse_file_name
 from grpc_bearer.errors import ConfigurationError, SigningError
 
 
@@ -29,7 +31,8 @@ class KeyFile:
         if self.member is None:
             return read_file(self.path, field)
         data, _ = read_object(self.path, field)
-        return checked_fields(data, (self.member,), f"{field}: {self.path}", extra=True)[self.member].encode()
+        fields = checked_fields(data, (self.member,), f"{field}: {self.path}", extra=True)
+        return str(fields[self.member]).encode("utf-8", "replace")
 
 
 class LoadedKey(NamedTuple):
@@ -42,10 +45,10 @@ class LoadedKey(NamedTuple):
 
 def is_key_text(text: str) -> bool:
     """Whether it begins like PEM or a JWK, and so is no file name."""
-    return "-----BEGIN" in text or text.lstrip().startswith("{")
+    return "-----BEGIN" in text or text.removeprefix("\ufeff").lstrip().startswith("{")
 
 
-def load_text(text: bytes, passphrase: str | bytes | None, where: str) -> LoadedKey:
+def load_text(text: bytes, passphrase: bytes | None, where: str) -> LoadedKey:
     """The private key in PEM or JWK text.
 
     Raises:
@@ -64,9 +67,8 @@ _COORDINATES = {"P-256": 32, "P-384": 48, "P-521": 66}  # bytes
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 
 
-def _load_pem(text: bytes, passphrase: str | bytes | None, where: str) -> object:
-    # In JSON and environment variables the line ends are often the letters \r and \n.
-    label, body = _private_block(text.replace(b"\\r", b"").replace(b"\\n", b"\n"), where)
+def _load_pem(text: bytes, passphrase: bytes | None, where: str) -> object:
+    label, body = _private_block(_unescaped(text), where)
     password = _checked_passphrase(passphrase, b"ENCRYPTED" in label or b"ENCRYPTED" in body, where)
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -76,6 +78,12 @@ def _load_pem(text: bytes, passphrase: str | bytes | None, where: str) -> object
     except (ValueError, TypeError, UnsupportedAlgorithm):
         problem = "wrong passphrase, or a damaged key" if password else "the PEM is damaged, or of a kind not supported"
     raise SigningError(f"{where}: {problem}")  # outside the handler, so that nothing of the key is chained
+
+
+def _unescaped(text: bytes) -> bytes:
+    """With line ends that are line ends: in JSON and environment variables they are often the letters \\r and \\n, also
+    escaped twice, or have a backslash before them. No PEM has a backslash of its own."""
+    return re.sub(rb"\\+r?", b"", re.sub(rb"\\+n", b"\n", text))
 
 
 def _private_block(text: bytes, where: str) -> tuple[bytes, bytes]:
@@ -96,16 +104,32 @@ def _private_block(text: bytes, where: str) -> tuple[bytes, bytes]:
     raise SigningError(f"{where}: no private key in it; expected PEM ('-----BEGIN PRIVATE KEY-----' …) or a JWK")
 
 
-def _checked_passphrase(passphrase: str | bytes | None, encrypted: bool, where: str) -> bytes | None:
-    if passphrase is not None and not isinstance(passphrase, (str, bytes)):
-        raise ConfigurationError(f"passphrase: expected a str or bytes, got {type(passphrase).__name__}")
+def passphrase_of(given: object) -> bytes | None:
+    """A passphrase out of what was given for it: a text, bytes or the path of a file, without the line end there.
+
+    Raises:
+        ConfigurationError: something else, the name of a file, a placeholder, or a file that cannot be read.
+    """
+    if given is None or isinstance(given, bytes):
+        return given
+    if isinstance(given, os.PathLike):
+        return read_file(given, "passphrase").rstrip(b"\r\n")
+    if not isinstance(given, str):
+        raise ConfigurationError(f"passphrase: expected a str, bytes or a path, got {type(given).__name__}")
+    refuse_file_name("passphrase", given)
+    if is_placeholder(given.strip()):
+        raise ConfigurationError(f"passphrase: {UNFILLED}")
+    # A lone surrogate would raise, and show the passphrase; replaced, it is a wrong one.
+    return given.rstrip("\r\n").encode("utf-8", "replace")
+
+
+def _checked_passphrase(passphrase: bytes | None, encrypted: bool, where: str) -> bytes | None:
     if encrypted and not passphrase:
         state = "missing" if passphrase is None else "empty"
         raise ConfigurationError(f"passphrase: {state}, and {where} is encrypted")
     if passphrase is not None and not encrypted:
         raise ConfigurationError(f"passphrase: given, but {where} is not encrypted; leave it out")
-    # A lone surrogate would raise, and show the passphrase; replaced, it is a wrong one.
-    return passphrase.encode("utf-8", "replace") if isinstance(passphrase, str) else passphrase
+    return passphrase
 
 
 def _rewrapped(label: bytes, body: bytes) -> bytes:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from grpc_bearer._attempts import renewable
 from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._engine import Lease
+from grpc_bearer._given import checked_flag
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import InsecureChannelError
 
@@ -22,7 +23,7 @@ class Giver:
     def __init__(self, auth: AuthLike, url: str | None, allow_plaintext: bool) -> None:
         self._auth = as_auth(auth)
         self._url = url
-        self._allow_plaintext = allow_plaintext
+        self._allow_plaintext = checked_flag("allow_plaintext", allow_plaintext)
 
     def __repr__(self) -> str:
         return repr(self._auth)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from grpc_bearer._credentials import as_path
-from grpc_bearer._keys import KeyFile, LoadedKey, is_key_text, load_jwk, load_text
+from grpc_bearer._given import as_dict, expanded_path
+from grpc_bearer._keys import KeyFile, LoadedKey, is_key_text, load_jwk, load_text, passphrase_of
 from grpc_bearer._token import Shared, secrets_may_travel
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, SigningError, TokenUnavailableError
 
@@ -100,7 +101,11 @@ class Signer(Shared):
 
 
 def load_signer(
-    key: object, algorithm: str | None = None, *, passphrase: str | bytes | None = None, field: str = "key"
+    key: object,
+    algorithm: str | None = None,
+    *,
+    passphrase: str | bytes | os.PathLike[str] | None = None,
+    field: str = "key",
 ) -> Signer:
     """A signer out of any form of private key; everything that can be wrong with it is found here.
 
@@ -110,7 +115,7 @@ def load_signer(
             of `cryptography`; a google-auth `Signer`; or a callable `bytes -> signature`, which may do I/O (KMS, HSM)
             and for `ES*` may return either DER or r and s side by side.
         algorithm: a JWS name; `None`: chosen by the key. A callable has none of its own and must be told.
-        passphrase: of an encrypted PEM.
+        passphrase: of an encrypted PEM, or the path of a file that holds it.
         field: what errors call the key.
 
     Raises:
@@ -122,20 +127,22 @@ def load_signer(
     if isinstance(key, str) and not is_key_text(key):
         key = as_path(key, field)
     if isinstance(key, os.PathLike):
-        key = KeyFile(Path(os.fsdecode(key)))
+        key = KeyFile(Path(expanded_path(field, key)))
+    password = passphrase_of(passphrase)
     if isinstance(key, KeyFile):
-        again = None if passphrase else functools.partial(load_signer, key, algorithm, field=field)
+        again = functools.partial(load_signer, key, algorithm, passphrase=passphrase, field=field)
         where = f"{field}: {key.path}"
-        return _from_loaded(load_text(key.read(field), passphrase, where), algorithm, where, again)
+        loaded = load_text(key.read(field), password, where)
+        return _from_loaded(loaded, algorithm, where, None if isinstance(passphrase, (str, bytes)) else again)
     if isinstance(key, (str, bytes)):
         text = key.encode("utf-8", "replace") if isinstance(key, str) else key
-        return _from_loaded(load_text(text, passphrase, field), algorithm, field)
+        return _from_loaded(load_text(text, password, field), algorithm, field)
     if isinstance(key, Signer) and passphrase is None and algorithm in (None, key.algorithm):
         return key
     if passphrase is not None:
         raise ConfigurationError(f"passphrase: only a PEM takes one, and {field} is a {type(key).__name__}")
     if isinstance(key, Mapping):
-        return _from_loaded(load_jwk(key, field), algorithm, field)
+        return _from_loaded(load_jwk(as_dict(field, key), field), algorithm, field)
     if _is_google_signer(key):
         return _from_google(cast("GoogleSigner", key), algorithm, field)
     if callable(key) and not inspect.isclass(key):

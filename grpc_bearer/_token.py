@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, SupportsIndex, TypeAlias, TypeVar
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._given import UNFILLED, is_number, is_placeholder
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 
 # Most servers and proxies refuse header blocks beyond 8 KiB (nginx, Envoy's default of 60 KiB is the generous one;
@@ -20,6 +21,16 @@ LARGE_TOKEN = 8 * 1024
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 # Visible ASCII only: gRPC would let a space through, but no token has one, and "Bearer " pasted in front does.
 _TOKEN_VALUE = re.compile(r"[\x21-\x7e]+")
+# What a bearer token is made of (`b64token`, RFC 6750 section 2.1). Of another scheme a token may be anything visible.
+_B64TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+# Parts of templates, wherever they stand in a token, and whole ones that could be a password but are no token.
+_LEFT_OVER = re.compile(r"\$\{|\$\(|\{\{|\}\}|<%|#\{")
+_MORE_LEFT_OVER = re.compile(r"\{[A-Za-z_][\w.-]*\}|%\(\w+\)s|\$\w+|%\w+%|<[^<>]*>")
+# What documents write where the token goes, in letters that a token may have.
+_SAMPLE = re.compile(r"(?i:your)[_-][A-Za-z_-]*|__[A-Z][A-Z_]*__")
+# The line of an `.env` file. A token may well begin with a name of its own, such as `session=`.
+_ASSIGNMENT = re.compile(r"(?:export )?(?:[A-Z][A-Z0-9_]+|\w*(?i:token|secret|key|jwt|bearer))=[^=]")
+_QUOTES = "\"'`"
 
 
 _Self = TypeVar("_Self")
@@ -63,8 +74,10 @@ class Token(Shared):
         object.__setattr__(self, "value", checked_token(self.value))
         for name in ("expires_at", "refresh_at"):
             at = getattr(self, name)
-            if at is not None and (isinstance(at, bool) or not isinstance(at, (int, float))):
-                raise TokenFormatError(f"{name}: expected seconds since the Unix epoch, got {type(at).__name__}")
+            if at is not None and not is_number(at):
+                raise TokenFormatError(f"{name}: expected seconds since the Unix epoch, got {_kind(at)}")
+        if not isinstance(self.single_use, bool):
+            raise TokenFormatError(f"single_use: expected True or False, got {type(self.single_use).__name__}")
 
     def __repr__(self) -> str:
         parts = ["<hidden>"]
@@ -104,7 +117,7 @@ _put_value, _put_expires_at, _put_refresh_at, _put_single_use = (
 def fingerprint(value: str) -> str:
     import hashlib  # OpenSSL's bindings: 1 ms
 
-    return hashlib.sha256(value.encode()).hexdigest()
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def checked_token(value: object, what: str = "token") -> str:
@@ -114,18 +127,40 @@ def checked_token(value: object, what: str = "token") -> str:
     value = value.strip()
     if not value:
         raise TokenFormatError(f"{what}: empty")
-    if not _TOKEN_VALUE.fullmatch(value):
-        if value[:7].lower() == "bearer ":
-            raise TokenFormatError(f"{what}: begins with 'Bearer '; give the bare token, the scheme is added to it")
-        raise TokenFormatError(
-            f"{what}: has a space, a control character or one outside ASCII, which no header may carry"
-        )
+    if problem := _token_problem(value):
+        raise TokenFormatError(f"{what}: {problem}")
     if len(value) > LARGE_TOKEN:
         warnings.warn(
             f"{what}: {len(value)} bytes; many servers and proxies refuse headers over {LARGE_TOKEN} bytes",
             stacklevel=3,
         )
     return value
+
+
+def _token_problem(value: str) -> str:
+    """Why this is no token, in words that hold nothing of it."""
+    if is_b64token(value):
+        return UNFILLED if _SAMPLE.fullmatch(value) else ""
+    if value[:7].lower() == "bearer ":
+        return "begins with 'Bearer '; give the bare token, the scheme is added to it"
+    if is_placeholder(value) or _LEFT_OVER.search(value) or _MORE_LEFT_OVER.fullmatch(value):
+        return UNFILLED
+    if value[0] in _QUOTES and value[-1] == value[0]:
+        return "is in quotes; give it without them"
+    if _ASSIGNMENT.match(value):
+        return "is an assignment such as TOKEN=…; give what stands behind the '='"
+    if not _TOKEN_VALUE.fullmatch(value):
+        return "has a space, a control character or one outside ASCII, which no header may carry"
+    return ""
+
+
+def is_b64token(value: str) -> bool:
+    """Whether it has only the characters that a token of the scheme Bearer may have."""
+    return _B64TOKEN.fullmatch(value) is not None
+
+
+def _kind(at: object) -> str:
+    return "one that is not finite" if isinstance(at, (int, float)) and not isinstance(at, bool) else type(at).__name__
 
 
 def checked_header_name(name: object) -> str:
@@ -223,6 +258,8 @@ class Secret(Shared):
     """
 
     __slots__ = ("_field", "_value")
+    #: Whether it is the same each time.
+    fixed = True
 
     def __init__(self, value: str, field: str = "secret") -> None:
         self._value = value
@@ -232,16 +269,20 @@ class Secret(Shared):
         """The credential itself."""
         return self._value
 
+    def now(self) -> Secret:
+        """One that is the same each time, and what this one is now."""
+        return self if self.fixed else Secret(self.reveal(), self._field)
+
     def __repr__(self) -> str:
         return f"<{self._field}: hidden>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
+        return isinstance(other, Secret) and type(other) is type(self) and other._value == self._value
 
     def __hash__(self) -> int:
         return hash(self._value)
 
-    def __reduce__(self) -> tuple[type[Secret], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[Secret], tuple[object, ...]]:
         if secrets_may_travel.get():
             return Secret, (self._value, self._field)
         raise ConfigurationError(f"{self._field}: given inline, and a pickle would carry it in the clear; {INSTEAD}")

@@ -15,6 +15,7 @@ from grpc_bearer._aio_interceptor import interceptors
 from grpc_bearer._aio_multicallables import KINDS
 from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._door import Attach, check_attach, with_attach_options
+from grpc_bearer._given import checked_flag
 from grpc_bearer._methods import Methods
 from grpc_bearer._retry import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._security import door_to, protecting, refuse_plaintext
@@ -110,7 +111,7 @@ def insecure_channel(
 ) -> aio.Channel:
     """`grpc.aio.insecure_channel`, with a token on every call, in the clear; see `grpc_bearer.insecure_channel`."""
     bearer = as_auth(auth)
-    if not allow_plaintext:
+    if not checked_flag("allow_plaintext", allow_plaintext):
         raise refuse_plaintext()
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
     channel = aio.insecure_channel(target, options, compression, interceptors=interceptors)

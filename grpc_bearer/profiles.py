@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from grpc_bearer._auth import AuthOptions, BearerAuth, HeaderOptions, as_source
 from grpc_bearer._credentials import checked_fields, read_object
+from grpc_bearer._given import as_dict, checked_text
 from grpc_bearer._identity import Identity
 from grpc_bearer._keys import KeyFile
 from grpc_bearer._signing import load_signer
@@ -33,13 +34,13 @@ _TokenLike: TypeAlias = str | os.PathLike[str] | TokenFunction
 
 __all__ = ["bear", "bitbroker", "crm", "openfx", "skykit"]
 
-_BEAR_FIELDS = ("api_key", "scope", "secret")
+_BEAR_FIELDS, _BEAR_SECRETS = ("api_key", "scope", "secret"), ("api_key", "secret")
 _BEAR_AGES = (900.0, 1200.0)  # "ideally every 15 to 20 minutes", in seconds
 _BITBROKER_HEADER = "x-bbk-auth-token"
 
 
 def bear(
-    credentials: str | os.PathLike[str] | Mapping[str, str],
+    credentials: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
     *,
     url: str = "https://api-auth.bearrobotics.ai/authorizeApiAccess",
     ca: str | os.PathLike[str] | None = None,
@@ -51,8 +52,9 @@ def bear(
     20 minutes, as Bear recommends, or earlier if its `exp` demands.
 
     Args:
-        credentials: the JSON file, its text or a mapping, with exactly `api_key`, `scope` and `secret`. A file is read
-            again for each exchange, so a rotated key is taken up.
+        credentials: the JSON file, its text or a mapping, with exactly `api_key`, `scope` and `secret`; in a mapping,
+            `api_key` and `secret` may each be the path of a file. Files are read again for each exchange, so a rotated
+            key is taken up.
         url: where to exchange it.
         ca: a file or folder of certificate authorities, for an endpoint behind a private one.
         **options: for `BearerAuth`; `keep_warm=True` refreshes on a timer even if no calls are made.
@@ -61,7 +63,7 @@ def bear(
         ConfigurationError: names the file and every field that is wrong, never a value.
     """
     data, path = read_object(credentials, "credentials")
-    body = checked_fields(data, _BEAR_FIELDS, _where(path))
+    body = checked_fields(data, _BEAR_FIELDS, _where(path), secrets=_BEAR_SECRETS)
     source = (
         HTTPTokenSource(url, json=body, refresh_after=_BEAR_AGES, ca=ca) if path is None else _BearFile(path, url, ca)
     )
@@ -90,7 +92,7 @@ class _BearFile(HTTPTokenSource):
 def _bear_body(path: Path) -> dict[str, object]:
     try:
         data, _ = read_object(path, "credentials")
-        return {**checked_fields(data, _BEAR_FIELDS, _where(path))}
+        return checked_fields(data, _BEAR_FIELDS, _where(path), secrets=_BEAR_SECRETS)
     except ConfigurationError as error:
         problem = str(error)
     # It was right when the auth was built, so somebody is writing it: worth another try later.
@@ -105,7 +107,7 @@ def skykit(
     key: KeyLike,
     issuer: str,
     *,
-    passphrase: str | bytes | None = None,
+    passphrase: str | bytes | os.PathLike[str] | None = None,
     lifetime: float = 3600.0,
     **options: Unpack[HeaderOptions],
 ) -> BearerAuth:
@@ -115,7 +117,7 @@ def skykit(
         key: the private key whose public half Skykit Support knows: a PEM file (PKCS#1 or PKCS#8) or PEM text, or
             whatever else `JWTSource` takes.
         issuer: the e-mail address that the key is registered with.
-        passphrase: of an encrypted PEM.
+        passphrase: of an encrypted PEM, or the path of a file that holds it.
         lifetime: in seconds, one hour at most.
         **options: for `BearerAuth`.
 
@@ -126,7 +128,7 @@ def skykit(
     source = JWTSource(
         key,
         algorithm="RS256",
-        claims={"iss": _checked_text(issuer, "issuer")},
+        claims={"iss": checked_text("issuer", issuer)},
         lifetime=lifetime,
         max_lifetime=3600.0,
         passphrase=passphrase,
@@ -175,7 +177,7 @@ def _routed(
 ) -> dict[str, Source]:
     if not sources:
         raise ConfigurationError(f"token: missing; give one, or one for each role ({', '.join(roles)}) with routes")
-    if not isinstance(routes, Mapping) or not routes:
+    if not isinstance(routes, Mapping) or not (routes := as_dict("routes", routes)):
         raise ConfigurationError(
             "routes: missing; say which calls take which role, as in {'pkg.Service/*': 'consumer'}"
         )
@@ -208,7 +210,7 @@ def _token_source(token: object, field: str) -> Source:
 
 
 def openfx(
-    credentials: str | os.PathLike[str] | Mapping[str, str],
+    credentials: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
     *,
     audience: str = "developer-api",
     issuer: str = "openfx",
@@ -235,14 +237,16 @@ def openfx(
         SigningError: no P-256 key, a public key, a damaged PEM.
     """
     data, path = read_object(credentials, "credentials")
-    fields = checked_fields(data, ("name", "privateKey"), _where(path), extra=True)
-    name = fields["name"]
-    # From a file, the key is read from there again after pickling.
-    key = fields["privateKey"].encode() if path is None else KeyFile(path, "privateKey")
+    fields = checked_fields(data, ("name", "privateKey"), _where(path), secrets=("privateKey",), extra=True)
+    name, key = fields["name"], fields["privateKey"]
+    if path is not None:
+        key = KeyFile(path, "privateKey")  # read from there again after pickling
+    elif isinstance(key, str):
+        key = key.encode("utf-8", "replace")
     source = JWTSource(
         load_signer(key, "ES256", field="privateKey"),
         headers={"kid": name, "nonce": nonce},
-        claims={"aud": [_checked_text(audience, "audience")], "iss": _checked_text(issuer, "issuer"), "sub": name},
+        claims={"aud": [checked_text("audience", audience)], "iss": checked_text("issuer", issuer), "sub": name},
         lifetime=lifetime,
         max_lifetime=120.0,
         not_before=True,
@@ -250,9 +254,3 @@ def openfx(
         presign=presign,
     )
     return BearerAuth(source, **options)
-
-
-def _checked_text(value: object, field: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(f"{field}: expected a str that is not empty")
-    return value

@@ -548,7 +548,7 @@ def test_what_is_at_hand_anyway_passes_the_cache_by(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         ({"store": 7}, "^cache: expected a directory, a Redis client"),
-        ({"store": ""}, "^cache: expected a directory"),
+        ({"store": ""}, "^cache: empty"),
         ({"store": "http://host"}, "^cache: expected a directory or a Redis URL"),
         ({"encryption_key": b"short"}, "^encryption_key: too weak; give at least 16 random bytes"),
         ({"encryption_key": "hidden-hidden"}, "^encryption_key: too weak; give at least 32 characters"),

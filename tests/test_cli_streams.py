@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jwt
 import pytest
 
 from grpc_bearer import _cli
@@ -55,12 +57,14 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, li
     (folder / "token").write_text(TOKEN)
     (folder / "key.pem").write_text(private_pem(throwaway_key("RS256")))
     crm = ["--profile", "crm", "--token-file", str(folder / "token")]
-    signed = ["--profile", "skykit", "--key-file", str(folder / "key.pem"), "--issuer", ISSUER]
+    now = int(time.time())
+    claims = {"iss": ISSUER, "iat": now, "exp": now + 3600}
+    signed = jwt.encode(claims, throwaway_key("RS256"), algorithm="RS256")
     with ProbeServer(OpaqueVerifier([TOKEN]), ca, register=[with_reflection]) as server:
         there = [server.target, "--ca", str(ca.write(folder)), *crm]
         yield {
             "token": crm,
-            "inspect": signed,
+            "inspect": [signed],
             "check": there,
             "call": [there[0], f"{PROBE}/Unary", '{"index": 7}', *there[1:]],
             "demo": [],
@@ -135,7 +139,8 @@ def test_what_a_stream_cannot_carry_is_escaped(arguments: dict[str, list[str]], 
 def test_json_stays_equal_whatever_the_encoding(arguments: dict[str, list[str]], encoding: str) -> None:
     table = under("", "inspect", *arguments["inspect"], encoding=encoding)
     found = under("", "inspect", "--json", *arguments["inspect"], encoding=encoding)
-    wrong = under("", "inspect", "--json", *arguments["inspect"], "--key-file", f"{ISSUER}.pem", encoding=encoding)
+    skykit = ["--profile", "skykit", "--issuer", "me", "--key-file", f"{ISSUER}.pem"]
+    wrong = under("", "inspect", "--json", *skykit, encoding=encoding)
 
     assert [ended.code for ended in (table, found, wrong)] == [0, 0, 2]
     assert json.loads(found.out)["claims"]["iss"] == ISSUER

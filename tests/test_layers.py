@@ -25,6 +25,7 @@ _observers
 events
 _log
 _notify
+_given
 _clock
 _skew
 _token _credentials _misplaced
@@ -32,7 +33,8 @@ _keys _failure
 _signing
 sources._base sources._answer sources._foreign sources._threads
 sources._wire sources._files sources._members sources._loop
-sources._http sources._segment
+sources._secrets sources._segment
+sources._http
 sources._google_transport
 sources.static sources.file sources.callable sources.http sources.jwt sources.google sources.routed
 sources.oauth
@@ -63,7 +65,7 @@ _channel _aio_multicallables
 aio
 _stub
 profiles otel
-_config_fields
+_config_fields _config_trust
 _config_cache
 _config_kinds
 _config_spec

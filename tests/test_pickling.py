@@ -149,10 +149,10 @@ def google_credentials() -> Any:
 INLINE: dict[str, tuple[str, Callable[[], Any]]] = {
     "static": ("token", lambda: StaticSource(SECRET)),
     "json": ("json", lambda: HTTPTokenSource(URL, json={"secret": SECRET})),
-    "headers": (r"headers\['x-key'\]", lambda: HTTPTokenSource(URL, headers={"X-Key": SECRET})),
+    "headers": (r"headers: X-Key", lambda: HTTPTokenSource(URL, headers={"X-Key": SECRET})),
     "basic": ("auth", lambda: HTTPTokenSource(URL, auth=("me", SECRET))),
     "client_secret": ("client_secret", lambda: ClientCredentialsSource(URL, "me", SECRET)),
-    "extra": (r"extra\['k'\]", lambda: ClientCredentialsSource(URL, "me", token_function, extra={"k": SECRET})),
+    "extra": (r"extra: k", lambda: ClientCredentialsSource(URL, "me", token_function, extra={"k": SECRET})),
     "key object": ("key", lambda: JWTSource(PRIVATE, claims={"iss": "me"})),
     "pem": ("key", lambda: JWTSource(PEM, claims={"iss": "me"})),
     "passphrase": ("key", lambda: JWTSource(LOCKED, claims={"iss": "me"}, passphrase="passphrase")),

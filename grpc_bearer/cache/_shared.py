@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 from grpc_bearer._credentials import read_file
+from grpc_bearer._given import UNFILLED, checked_seconds, expanded_path, is_placeholder, refuse_file_name
 from grpc_bearer._token import Secret
 from grpc_bearer.cache._bounded import STRETCH, Patience
 from grpc_bearer.cache._files import FileStore, NoStore, check_filelock, default_directory
@@ -71,9 +72,9 @@ class SharedCache:
         if not isinstance(name, str):
             raise ConfigurationError(f"name: expected a str, got {type(name).__name__}")
         self.name: str = name
-        self.timeout: float = _checked_seconds("timeout", timeout, above=0.0)
-        self.spread: float = _checked_seconds("spread", spread)
-        self.patience: float = _checked_seconds("patience", patience)
+        self.timeout: float = checked_seconds("timeout", timeout)
+        self.spread: float = checked_seconds("spread", spread, zero=True)
+        self.patience: float = checked_seconds("patience", patience, zero=True)
         self._encryption_key = _checked_key(encryption_key)
         self._given, self._shown = _checked_store(store)
         self._store: Store = self._opened()
@@ -142,10 +143,9 @@ def _checked_store(store: object) -> tuple[object, str]:
     if isinstance(store, str) and store.startswith(URL_SCHEMES):
         return Secret(store, "cache (its URL)") if "@" in store or "?" in store else store, "Redis, by URL"
     if isinstance(store, (str, os.PathLike)):
-        path = os.fspath(store)
-        if not isinstance(path, str) or not path or "\0" in path or "://" in path:
+        path = os.path.join(os.getcwd(), expanded_path("cache", store))
+        if "://" in path:
             raise ConfigurationError("cache: expected a directory or a Redis URL (redis://, rediss://, unix://)")
-        path = os.path.join(os.getcwd(), path)
         return path, repr(path)
     if callable(getattr(store, "eval", None)) or (callable(store) and not isinstance(store, type)):
         return store, f"Redis, by {'a client' if hasattr(store, 'eval') else 'a function'}"
@@ -167,13 +167,27 @@ def _default_store() -> Store:
 
 
 def _checked_key(key: object) -> Secret | os.PathLike[str] | None:
-    if key is None or isinstance(key, os.PathLike):
-        return key
+    if key is None:
+        return None
+    if isinstance(key, os.PathLike):
+        return Path(os.getcwd(), expanded_path("encryption_key", key))
     if not isinstance(key, (bytes, str)):
         raise ConfigurationError(f"encryption_key: expected bytes, a str or a path, got {type(key).__name__}")
-    content = key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+    content = _text_key(key) if isinstance(key, str) else key
     _check_size(content, isinstance(key, str), "encryption_key")
     return Secret(content.decode("utf-8", "surrogateescape"), "encryption_key")
+
+
+def _text_key(key: str) -> bytes:
+    text = key.strip("\r\n")  # as out of a file
+    if is_placeholder(text.strip()):
+        raise ConfigurationError(f"encryption_key: {UNFILLED}")
+    refuse_file_name("encryption_key", text)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        pass  # raised below: the exception here holds the key
+    raise ConfigurationError("encryption_key: has a character that is none (half of a surrogate pair)")
 
 
 def _check_size(content: bytes, is_text: bool, where: str) -> None:
@@ -183,9 +197,3 @@ def _check_size(content: bytes, is_text: bool, where: str) -> None:
         raise ConfigurationError(
             f"{where}: too weak; give at least {least} {unit}, such as those of `openssl rand -hex 32`"
         )
-
-
-def _checked_seconds(field: str, value: object, *, above: float = -1.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf or value <= above:
-        raise ConfigurationError(f"{field}: expected a number of seconds{' above 0' if above >= 0 else ', 0 or more'}")
-    return float(value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from os import PathLike
 
+from grpc_bearer._given import expanded_path
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._answer import is_jwt
 
@@ -20,11 +20,7 @@ def checked_path(field: str, path: object) -> str:
     Raises:
         ConfigurationError: not a path, or a token given in its place.
     """
-    text = os.fspath(path) if isinstance(path, (str, PathLike)) else None
-    if not isinstance(text, str):
-        raise ConfigurationError(f"{field}: expected a path, got {type(path).__name__}")
-    if not text or "\0" in text:
-        raise ConfigurationError(f"{field}: empty, or with a NUL in it")
+    text = expanded_path(field, path)
     if is_jwt(text):
         raise ConfigurationError(f"{field}: this is a token, not the path of a file with one; use StaticSource")
     # Joined, not normalised: "a/../b" is another file where "a" is a link. A later chdir changes nothing.

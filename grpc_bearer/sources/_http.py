@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import re
 import ssl
@@ -17,9 +16,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from grpc_bearer._clock import SYSTEM_CLOCK
+from grpc_bearer._given import as_dict, checked_flag, checked_seconds, expanded_path
 from grpc_bearer._token import Secret
-from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
+from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._answer import Answer
+from grpc_bearer.sources._secrets import SecretLike, given_text
 from grpc_bearer.sources._threads import start
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Endpoint:
         cert: tuple[File, File] | None = None,
         allow_http_loopback: bool = False,
     ) -> None:
-        parts = _checked_url(url, field, allow_http_loopback)
+        parts = _checked_url(url, field, checked_flag("allow_http_loopback", allow_http_loopback))
         self.url = url
         self.host = parts.netloc
         self.timeout = checked_seconds("timeout", timeout)
@@ -215,40 +216,35 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def checked_seconds(field: str, value: object) -> float:
-    """A time span above 0, finite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (0 < value < math.inf):
-        raise ConfigurationError(f"{field}: expected a number of seconds above 0")
-    return float(value)
-
-
-def revealed(value: str | Secret) -> str:
-    """What a user may give hidden or plain."""
-    return value.reveal() if isinstance(value, Secret) else value
-
-
-def checked_headers(headers: Mapping[str, str | Secret] | None) -> dict[str, Secret]:
+def checked_headers(headers: Mapping[str, SecretLike | Secret] | None) -> dict[str, Secret]:
     """Headers under lower-case names, their values hidden; refused are those that HTTP cannot carry."""
-    if headers is not None and not isinstance(headers, Mapping):
-        raise ConfigurationError(f"headers: expected a mapping, got {type(headers).__name__}")
     hidden: dict[str, Secret] = {}
-    for name, value in (headers or {}).items():
+    for name, value in as_dict("headers", {} if headers is None else headers).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise ConfigurationError("headers: a name is no HTTP header name")
-        text = revealed(value)
-        if not isinstance(text, str):
-            raise ConfigurationError(f"headers: {name}: expected a str, got {type(text).__name__}")
-        if not _HEADER_VALUE.fullmatch(text):
+        secret = given_text(f"headers: {name}", value)
+        if secret.fixed and not _HEADER_VALUE.fullmatch(secret.reveal()):
             raise ConfigurationError(f"headers: {name}: has a line break or a character outside ASCII")
-        hidden[name.lower()] = Secret(text, f"headers[{name.lower()!r}]")
+        hidden[name.lower()] = secret
     return hidden
 
 
+def carried(headers: Mapping[str, Secret]) -> dict[str, Secret]:
+    """The headers as they are now.
+
+    Raises:
+        TokenUnavailableError, TokenFormatError: one is in a file that cannot be read, or that no header can carry.
+    """
+    sent = {name: value.now() for name, value in headers.items()}
+    for name, value in sent.items():
+        if not _HEADER_VALUE.fullmatch(value.reveal()):
+            raise TokenFormatError(f"headers: {name}: its file has a line break or a character outside ASCII")
+    return sent
+
+
 def _checked_file(field: str, path: object) -> str:
-    if not isinstance(path, (str, PathLike)) or not isinstance(os.fspath(path), str):
-        raise ConfigurationError(f"{field}: expected a path, got {type(path).__name__}")
-    text = str(os.fspath(path))
-    if not text or "\0" in text or not os.path.exists(text):
+    text = expanded_path(field, path)
+    if not os.path.exists(text):
         raise ConfigurationError(f"{field}: no such file: {text!r}")
     return text
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import TypeAlias
 
+from grpc_bearer._given import as_dict
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenRejectedError
 
@@ -60,9 +61,7 @@ class Members:
     ) -> None:
         self._what, self._reserved, self._defaults = what, reserved, defaults
         self._whole = given if callable(given) else None
-        mapping = {} if given is None or callable(given) else given
-        if not isinstance(mapping, Mapping):
-            raise ConfigurationError(f"{what}: expected a mapping, got {type(mapping).__name__}")
+        mapping = as_dict(what, {} if given is None or callable(given) else given)
         members = {**defaults, **mapping}
         for name in members:
             self._check_name(name)

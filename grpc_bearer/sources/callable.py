@@ -7,12 +7,12 @@ import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
+from grpc_bearer._given import checked_seconds
 from grpc_bearer._token import CallContext, Token, TokenFunction
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 from grpc_bearer.sources._answer import jwt_expiry, made_token
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._foreign import called, name_of
-from grpc_bearer.sources._http import checked_seconds
 from grpc_bearer.sources._loop import awaited, background_loop, runs_here
 
 __all__ = ["CallableSource"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from os import PathLike
 
+from grpc_bearer._given import checked_flag, checked_seconds
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._answer import field_of, json_document, jwt_expiry, made_token
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._files import checked_path, read_text
-from grpc_bearer.sources._http import checked_seconds
 
 __all__ = ["FileSource"]
 
@@ -44,7 +44,7 @@ class FileSource(Source):
         if json_field is not None and (not isinstance(json_field, str) or not json_field):
             raise ConfigurationError("json_field: expected the name of a field")
         self._path = checked_path("path", path)
-        self._strip = strip
+        self._strip = checked_flag("strip", strip)
         self._json_field = json_field
         self._poll = checked_seconds("poll", poll)
 

@@ -6,12 +6,15 @@ import json as _json
 import random
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
+from secrets import token_hex
 from urllib.parse import urlencode
 
+from grpc_bearer._given import as_dict, checked_seconds, checked_text, refuse_file_name
 from grpc_bearer._identity import Identity, strong_secret
 from grpc_bearer._token import CallContext, Secret, Token
-from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenError, TokenFormatError
 from grpc_bearer.sources._answer import (
     CREDENTIAL_REFUSED,
     Answer,
@@ -26,8 +29,10 @@ from grpc_bearer.sources._answer import (
     refusal,
 )
 from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._files import checked_path
 from grpc_bearer.sources._foreign import called
-from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, checked_headers, checked_seconds, revealed
+from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, carried, checked_headers
+from grpc_bearer.sources._secrets import FileSecret, Plain, SecretLike, composed, given_secret, given_text, revealed
 
 __all__ = ["HTTPTokenSource"]
 
@@ -50,10 +55,11 @@ class HTTPTokenSource(Source):
     Args:
         url: an `https://` address. Keep secrets out of it: urllib3 logs the path and query at DEBUG.
         method: the HTTP method.
-        headers: sent as they are; kept as secrets.
-        body: the request's body: `str`, `bytes`, or a callable that returns one of those (or a mapping, sent as JSON)
-            and is called for each request, for credentials that rotate. Where `headers` say so, the mapping is sent as
-            a form.
+        headers: sent as they are; kept as secrets. Here, in `json`, in `form` and for the password, a path
+            (`pathlib.Path`) stands for what its file holds, trimmed, which is read for each request.
+        body: the request's body: `str`, `bytes`, the path of a file that holds it, or a callable that returns a `str`
+            or `bytes` (or a mapping, sent as JSON). The last two are read or called for each request, for credentials
+            that rotate. Where `headers` say so, the mapping is sent as a form.
         json: sent as a JSON body.
         form: sent as a form body.
         field: where the token is in a JSON answer, such as `"access_token"` or `"data.token"` (dots walk into objects);
@@ -81,10 +87,10 @@ class HTTPTokenSource(Source):
         url: str,
         *,
         method: str = "POST",
-        headers: Mapping[str, str] | None = None,
-        body: str | bytes | Callable[[], _Body] | None = None,
+        headers: Mapping[str, SecretLike] | None = None,
+        body: str | bytes | PathLike[str] | Callable[[], _Body] | None = None,
         json: object = None,
-        form: Mapping[str, str] | None = None,
+        form: Mapping[str, SecretLike] | None = None,
         field: str | None = None,
         expires_in_field: str | None = "expires_in",
         lifetime: float | None = None,
@@ -94,15 +100,16 @@ class HTTPTokenSource(Source):
         ca: str | PathLike[str] | None = None,
         cert: tuple[str | PathLike[str], str | PathLike[str]] | None = None,
         allow_http_loopback: bool = False,
-        auth: tuple[str, str] | None = None,
+        auth: tuple[str, SecretLike] | None = None,
     ) -> None:
         self._endpoint = Endpoint(
             url, timeout=timeout, max_bytes=max_bytes, ca=ca, cert=cert, allow_http_loopback=allow_http_loopback
         )
         self._method = _checked_method(method)
         self._body, content_type = _checked_body(body, json, form)
-        self.replaceable: bool = callable(self._body)
         self._headers = {**content_type, **checked_headers(headers), **_checked_basic(auth)}
+        shown = [*self._headers.values(), *([self._body] if isinstance(self._body, Secret) else [])]
+        self.replaceable: bool = callable(self._body) or not all(each.fixed for each in shown)
         self._field = _checked_path("field", field)
         self._expires_in_field = _checked_path("expires_in_field", expires_in_field)
         self._lifetime = None if lifetime is None else checked_seconds("lifetime", lifetime)
@@ -149,7 +156,10 @@ class HTTPTokenSource(Source):
 
     def _identity_with(self, body: Secret | None) -> Identity | None:
         secrets = [*self._headers.values()] + ([] if body is None else [body])
-        secret = strong_secret([each.reveal() for each in secrets])
+        try:
+            secret = strong_secret([each.reveal() for each in secrets])
+        except TokenError:  # its file is not there yet
+            return None
         return None if secret is None else Identity((self._endpoint.url, self._method, self._field), secret)
 
     def close(self) -> None:
@@ -158,17 +168,18 @@ class HTTPTokenSource(Source):
 
     def _request(self) -> tuple[dict[str, Secret], bytes | None]:
         """Headers and body, as they are now."""
+        headers = carried(self._headers) if self.replaceable else self._headers
         if isinstance(self._body, Secret):
-            return self._headers, _to_bytes(self._body.reveal())
+            return headers, _to_bytes(self._body.reveal())
         if self._body is None:
-            return self._headers, None
+            return headers, None
         body = called("body", self._body)
         if not isinstance(body, (Mapping, list)):
-            return self._headers, _encoded(body)
-        kind = self._headers.get("content-type")
+            return headers, _encoded(body)
+        kind = headers.get("content-type")
         if isinstance(body, Mapping) and kind is not None and kind.reveal().lower().startswith(_FORM):
-            return self._headers, _form_bytes(body)
-        return {**_content_type(_JSON), **self._headers}, _encoded(body)
+            return headers, _form_bytes(body)
+        return {**_content_type(_JSON), **headers}, _encoded(body)
 
     def _read(self, text: str, where: str) -> tuple[str, float | None]:
         """The token, and its lifetime as the answer states it."""
@@ -213,38 +224,65 @@ def _checked_range(ages: object) -> tuple[float, float] | None:
 def _checked_basic(auth: object) -> dict[str, Secret]:
     if auth is None:
         return {}
-    if not isinstance(auth, (tuple, list)) or len(auth) != 2 or not all(isinstance(part, str) for part in auth):
-        raise ConfigurationError("auth: expected a pair of str: (user, password)")
-    if ":" in auth[0]:
+    if not isinstance(auth, (tuple, list)) or len(auth) != 2:
+        raise ConfigurationError("auth: expected a pair: (user, password)")
+    user = checked_text("auth: user", auth[0])
+    if ":" in user:
         raise ConfigurationError("auth: HTTP Basic has no way to carry a user name with ':' in it")
-    pair = b64encode(f"{auth[0]}:{auth[1]}".encode("utf-8", "replace")).decode()
-    return {"authorization": Secret(f"Basic {pair}", "auth")}
+    return {"authorization": composed("auth", partial(_basic, user), given_secret("auth: password", auth[1]))}
+
+
+def _basic(user: str, password: str) -> str:
+    return f"Basic {b64encode(f'{user}:{password}'.encode('utf-8', 'replace')).decode()}"
 
 
 def _checked_body(
-    body: object, json: object, form: Mapping[str, str] | None
+    body: object, json: object, form: object
 ) -> tuple[Secret | Callable[[], object] | None, dict[str, Secret]]:
     """The body, ready or to be made, and the header that tells its type."""
     if [body, json, form].count(None) < 2:
         raise ConfigurationError("body, json, form: give one of them only")
     if json is not None:
-        return Secret(_to_text(_json_bytes("json", json, ConfigurationError)), "json"), _content_type(_JSON)
+        return _checked_json(json), _content_type(_JSON)
     if form is not None:
-        if not isinstance(form, Mapping):
-            raise ConfigurationError(f"form: expected a mapping, got {type(form).__name__}")
-        pairs = {name: revealed(value) for name, value in form.items()}
-        return Secret(urlencode(pairs, errors="replace"), "form"), _content_type(_FORM)
-    if callable(body):
+        values = {str(name): given_text(f"form: {name}", value) for name, value in as_dict("form", form).items()}
+        return composed("form", partial(_form, tuple(values)), *values.values()), _content_type(_FORM)
+    if body is None or callable(body):
         return body, {}
-    if body is None:
-        return None, {}
+    if isinstance(body, PathLike):
+        return FileSecret(checked_path("body", body), "body"), {}
     if not isinstance(body, (str, bytes)):
-        raise ConfigurationError(f"body: expected str, bytes or a function, got {type(body).__name__}")
+        raise ConfigurationError(f"body: expected str, bytes, a path or a function, got {type(body).__name__}")
+    if isinstance(body, str):
+        refuse_file_name("body", body)
     return Secret(_to_text(_encoded(body)), "body"), {}
 
 
+def _form(names: tuple[str, ...], *values: str) -> str:
+    return urlencode(list(zip(names, values, strict=True)), errors="replace")
+
+
+def _checked_json(document: object) -> Secret:
+    """JSON as text. If a path is in it, it is made for each request, with what the file holds in the path's place."""
+    files: list[Secret] = []
+    mark = token_hex(16)  # a text that the document does not have
+
+    def leaf(value: object) -> object:
+        if not isinstance(value, PathLike):
+            return _revealed(value)
+        files.append(FileSecret(checked_path("json", value), "json"))
+        return mark
+
+    text = _to_text(_json_bytes("json", document, ConfigurationError, leaf))
+    return composed("json", partial(_filled, tuple(text.split(f'"{mark}"'))), *files)
+
+
+def _filled(pieces: tuple[str, ...], *values: str) -> str:
+    return pieces[0] + "".join(_json.dumps(value) + piece for value, piece in zip(values, pieces[1:], strict=True))
+
+
 def _content_type(kind: str) -> dict[str, Secret]:
-    return {"content-type": Secret(kind, "content-type")}
+    return {"content-type": Plain(kind, "content-type")}
 
 
 def _encoded(body: object) -> bytes:
@@ -264,18 +302,22 @@ def _form_bytes(fields: Mapping[object, object]) -> bytes:
     return urlencode(pairs, errors="replace").encode()
 
 
-def _json_bytes(name: str, document: object, kind: type[GrpcBearerError]) -> bytes:
-    try:
-        return _json.dumps(document, default=_revealed).encode()
-    except (TypeError, ValueError, RecursionError):
-        pass  # raised below: the exception here may show a value
-    raise kind(f"{name}: holds something that JSON cannot")
-
-
-def _revealed(value: object) -> str:
+def _revealed(value: object) -> object:
     if isinstance(value, Secret):
         return value.reveal()
     raise TypeError
+
+
+def _json_bytes(
+    name: str, document: object, kind: type[GrpcBearerError], leaf: Callable[[object], object] = _revealed
+) -> bytes:
+    try:
+        return _json.dumps(document, default=leaf).encode()
+    except GrpcBearerError:  # a path that is none
+        raise
+    except (TypeError, ValueError, RecursionError):
+        pass  # raised below: the exception here may show a value
+    raise kind(f"{name}: holds something that JSON cannot")
 
 
 # A Secret holds text. Bytes that are no UTF-8 go through unchanged.

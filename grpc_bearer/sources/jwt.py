@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections import deque
 from collections.abc import Hashable
+from os import PathLike
 from typing import TYPE_CHECKING
 
+from grpc_bearer._given import checked_flag, is_number
 from grpc_bearer._identity import Identity
 from grpc_bearer._signing import load_signer
 from grpc_bearer._token import CallContext, Token, fingerprint, made_token
@@ -57,7 +58,7 @@ class JWTSource(Source):
             are signed only as calls use them up, lie for at most a quarter of their life and 30 s, and none is used
             twice, also after a fork. `iat` says when a token was signed. `PerToken` functions run on that thread. 64 is
             a good number: half of them at a time are signed anew, and few calls have to wake the other thread.
-        passphrase: of an encrypted PEM.
+        passphrase: of an encrypted PEM, or the path of a file that holds it.
 
     Raises:
         ConfigurationError: an argument is wrong; the text names it.
@@ -88,14 +89,14 @@ class JWTSource(Source):
         not_before: bool = False,
         single_use: bool = False,
         presign: int = 0,
-        passphrase: str | bytes | None = None,
+        passphrase: str | bytes | PathLike[str] | None = None,
     ) -> None:
         self._lifetime = _checked_lifetime(lifetime, max_lifetime)
         self._backdate = _checked_backdate(backdate, self._lifetime)
-        self._not_before = not_before
+        self._not_before = checked_flag("not_before", not_before)
         self._signer = load_signer(key, algorithm, passphrase=passphrase)
         self.local: bool = self._signer.local
-        self.single_use = single_use
+        self.single_use: bool = checked_flag("single_use", single_use)
         self.presign: int = self._checked_presign(presign)
         kid = {} if self._signer.key_id is None else {"kid": self._signer.key_id}
         self._headers = Members(headers, "headers", _SIGNED_AS, {"typ": "JWT", **kid})
@@ -192,9 +193,9 @@ def _open_claims(lifetime: int, not_before: bool, issued: int) -> str:
 
 
 def _checked_lifetime(lifetime: float, longest: float | None) -> int:
-    if not _is_number(lifetime) or lifetime < 1:
+    if not is_number(lifetime) or lifetime < 1:
         raise ConfigurationError("lifetime: expected a number of seconds, at least 1")
-    if longest is not None and not _is_number(longest):
+    if longest is not None and not is_number(longest):
         raise ConfigurationError("max_lifetime: expected a number of seconds, or None")
     if longest is not None and lifetime > longest:
         raise ConfigurationError(f"lifetime: {lifetime:g} seconds, but the service permits at most {longest:g}")
@@ -204,10 +205,6 @@ def _checked_lifetime(lifetime: float, longest: float | None) -> int:
 def _checked_backdate(backdate: float | None, lifetime: int) -> int:
     if backdate is None:
         return min(_BACKDATE, lifetime // 10)
-    if not _is_number(backdate) or not 0 <= backdate < lifetime:
+    if not is_number(backdate) or not 0 <= backdate < lifetime:
         raise ConfigurationError("backdate: expected a number of seconds from 0 to less than the lifetime")
     return int(backdate)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

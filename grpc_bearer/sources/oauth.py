@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote_plus, urlencode
 
+from grpc_bearer._given import as_dict, checked_seconds, checked_text, text_problem
 from grpc_bearer._identity import Identity, is_strong
 from grpc_bearer._skew import suspects
 from grpc_bearer._token import CallContext, Secret, Token
-from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenUnavailableError
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._answer import (
     CREDENTIAL_REFUSED,
     SUCCESS,
@@ -29,9 +29,9 @@ from grpc_bearer.sources._answer import (
     oauth_refusal,
 )
 from grpc_bearer.sources._base import Source
-from grpc_bearer.sources._files import checked_path, read_text
 from grpc_bearer.sources._foreign import called
-from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, File, checked_seconds, revealed
+from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, File
+from grpc_bearer.sources._secrets import SecretLike, given_secret, given_text, is_fixed, revealed
 
 if TYPE_CHECKING:
     from grpc_bearer._signing import KeyLike
@@ -63,10 +63,10 @@ class ClientCredentialsSource(Source):
             section 2.3.1 demands; `client_secret_post`; or `private_key_jwt` (RFC 7523), a new assertion each time.
         key: for `private_key_jwt`: any form that `JWTSource` takes.
         algorithm: of the assertion; `None`: chosen by the key.
-        passphrase: of an encrypted PEM.
+        passphrase: of an encrypted PEM, or the path of a file that holds it.
         key_id: the assertion's `kid`.
         assertion_audience: the assertion's `aud`; `None`: `token_url`.
-        extra: more form parameters, such as `resource`.
+        extra: more form parameters, such as `resource`; a path stands for what its file holds, read for each request.
         lifetime: the token's lifetime in seconds if the answer does not tell it.
         ca, cert, timeout, max_bytes, allow_http_loopback: as for `HTTPTokenSource`.
 
@@ -89,10 +89,10 @@ class ClientCredentialsSource(Source):
         auth_method: _AuthMethod = "client_secret_basic",
         key: KeyLike | None = None,
         algorithm: str | None = None,
-        passphrase: str | bytes | None = None,
+        passphrase: str | bytes | PathLike[str] | None = None,
         key_id: str | None = None,
         assertion_audience: str | None = None,
-        extra: Mapping[str, str] | None = None,
+        extra: Mapping[str, SecretLike] | None = None,
         lifetime: float | None = None,
         ca: File | None = None,
         cert: tuple[File, File] | None = None,
@@ -109,17 +109,18 @@ class ClientCredentialsSource(Source):
             cert=cert,
             allow_http_loopback=allow_http_loopback,
         )
-        self._client_id = _checked_id(client_id)
+        self._client_id = checked_text("client_id", client_id)
         self._auth_method = _checked_method(auth_method, client_secret, key)
         self._secret = _checked_secret(client_secret)
-        self.replaceable: bool = client_secret is not None and not isinstance(client_secret, str)
         self._holds_secret = isinstance(client_secret, (str, PathLike))
         self._assertion = (
             None
             if key is None
-            else _assertion_source(client_id, assertion_audience or token_url, key, algorithm, passphrase, key_id)
+            else _assertion_source(self._client_id, assertion_audience or token_url, key, algorithm, passphrase, key_id)
         )
         self._form = _checked_form(scope, audience, extra)
+        written_here = client_secret is None or isinstance(client_secret, str)
+        self.replaceable: bool = not (written_here and all(map(is_fixed, self._form.values())))
         self._lifetime = None if lifetime is None else checked_seconds("lifetime", lifetime)
 
     def __repr__(self) -> str:
@@ -155,23 +156,28 @@ class ClientCredentialsSource(Source):
         server says that the clock it was signed by is off: once to be sure, and once to be right. A refused secret is
         no end either, if it was replaced meanwhile."""
         for last in (False, False, True):
-            now, secret = context.clock.time(), self._secret_now()
-            headers, form = self._authenticated(context, secret)
+            now, shown = context.clock.time(), self._shown()
+            headers, form = self._authenticated(context, *shown)
             answer = self._endpoint.send("POST", headers, urlencode(form, errors="replace").encode())
             corrected = self._endpoint.secure and learn_time(context.clock, answer)
             if last or answer.status in SUCCESS:
                 break
             clock_was_off = self._assertion is not None and (corrected or suspects(context.clock))
-            if not clock_was_off and (answer.status not in CREDENTIAL_REFUSED or self._secret_now() == secret):
+            if not clock_was_off and (answer.status not in CREDENTIAL_REFUSED or self._shown() == shown):
                 break
         return answer, context.clock.time() - answer.elapsed if corrected else now
 
-    def _secret_now(self) -> str:
-        return "" if self._secret is None else _current(self._secret)
+    def _shown(self) -> tuple[str, dict[str, str]]:
+        """The secret and the form as they are now."""
+        secret = "" if self._secret is None else _current(self._secret)
+        return secret, {name: revealed(value) for name, value in self._form.items()}
 
     def identity(self) -> Identity | None:
         """The client, what it asks for, and its credential if that is a strong one."""
-        form = {name: revealed(value) for name, value in self._form.items()}
+        try:
+            form = {name: revealed(value) for name, value in self._form.items()}
+        except TokenError:  # a file of it is not there yet
+            return None
         about = (self._endpoint.url, self._client_id, self._auth_method, form.get("scope"), form.get("audience"))
         more = {name: value for name, value in sorted(form.items()) if name not in ("scope", "audience")}
         secret = self._strong_secret()
@@ -195,13 +201,15 @@ class ClientCredentialsSource(Source):
         """Close the kept-alive connections."""
         self._endpoint.close()
 
-    def _authenticated(self, context: CallContext, secret: str) -> tuple[dict[str, Secret], dict[str, str]]:
+    def _authenticated(
+        self, context: CallContext, secret: str, form: dict[str, str]
+    ) -> tuple[dict[str, Secret], dict[str, str]]:
         """Headers and form of one request."""
         headers = {
             "accept": Secret("application/json", "accept"),
             "content-type": Secret("application/x-www-form-urlencoded", "content-type"),
         }
-        form = {"grant_type": "client_credentials", **{name: revealed(value) for name, value in self._form.items()}}
+        form = {"grant_type": "client_credentials", **form}
         if self._assertion is not None:
             assertion = self._assertion.fetch(context).value
             return headers, {
@@ -228,13 +236,12 @@ def _current(secret: Callable[[], object]) -> str:
     value = called("client_secret", secret)
     if not isinstance(value, str):
         raise TokenFormatError(f"client_secret: expected its function to return a str, got {type(value).__name__}")
+    value = value.strip()
     if not value:
         raise TokenUnavailableError("client_secret: its function returned an empty str")
+    if problem := text_problem(value):
+        raise TokenFormatError(f"client_secret: {problem}")
     return value
-
-
-def _file_secret(path: str) -> str:
-    return read_text(path).strip()
 
 
 def _assertion_source(
@@ -242,7 +249,7 @@ def _assertion_source(
     audience: str,
     key: KeyLike,
     algorithm: str | None,
-    passphrase: str | bytes | None,
+    passphrase: str | bytes | PathLike[str] | None,
     key_id: str | None,
 ) -> Source:
     from grpc_bearer.sources.jwt import JWTSource, nonce
@@ -260,12 +267,6 @@ def _assertion_source(
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------
-
-
-def _checked_id(client_id: object) -> str:
-    if not isinstance(client_id, str) or not client_id.strip():
-        raise ConfigurationError("client_id: expected a str that is not empty")
-    return client_id
 
 
 def _checked_method(auth_method: str, client_secret: object, key: object) -> str:
@@ -287,13 +288,9 @@ def _checked_secret(secret: object) -> Callable[[], object] | None:
     """A function that gives the secret as it is now."""
     if secret is None or callable(secret):
         return secret
-    if isinstance(secret, PathLike):
-        return partial(_file_secret, checked_path("client_secret", secret))
-    if not isinstance(secret, str):
+    if not isinstance(secret, (str, PathLike, Secret)):
         raise ConfigurationError(f"client_secret: expected a str, a path or a function, got {type(secret).__name__}")
-    if not secret:
-        raise ConfigurationError("client_secret: empty")
-    return Secret(secret, "client_secret").reveal
+    return given_secret("client_secret", secret).reveal
 
 
 def _checked_form(scope: object, audience: object, extra: object) -> dict[str, str | Secret]:
@@ -304,16 +301,12 @@ def _checked_form(scope: object, audience: object, extra: object) -> dict[str, s
         if not isinstance(audience, str):
             raise ConfigurationError(f"audience: expected a str, got {type(audience).__name__}")
         form["audience"] = audience
-    if extra is not None and not isinstance(extra, Mapping):
-        raise ConfigurationError(f"extra: expected a mapping, got {type(extra).__name__}")
-    for name, value in (extra or {}).items():
+    for name, value in as_dict("extra", {} if extra is None else extra).items():
         if not isinstance(name, str):
             raise ConfigurationError("extra: a name is no str")
         if name in _OURS:
             raise ConfigurationError(f"extra: {name} has an argument of its own")
-        if not isinstance(value, (str, Secret)):
-            raise ConfigurationError(f"extra: {name}: expected a str, got {type(value).__name__}")
-        form[name] = value if isinstance(value, Secret) else Secret(value, f"extra[{name!r}]")
+        form[name] = given_text(f"extra: {name}", value)
     return form
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Hashable, Mapping
 from fnmatch import translate
 
+from grpc_bearer._given import as_dict
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import ConfigurationError, TokenRejectedError
 from grpc_bearer.sources._base import Source
@@ -38,14 +39,14 @@ class RoutedSource(Source):
     """
 
     def __init__(self, routes: Mapping[str, Source]) -> None:
-        if not isinstance(routes, Mapping) or not routes:
+        if not isinstance(routes, Mapping) or not (routes := as_dict("routes", routes)):
             raise ConfigurationError("routes: expected a mapping of pattern to source, with one entry at least")
         for pattern, source in routes.items():
             if not isinstance(pattern, str) or not pattern.strip("/ "):
                 raise ConfigurationError("routes: a pattern is empty or no str")
             if not isinstance(source, Source):
                 raise ConfigurationError(f"routes: {pattern}: expected a Source, got {type(source).__name__}")
-        self._sources = list({id(source): source for source in routes.values()}.values())
+        self._sources: list[Source] = list({id(source): source for source in routes.values()}.values())
         if len({source.single_use for source in self._sources}) > 1:
             raise ConfigurationError("routes: some sources are single-use and others are not; use an auth for each")
         self.single_use: bool = self._sources[0].single_use

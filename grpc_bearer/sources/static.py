@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from grpc_bearer._given import refuse_file_name
 from grpc_bearer._token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 from grpc_bearer.sources._base import Source
@@ -21,7 +22,8 @@ class StaticSource(Source):
         token: the bare token, without a scheme. White space around it is trimmed.
 
     Raises:
-        ConfigurationError: empty, or with a character that no header may carry.
+        ConfigurationError: empty, with a character that no header may carry, in quotes, a placeholder that was not
+            filled in, or the name of a file.
 
     >>> StaticSource("s3cret").fetch(CallContext())
     Token(<hidden>)
@@ -32,6 +34,7 @@ class StaticSource(Source):
 
     def __init__(self, token: str) -> None:
         made = _made(token)
+        refuse_file_name("token", made.value)
         self._secret = Secret(made.value, "token")
         self._token = made
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from grpc_bearer._given import checked_flag
+
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -92,7 +94,8 @@ class CA:
         """For a gRPC server under these names; with `require_client`, only for clients that this authority knows."""
         certificate = self.issue(*names)
         pairs = [(certificate.key_pem, certificate.chain_pem)]
-        return grpc.ssl_server_credentials(pairs, self.pem if require_client else None, require_client)
+        clients = self.pem if checked_flag("require_client", require_client) else None
+        return grpc.ssl_server_credentials(pairs, clients, require_client)
 
     def server_context(self, *names: str) -> ssl.SSLContext:
         """For any other TLS server."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 
 from grpc_bearer._clock import Clock
+from grpc_bearer._given import checked_flag
 from grpc_bearer.testing._ledger import Attempt, Ledger
 from grpc_bearer.testing._script import Delay, Fault, Refuse, Script
 from grpc_bearer.testing._verifiers import Refusal, Verdict, Verifier
@@ -31,7 +32,7 @@ class Gate(grpc.ServerInterceptor):
     def __init__(
         self, verifier: Verifier | None, ledger: Ledger, script: Script, clock: Clock, dated: bool = False
     ) -> None:
-        self.dated = dated
+        self.dated: bool = checked_flag("dated", dated)
         self.verifier = verifier
         self.ledger = ledger
         self.script = script

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from grpc_bearer._clock import Clock
+from grpc_bearer._given import checked_flag
 from grpc_bearer.testing._ports import reserve_port
 
 __all__ = ["Exchange", "HTTPFault", "Listener", "Request", "Response"]
@@ -86,6 +87,10 @@ class Response:
     chunk: int | None = None
     pause: float = 0.0
     reset: bool = False
+
+    def __post_init__(self) -> None:
+        checked_flag("date", self.date)
+        checked_flag("reset", self.reset)
 
 
 class HTTPFault(Protocol):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from grpc_bearer._given import checked_flag
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,7 +53,7 @@ def private_pem(key: Any, *, traditional: bool = False, passphrase: bytes | None
     """The key as PEM: PKCS#8, or with `traditional` PKCS#1 (RSA) or SEC1 (EC)."""
     from cryptography.hazmat.primitives import serialization as s
 
-    how = s.PrivateFormat.TraditionalOpenSSL if traditional else s.PrivateFormat.PKCS8
+    how = s.PrivateFormat.TraditionalOpenSSL if checked_flag("traditional", traditional) else s.PrivateFormat.PKCS8
     cipher = s.BestAvailableEncryption(passphrase) if passphrase else s.NoEncryption()
     pem: bytes = key.private_bytes(s.Encoding.PEM, how, cipher)
     return pem.decode()

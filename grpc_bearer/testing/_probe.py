@@ -13,6 +13,7 @@ from typing import Any, Literal
 import grpc
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._given import checked_flag
 from grpc_bearer.testing._ca import CA
 from grpc_bearer.testing._gate import Gate
 from grpc_bearer.testing._ledger import Ledger
@@ -135,7 +136,7 @@ class ProbeServer:
         self.ledger: Ledger = Ledger()
         self.faults: Script = Script()
         self.gate: Gate = Gate(verifier, self.ledger, self.faults, clock, dated)
-        self._workers, self._require_client = workers, require_client
+        self._workers, self._require_client = workers, checked_flag("require_client", require_client)
         self._options, self._register = (*_OPTIONS, *options), tuple(register)
         self._lock = threading.Lock()
         self._server: grpc.Server | None = None

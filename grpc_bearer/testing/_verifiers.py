@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import grpc
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._given import checked_flag
 
 __all__ = ["Decode", "JWTVerifier", "OpaqueVerifier", "Refusal", "Verdict", "Verifier"]
 
@@ -210,7 +211,7 @@ class JWTVerifier(_HeaderVerifier):
         self.require_headers: tuple[str, ...] = tuple(require_headers)
         self.max_lifetime: float | None = max_lifetime
         self.leeway: float = leeway
-        self.single_use = single_use
+        self.single_use: bool = checked_flag("single_use", single_use)
         self.clock = clock
         self._decode = decode or decode_with_pyjwt
         self._seen: set[str] = set()

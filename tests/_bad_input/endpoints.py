@@ -567,11 +567,14 @@ def http_arguments() -> Iterator[Row]:
         "a header's name is a number": ({"headers": {7: m.TOKEN}}, "headers: a name is no HTTP header name"),
         "a header's value has a line break": ({"headers": {"x": f"{m.TOKEN}\n"}}, "headers: x: has a line break"),
         "a header's value is outside ASCII": ({"headers": {"x": f"{m.TOKEN}ü"}}, "headers: x: has a line break or"),
-        "a header's value is bytes": ({"headers": {"x": m.TOKEN.encode()}}, "headers: x: expected a str, got bytes"),
+        "a header's value is bytes": (
+            {"headers": {"x": m.TOKEN.encode()}},
+            "headers: x: expected a str or a path",
+        ),
         "body and json": ({"body": m.TOKEN, "json": m.BEAR}, "body, json, form: give one of them only"),
         "json and form": ({"json": m.BEAR, "form": m.BEAR}, "body, json, form: give one of them only"),
-        "body is a number": ({"body": 7}, "body: expected str, bytes or a function, got int"),
-        "body is a mapping": ({"body": m.BEAR}, "body: expected str, bytes or a function, got dict"),
+        "body is a number": ({"body": 7}, "body: expected str, bytes, a path or a function, got int"),
+        "body is a mapping": ({"body": m.BEAR}, "body: expected str, bytes, a path or a function, got dict"),
         "json holds a set": ({"json": {"secret": {m.HIDDEN}}}, "json: holds something that JSON cannot"),
         "json holds itself": ({"json": loop}, "json: holds something that JSON cannot"),
         "form is a str": ({"form": m.HIDDEN}, "form: expected a mapping, got str"),
@@ -582,8 +585,8 @@ def http_arguments() -> Iterator[Row]:
         "refresh_after has three": ({"refresh_after": (1, 2, 3)}, "refresh_after: expected a pair"),
         "refresh_after runs backwards": ({"refresh_after": (1200, 900)}, "refresh_after: the first age is above"),
         "refresh_after is below zero": ({"refresh_after": (-1, 900)}, "refresh_after: expected a number"),
-        "auth is a str": ({"auth": m.PASSWORD}, "auth: expected a pair of str"),
-        "auth is a pair of bytes": ({"auth": (b"me", m.PASSWORD.encode())}, "auth: expected a pair of str"),
+        "auth is a str": ({"auth": m.PASSWORD}, "auth: expected a pair"),
+        "auth is a pair of bytes": ({"auth": (b"me", m.PASSWORD.encode())}, "auth: user: expected a str, got bytes"),
         "the user has a colon": ({"auth": ("me:you", m.PASSWORD)}, "auth: HTTP Basic has no way"),
     }
     for state, (how, words) in rows.items():
@@ -616,7 +619,7 @@ def oauth_arguments() -> Iterator[Row]:
         "client_id is blank": ((" ", m.CLIENT_SECRET), {}, "client_id: "),
         "client_id is None": ((None, m.CLIENT_SECRET), {}, "client_id: "),
         "client_secret is missing": ((m.CLIENT_ID,), {}, "client_secret: missing; client_secret_basic sends it"),
-        "client_secret is empty": ((m.CLIENT_ID, ""), {}, "client_secret: empty"),
+        "client_secret is empty": ((m.CLIENT_ID, ""), {}, "client_secret: expected a str that is not empty"),
         "client_secret is a number": ((m.CLIENT_ID, 7), {}, "client_secret: expected a str, a path or a function"),
         "client_secret is bytes": (
             (m.CLIENT_ID, m.CLIENT_SECRET.encode()),
@@ -642,7 +645,7 @@ def oauth_arguments() -> Iterator[Row]:
             {"extra": {"client_secret": m.HIDDEN}},
             "extra: client_secret has an argument",
         ),
-        "extra holds a number": (ok, {"extra": {"resource": 7}}, "extra: resource: expected a str, got int"),
+        "extra holds a number": (ok, {"extra": {"resource": 7}}, "extra: resource: expected a str or a path, got int"),
         "extra has a name that is a number": (ok, {"extra": {7: m.HIDDEN}}, "extra: a name is no str"),
         "assertion_audience is a number": (
             (m.CLIENT_ID,),

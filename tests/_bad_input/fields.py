@@ -22,6 +22,8 @@ _WRONG = {
     "a list": ([m.HIDDEN], "expected a str, got list"),
     "an object": ({"value": m.HIDDEN}, "expected a str, got dict"),
     "true": (True, "expected a str, got bool"),
+    "of two lines": (f"{m.HIDDEN}\n{m.HIDDEN}", "has a line break in it"),
+    "not filled in": ("${CREDENTIAL}", "a placeholder that was not filled in"),
 }
 _PROFILES: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "bear": (profiles.bear, m.BEAR),
@@ -111,7 +113,7 @@ def files() -> Iterator[Row]:
             "a directory": (lambda stage: stage.directory, "cannot read|Is a directory"),
             "a token": (lambda stage: m.TOKEN, "neither a known format nor the name of a file"),
             "an endless file": (lambda stage: Path("/dev/zero"), "/dev/zero|over 262144 bytes"),
-            "a name with NUL": (lambda stage: Path("a\0b.json"), "cannot read"),
+            "a name with NUL": (lambda stage: Path("a\0b.json"), "empty, or with a NUL in it"),
             "text that breaks off": (lambda stage: m.as_text(m.BEAR)[:-2], "not JSON (line 1"),
             "None": (lambda stage: None, "expected a file, a mapping or JSON text, got NoneType"),
             "a number": (lambda stage: 7, "got int"),

@@ -215,7 +215,7 @@ def others() -> Iterator[Row]:
         yield build(
             f"skykit: encrypted {state}, a passphrase that is a number",
             ConfigurationError,
-            "passphrase: expected a str or bytes, got int",
+            "passphrase: expected a str, bytes or a path, got int",
             skykit(pem, passphrase=7),
         )
         yield build(

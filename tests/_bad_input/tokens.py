@@ -27,6 +27,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "with a lone surrogate": (f"{m.TOKEN}\udcff", "outside ASCII"),
     "with its scheme": (f"Bearer {m.TOKEN}", "begins with 'Bearer '"),
     "with its scheme in lower case": (f"bearer {m.TOKEN}", "begins with 'Bearer '"),
+    "in quotes": (f'"{m.TOKEN}"', "is in quotes"),
+    "that is a line of an .env file": (f"API_TOKEN={m.TOKEN}", "is an assignment such as TOKEN=…"),
+    "that was not filled in": ("${API_TOKEN}", "a placeholder that was not filled in"),
+    "that the document shows": ("<Your_Token_Here>", "a placeholder that was not filled in"),
     "a whole header line": (f"authorization: Bearer {m.TOKEN}", "has a space"),
 }
 _GIVEN_TO: dict[str, Callable[[str], Any]] = {

@@ -43,7 +43,12 @@ sources: list[Source] = [
     FileSource("token.txt"),
     FileSource(Path("token.json"), json_field="token", poll=1),
     HTTPTokenSource("https://localhost/token", json={"id": 7}, field="token", refresh_after=(900, 1200)),
+    HTTPTokenSource("https://localhost/token", headers={"x-key": Path("key")}, auth=("me", Path("password"))),
+    HTTPTokenSource("https://localhost/token", form={"a": "b", "secret": Path("secret")}),
+    HTTPTokenSource("https://localhost/token", body=Path("body.json")),
     ClientCredentialsSource("https://localhost/token", "me", "s3cret", scope=["read", "write"]),
+    ClientCredentialsSource("https://localhost/token", "me", Path("secret"), extra={"assertion": Path("assertion")}),
+    JWTSource("key.pem", passphrase=Path("passphrase")),
     ClientCredentialsSource("https://localhost/token", "me", key="key.pem", auth_method="private_key_jwt"),
     JWTSource("key.pem", claims={"iss": "me", "jti": PerToken(lambda: str(uuid.uuid4()))}, headers={"nonce": nonce}),
     JWTSource("key.pem", claims=lambda call: {"role": call.method}, audience=audience, lifetime=60),
@@ -54,6 +59,8 @@ StaticSource(b"t0")  # type: ignore[arg-type]
 FileSource(7)  # type: ignore[arg-type]
 FileSource("token.json", object())  # type: ignore[arg-type, call-arg]
 HTTPTokenSource("https://localhost/token", refresh_after=900)  # type: ignore[arg-type]
+HTTPTokenSource("https://localhost/token", form={"secret": None})  # type: ignore[dict-item]
+HTTPTokenSource("https://localhost/token", allow_http_loopback="no")  # type: ignore[arg-type]
 ClientCredentialsSource("https://localhost/token", "me", "s3cret", auth_method="basic")  # type: ignore[arg-type]
 RoutedSource({"*": "t0"})  # type: ignore[dict-item]
 JWTSource("key.pem", claims="iss")  # type: ignore[arg-type]

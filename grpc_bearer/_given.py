@@ -1,0 +1,156 @@
+"""How an argument is read: a switch, a number, a text, a mapping, a path. Errors name the argument, never its value."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+import threading
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from grpc_bearer.errors import ConfigurationError
+
+_LINE_BREAK = re.compile(r"[\r\n\v\f\x85\u2028\u2029]")
+# What a template or a shell should have replaced:
+# ${TOKEN}, $TOKEN, $(cat token), {{ token }}, %TOKEN%, <Your_Token_Here>.
+_PLACEHOLDER = re.compile(
+    r"\$\{[^{}]*\}|\$[A-Z_][A-Z0-9_]*|\$\([^()]*\)|\{\{.*\}\}|%[A-Z_][A-Z0-9_]*%|<[A-Za-z][\w .-]*>"
+)
+
+
+def checked_flag(field: str, value: object) -> bool:
+    """A switch: `"false"` out of a file or the environment is true to Python, so nothing but a bool is taken."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{field}: expected True or False, got {type(value).__name__}")
+    return value
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is a finite number, and one that fits into a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # 10**400
+        return False
+
+
+def checked_seconds(field: str, value: object, *, zero: bool = False) -> float:
+    """A finite time span: above 0, or, with `zero`, 0 or more."""
+    if not is_number(value) or value < 0 or (value == 0 and not zero):
+        raise ConfigurationError(f"{field}: expected a number of seconds{', 0 or more' if zero else ' above 0'}")
+    return float(value)
+
+
+def checked_wait(field: str, value: object) -> float | None:
+    """How long to wait: `None`, or seconds; no longer than the system can wait."""
+    if value is None:
+        return None
+    if not is_number(value):
+        raise ConfigurationError(f"{field}: expected a number of seconds, or None")
+    return min(float(value), threading.TIMEOUT_MAX)
+
+
+def as_dict(field: str, value: object) -> dict[Any, Any]:
+    """A copy of a mapping, whatever reading it does."""
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{field}: expected a mapping, got {type(value).__name__}")
+    failure = ""
+    try:
+        return dict(value)
+    except Exception as error:  # a mapping of somebody's own, such as one that looks things up elsewhere
+        failure = type(error).__name__
+    raise ConfigurationError(f"{field}: reading the mapping raised {failure}")
+
+
+def checked_text(field: str, value: object) -> str:
+    """A text that is to be sent or signed, trimmed as tokens are: files and copies end in a line break or a blank.
+
+    Raises:
+        ConfigurationError: no `str`, empty, of several lines, with what cannot be seen, or a placeholder.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{field}: expected a str, got {type(value).__name__}")
+    if problem := text_problem(value):
+        raise ConfigurationError(f"{field}: {problem}")
+    return value.strip()
+
+
+def text_problem(value: str) -> str:
+    """What is wrong with a text that is to be sent or signed, in words; nothing if it can be taken."""
+    text = value.strip()
+    if not text:
+        return "expected a str that is not empty"
+    if _LINE_BREAK.search(text):
+        return "has a line break in it"
+    if not text.isprintable():
+        return "has a control character, or another that cannot be seen"
+    if is_placeholder(text):
+        return UNFILLED
+    return ""
+
+
+#: What is said of a placeholder.
+UNFILLED = "a placeholder that was not filled in; put the value itself in its place"
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether the whole text is one."""
+    return _PLACEHOLDER.fullmatch(text) is not None
+
+
+# -- paths ------------------------------------------------------------------------------------------------------------
+
+
+def expanded_path(field: str, path: object) -> str:
+    """A path as text, with `~` replaced by the home folder. What it names need not be there.
+
+    Raises:
+        ConfigurationError: no path, empty, with a NUL, or there is no such home.
+    """
+    text = _fspath(path)
+    if text is None:
+        raise ConfigurationError(f"{field}: expected a path, got {type(path).__name__}")
+    if not text or "\0" in text:
+        raise ConfigurationError(f"{field}: empty, or with a NUL in it")
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise ConfigurationError(
+            f"{field}: begins with '~', and there is no such home directory; give the whole path, or './~…' for a "
+            "file of that name"
+        )
+    return found
+
+
+def _fspath(path: object) -> str | None:
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    try:
+        # Path-like objects of somebody's own may hold bytes, or raise.
+        return path if isinstance(path, str) else os.fsdecode(path)
+    except Exception:
+        return None
+
+
+def refuse_file_name(field: str, text: str) -> None:
+    """Refuse the name of a file where a secret is expected: the name would be sent in its place.
+
+    Raises:
+        ConfigurationError: there is such a file.
+    """
+    if names_file(text):
+        raise ConfigurationError(f"{field}: {A_FILE_NAME}")
+
+
+#: What is said of such a text.
+A_FILE_NAME = "this text is the name of a file, and would be sent itself; pass pathlib.Path(…) to have the file read"
+
+
+def names_file(text: str) -> bool:
+    """Whether there is a file of this name."""
+    try:
+        return not stat.S_ISDIR(os.stat(os.path.expanduser(text.strip())).st_mode)
+    except (OSError, ValueError):  # too long, with a NUL, not to be encoded
+        return False
