@@ -142,7 +142,8 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
                 "2.1); some servers refuse it",
                 stacklevel=2,
             )
-        return ((self._header, HiddenText(f"{self._scheme} {token.value}" if self._scheme else token.value)),)
+        text = HiddenText(f"{self._scheme} {token.value}" if self._scheme else token.value)
+        return ((self._header, text), *self._source.beside)
 
     @property
     def header(self) -> str:

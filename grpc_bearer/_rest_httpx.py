@@ -79,7 +79,8 @@ class HTTPXAuth(httpx.Auth):
         return None if lease.token.fingerprint == refused.token.fingerprint else lease
 
     def _with(self, request: httpx.Request, lease: Lease) -> httpx.Request:
-        ((name, value),) = lease.metadata
+        (name, value), *beside = lease.metadata
+        request.headers.update(beside)
         copied = name == "authorization" and not self._giver.single_use
         request.headers = (_Given if copied else _Uncopied)(request.headers, name, value)
         return request

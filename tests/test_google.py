@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from google.oauth2 import credentials as user_credentials
 from google.oauth2 import service_account
 from jose import verified
 
+import grpc_bearer
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import (
@@ -39,7 +41,19 @@ from grpc_bearer.errors import (
 )
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources.google import GoogleAuthSource
-from grpc_bearer.testing import CA, ManualClock, Redirect, Response, TokenServer, private_pem, throwaway_key
+from grpc_bearer.testing import (
+    CA,
+    ManualClock,
+    OpaqueVerifier,
+    ProbeRequest,
+    ProbeServer,
+    ProbeStub,
+    Redirect,
+    Response,
+    TokenServer,
+    private_pem,
+    throwaway_key,
+)
 
 KEY = throwaway_key("RS256")
 FLEET = CallContext("https://api.example.com/fleet.v1.Fleet", "List")
@@ -454,3 +468,53 @@ def test_the_way_there_and_back() -> None:
 
     with BearerAuth(credentials) as auth:
         assert auth.headers() == {"authorization": "Bearer s3cret"}
+
+
+class TestQuotaProject:
+    """Who pays for a call: google-auth sends it beside the token, and so do we."""
+
+    PAYS = ("x-goog-user-project", "who-pays")
+
+    def _credentials(self, project: str | None) -> Credentials:
+        return user_credentials.Credentials(token="t0", quota_project_id=project)
+
+    @pytest.mark.parametrize("project", ["who-pays", None])
+    def test_that_of_the_credentials_goes_out_with_each_token(self, project: str | None) -> None:
+        with ProbeServer(OpaqueVerifier(["t0"])) as server:
+            auth = BearerAuth(GoogleAuthSource(self._credentials(project)))
+            with grpc_bearer.secure_channel(server.target, server.channel_credentials(), auth=auth) as channel:
+                for _ in range(2):
+                    ProbeStub(channel).Unary(ProbeRequest(), timeout=20)
+            sent = [[pair for pair in each.metadata if pair[0] == self.PAYS[0]] for each in server.ledger]
+        assert sent == [[self.PAYS] if project else []] * 2
+        assert auth.headers() == {"authorization": "Bearer t0", **({self.PAYS[0]: project} if project else {})}
+
+    @pytest.mark.parametrize(
+        "wrap", [lambda credentials: credentials, copy.copy, lambda c: pickle.loads(pickle.dumps(c))]
+    )
+    def test_one_given_to_ours_makes_a_copy_that_sends_it(self, wrap: Any) -> None:
+        credentials = BearerAuth(functools.partial(str, "t0")).as_google_credentials()
+        with_project = wrap(credentials.with_quota_project("who-pays"))  # type: ignore[attr-defined]
+
+        for ours, expected in ((with_project, "who-pays"), (credentials, None)):
+            for how in (
+                lambda c, h: c.before_request(None, "GET", "https://api.example.com/", h),
+                lambda c, h: c.apply(h),
+            ):
+                headers: dict[str, str] = {}
+                how(ours, headers)
+                assert headers.get("x-goog-user-project") == expected
+                assert headers["authorization"] == "Bearer t0"
+
+    def test_google_api_core_sets_it(self) -> None:
+        helpers = pytest.importorskip("google.api_core.grpc_helpers", reason="no google-api-core here")
+        credentials = BearerAuth("t0").as_google_credentials()
+        with ProbeServer(OpaqueVerifier(["t0"])) as server:
+            with helpers.create_channel(
+                server.target,
+                credentials=credentials,
+                ssl_credentials=server.channel_credentials(),
+                quota_project_id="who-pays",
+            ) as channel:
+                ProbeStub(channel).Unary(ProbeRequest(), timeout=20)
+            assert self.PAYS in [tuple(pair) for each in server.ledger for pair in each.metadata]

@@ -43,6 +43,9 @@ class Source(ABC):
     #: another in its place, so that after a refusal it is worth trying again before long.
     replaceable: bool = False
 
+    #: Sent beside each token, as it is: no secrets.
+    beside: tuple[tuple[str, str], ...] = ()
+
     #: False if a shared cache has nothing to give: the token is at hand here as it is.
     worth_sharing: bool = True
 

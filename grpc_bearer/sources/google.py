@@ -41,8 +41,9 @@ _OAUTH_ERRORS = (
 class GoogleAuthSource(Shared, Source):
     """Tokens from google-auth credentials: service accounts, workload identity, user credentials, self-signed JWTs.
 
-    Only the token is used; a quota project is not sent. A token that the credentials hold already is taken as it is,
-    once. `google.auth.jwt.OnDemandCredentials` sign one token for each service, with its URL as audience.
+    A token that the credentials hold already is taken as it is, once. Their quota project goes out beside it, as
+    `x-goog-user-project`. `google.auth.jwt.OnDemandCredentials` sign one token for each service, with its URL as
+    audience.
 
     Args:
         credentials: a `google.auth.credentials.Credentials` that refreshes with blocking calls.
@@ -69,6 +70,7 @@ class GoogleAuthSource(Shared, Source):
         self._credentials = credentials
         self._request = request
         self._on_demand = _signs_on_demand(credentials)
+        self.beside: tuple[tuple[str, str], ...] = tuple(_quota_headers(credentials.quota_project_id).items())
         self._given_out = ""
 
     def key(self, context: CallContext) -> Hashable:
@@ -121,6 +123,10 @@ class GoogleAuthSource(Shared, Source):
             "load them anew in the other process (google.auth.default reads the file that "
             "GOOGLE_APPLICATION_CREDENTIALS names), or say BearerAuth(..., pickle_secrets=True)"
         )
+
+
+def _quota_headers(project: str | None) -> dict[str, str]:
+    return {"x-goog-user-project": project} if project else {}
 
 
 def _unusable(credentials: object) -> str:
@@ -199,25 +205,26 @@ class _Auth(Protocol):
     def invalidate(self, token: Token | str) -> bool: ...
 
 
-def as_google_credentials(auth: _Auth) -> Credentials:
+def as_google_credentials(auth: _Auth, quota_project_id: str | None = None) -> Credentials:
     """A `BearerAuth` as google-auth credentials, for libraries that take those.
 
     They serve `google.auth.transport.grpc.AuthMetadataPlugin`, `AuthorizedSession` and `credentials=` of Google's
     clients. Tokens stay with the auth: each request asks it, and `refresh` (after a 401) gives up only the token that
     this thread sent.
     """
-    credentials: Credentials = _credentials_class()(auth)
+    credentials: Credentials = _credentials_class()(auth, quota_project_id)
     return credentials
 
 
 @functools.cache
 def _credentials_class() -> type[Any]:
-    from google.auth.credentials import Credentials
+    from google.auth.credentials import CredentialsWithQuotaProject
 
-    class BearerCredentials(Credentials):
-        def __init__(self, auth: _Auth) -> None:
+    class BearerCredentials(CredentialsWithQuotaProject):
+        def __init__(self, auth: _Auth, quota_project_id: str | None = None) -> None:
             super().__init__()  # type: ignore[no-untyped-call]  # untyped_calls_exclude sees no super()
             self._auth = auth
+            self._quota_project_id = quota_project_id
             self._sent = threading.local()
 
         def before_request(self, request: Any, method: str, url: str, headers: MutableMapping[str, str]) -> None:
@@ -225,7 +232,11 @@ def _credentials_class() -> type[Any]:
             with _errors_for_google():
                 ours = self._auth.headers(url, method)
             self._sent.last = (ours[self._auth.header].rpartition(" ")[2], url, method)
-            headers.update(ours)
+            headers.update(ours, **_quota_headers(self.quota_project_id))
+
+        def with_quota_project(self, quota_project_id: str | None) -> Credentials:
+            credentials: Credentials = BearerCredentials(self._auth, quota_project_id)
+            return credentials
 
         def refresh(self, request: Any) -> None:
             value, url, method = getattr(self._sent, "last", ("", "", ""))
@@ -245,15 +256,15 @@ def _credentials_class() -> type[Any]:
         def apply(self, headers: MutableMapping[str, str], token: str | None = None) -> None:
             if token is None:
                 with _errors_for_google():
-                    headers.update(self._auth.headers())
+                    headers.update(self._auth.headers(), **_quota_headers(self.quota_project_id))
             else:
                 super().apply(headers, token)  # type: ignore[no-untyped-call]  # likewise
 
         def __repr__(self) -> str:
             return f"BearerCredentials({self._auth!r})"
 
-        def __reduce__(self) -> tuple[Callable[..., Credentials], tuple[_Auth]]:
-            return as_google_credentials, (self._auth,)
+        def __reduce__(self) -> tuple[Callable[..., Credentials], tuple[_Auth, str | None]]:
+            return as_google_credentials, (self._auth, self.quota_project_id)
 
     return BearerCredentials
 
