@@ -400,7 +400,7 @@ asyncio.run(main())
 
 
 class TestAConnectionThatEnds:
-    """In a process of its own: where writes meet a GOAWAY, gRPC's core crashes now and then, with plain calls as well."""
+    """In a process of its own: where writes meet a GOAWAY, gRPC's core crashes now and then, with plain calls too."""
 
     @pytest.mark.parametrize("kind", ["ClientStream", "BidiStream"])
     def test_a_writer_does_not_wait_for_a_call_that_core_has_lost(self, kind: str) -> None:
