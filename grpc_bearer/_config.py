@@ -166,7 +166,7 @@ def given_by(file: ConfigFile, name: str | None) -> tuple[str, Given]:
 
     # Its name in log lines, events and metrics, unless it says another.
     folder = Path(os.getcwd(), file.path).parent  # a later chdir changes nothing
-    distrust = functools.partial(distrusted, file.path)
+    distrust = functools.partial(distrusted, file.path, file.text)
     return chosen, Given({"name": chosen, **file.auths[chosen]}, where, folder, distrusted=distrust)
 
 

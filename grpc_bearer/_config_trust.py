@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from pathlib import Path
 
+from grpc_bearer._credentials import read_file
+
 _OTHERS, _GROUP = stat.S_IWOTH, stat.S_IWGRP
 
 
-def distrusted(path: Path) -> str:
-    """Why the file's words are not to be run, and what to do; nothing if only this user and root can write it.
+def distrusted(path: Path, text: str) -> str:
+    """Why the words that were read from a file are not to be run, and what to do; nothing if only this user and root
+    can have written them.
 
     As OpenSSH does with its own configuration, the folders above count as well: who may write there can put another
-    file in its place. Windows keeps that in lists that Python cannot read; there the user's own folder protects it.
+    file in its place. A link may have led elsewhere when the file was read, so it is read once more where all that was
+    looked at is. Windows keeps that in lists that Python cannot read; there the user's own folder protects it.
     """
     if os.name != "posix":
         return ""
     try:
         path = path.resolve(strict=True)
-        status = path.stat()
-        if status.st_uid not in (0, os.geteuid()):
-            return f"names a module to import, but {path} belongs to another user, who could name any; make it your own"
         for each in (path, *path.parents):
             status = each.stat()
+            if status.st_uid not in (0, os.geteuid()):
+                return (
+                    f"names a module to import, but {each} belongs to another user, who could name any; make it your "
+                    "own or root's"
+                )
             # In a sticky folder (/tmp) nobody can replace what is another's.
             if _writable(status) and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
                 mode = f"{stat.S_IMODE(status.st_mode):04o}"
@@ -33,6 +40,8 @@ def distrusted(path: Path) -> str:
                 )
     except OSError as error:
         return f"names a module to import, but who can write {path} cannot be told: {error.strerror}"
+    if read_file(path, "config").removeprefix(codecs.BOM_UTF8) != text.encode():
+        return "names a module to import, but another file was put in its place meanwhile; load it again"
     return ""
 
 

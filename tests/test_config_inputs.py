@@ -14,6 +14,8 @@ import pytest
 
 import grpc_bearer
 from grpc_bearer import _config_trust
+from grpc_bearer._config import given_by, read_config
+from grpc_bearer._config_spec import specified
 from tests.test_config import TOKEN, refused, write
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="modes and owners are POSIX's")
@@ -203,6 +205,40 @@ def test_a_file_of_another_user_imports_nothing(tmp_path: Path, marked: Callable
     with pytest.raises(grpc_bearer.ConfigurationError, match="belongs to another user, who could name any"):
         grpc_bearer.load("a", path)
     assert not marked()
+
+
+@posix_only
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives folders away")
+def test_a_folder_of_another_user_is_as_bad_at_every_height(tmp_path: Path, marked: Callable[[], bool]) -> None:
+    folder = tmp_path / "theirs" / "mine"
+    folder.mkdir(parents=True)
+    os.chown(tmp_path / "theirs", 12345, -1)
+
+    assert f"but {tmp_path}/theirs belongs to another user, who could" in refused(folder, IMPORTING["function"])
+    assert not marked()
+
+
+@posix_only
+def test_what_was_read_through_a_link_that_led_elsewhere_meanwhile_is_not_run(tmp_path: Path) -> None:
+    good = write(tmp_path, IMPORTING["function"], "good.toml")
+    theirs = write(tmp_path, IMPORTING["function"].replace("never_imported_by_load", "theirs"), "theirs.toml")
+    link = tmp_path / "auths.toml"
+    link.symlink_to(theirs)
+    file = read_config(link)
+    link.unlink()
+    link.symlink_to(good)
+
+    with pytest.raises(grpc_bearer.ConfigurationError, match="but another file was put in its place meanwhile"):
+        specified(given_by(file, "a")[1])
+    assert specified(given_by(read_config(good), "a")[1])
+
+
+@posix_only
+def test_a_file_with_a_byte_order_mark_names_modules_as_well(tmp_path: Path, marked: Callable[[], bool]) -> None:
+    path = write(tmp_path, f"\ufeff{IMPORTING['function']}")
+
+    assert grpc_bearer.load("a", path).token().value == "a"
+    assert marked()
 
 
 @posix_only

@@ -254,6 +254,12 @@ def test_line_breaks_and_blanks_around_a_text_are_cut_off(around: str, endpoint:
     openfx = profiles.openfx({"name": text("k-1"), "privateKey": text(PEM)}, audience=text("api"), issuer=text("us"))
     assert {name: claims(openfx)[name] for name in ("sub", "aud", "iss")} == {"sub": "k-1", "aud": ["api"], "iss": "us"}
     assert jwt.get_unverified_header(openfx.token().value)["kid"] == "k-1"
+    asked = form_of(endpoint.shown(endpoint.client(scope=[text("read"), text("write")], audience=text("api"))))
+    assert (asked["scope"], asked["audience"]) == (["read write"], ["api"])
+    signed = {"auth_method": "private_key_jwt", "key": KEY, "assertion_audience": text("the-server")}
+    assertion = form_of(endpoint.shown(endpoint.client(secret=None, key_id=text("k-2"), **signed)))["client_assertion"]
+    assert jwt.decode(assertion[0], KEY.public_key(), audience="the-server", algorithms=["ES256"])["sub"] == "me"
+    assert jwt.get_unverified_header(assertion[0])["kid"] == "k-2"
 
 
 TAKES_A_TEXT: dict[str, Callable[[str], object]] = {
@@ -264,6 +270,8 @@ TAKES_A_TEXT: dict[str, Callable[[str], object]] = {
     "credentials: api_key": lambda text: profiles.bear({**BEAR, "api_key": text}),
     "credentials: secret": lambda text: profiles.bear({**BEAR, "secret": text}),
     "credentials: name": lambda text: profiles.openfx({"name": text, "privateKey": PEM}),
+    "scope": lambda text: ClientCredentialsSource(URL, "me", SECRET, scope=["read", text]),
+    "audience": lambda text: ClientCredentialsSource(URL, "me", SECRET, audience=text),
     "issuer": lambda text: profiles.skykit(private_pem(throwaway_key("RS256")), text),
 }
 

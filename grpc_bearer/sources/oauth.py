@@ -116,7 +116,14 @@ class ClientCredentialsSource(Source):
         self._assertion = (
             None
             if key is None
-            else _assertion_source(self._client_id, assertion_audience or token_url, key, algorithm, passphrase, key_id)
+            else _assertion_source(
+                self._client_id,
+                token_url if assertion_audience is None else checked_text("assertion_audience", assertion_audience),
+                key,
+                algorithm,
+                passphrase,
+                None if key_id is None else checked_text("key_id", key_id),
+            )
         )
         self._form = _checked_form(scope, audience, extra)
         written_here = client_secret is None or isinstance(client_secret, str)
@@ -298,9 +305,7 @@ def _checked_form(scope: object, audience: object, extra: object) -> dict[str, s
     if scope is not None:
         form["scope"] = _checked_scope(scope)
     if audience is not None:
-        if not isinstance(audience, str):
-            raise ConfigurationError(f"audience: expected a str, got {type(audience).__name__}")
-        form["audience"] = audience
+        form["audience"] = checked_text("audience", audience)
     for name, value in as_dict("extra", {} if extra is None else extra).items():
         if not isinstance(name, str):
             raise ConfigurationError("extra: a name is no str")
@@ -311,9 +316,7 @@ def _checked_form(scope: object, audience: object, extra: object) -> dict[str, s
 
 
 def _checked_scope(scope: object) -> str:
-    if isinstance(scope, str):
-        return scope
-    scopes = list(scope) if isinstance(scope, Iterable) else [None]
+    scopes = [scope] if isinstance(scope, str) else list(scope) if isinstance(scope, Iterable) else [None]
     if not all(isinstance(item, str) for item in scopes):
         raise ConfigurationError("scope: expected a str, or several in a list")
-    return " ".join(map(str, scopes))
+    return " ".join(checked_text("scope", item) for item in scopes if item)

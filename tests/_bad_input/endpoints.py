@@ -652,7 +652,13 @@ def oauth_arguments() -> Iterator[Row]:
             {"auth_method": "private_key_jwt", "key": m.P256, "assertion_audience": {7}},
             "aud",
         ),
-        "key_id is a set": ((m.CLIENT_ID,), {"auth_method": "private_key_jwt", "key": m.P256, "key_id": {7}}, "kid"),
+        "key_id is a set": (
+            (m.CLIENT_ID,),
+            {"auth_method": "private_key_jwt", "key": m.P256, "key_id": {7}},
+            "key_id: expected a str, got set",
+        ),
+        "scope has a line break": (ok, {"scope": f"read\n{m.HIDDEN}"}, "scope: has a line break in it"),
+        "audience is not filled in": (ok, {"audience": "${AUDIENCE}"}, "audience: a placeholder"),
     }
     for state, (args, how, words) in rows.items():
         yield build(f"ClientCredentialsSource: {state}", ConfigurationError, words, source(*args, **how))
