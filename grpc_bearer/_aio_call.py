@@ -217,6 +217,7 @@ class AioCall(aio.Call):
             if look_again < _PATIENCE:
                 self._loop.call_later(look_again, self._settle, inner, 2 * look_again)
                 return
+            self._lost()
         replayable = not self._seen and (self._replay is None or self._replay.rewind())
         obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
         # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
@@ -232,6 +233,9 @@ class AioCall(aio.Call):
             self._pause = self._loop.call_later(delay, self._advance)
         else:
             self._advance()
+
+    def _lost(self) -> None:
+        """The status of the attempt at hand does not come any more."""
 
     def _make_way(self, inner: Any) -> bool:
         """Let the status of an attempt come through that shows only the placeholder for it; whether it is coming."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
@@ -45,9 +46,9 @@ class _StreamResponse(AioCall):
             self._rest = None
         super()._take(inner, carrier)
 
-    def _end(self, shown: Any) -> None:
-        super()._end(shown)
-        if self._rest is not None and not self._rest.done():
+    def _lost(self) -> None:
+        # What was read until now is still for the user; more does not come.
+        if self._rest is not None:
             self._rest.cancel()
 
     def _make_way(self, inner: Any) -> bool:
@@ -59,23 +60,16 @@ class _StreamResponse(AioCall):
 
     async def _read_rest(self, inner: Any) -> deque[Any]:
         rest: deque[Any] = deque()
-        while (message := await inner._read()) is not aio.EOF:
-            self._first()
-            self._came = True
-            rest.append(message)
+        with contextlib.suppress(asyncio.CancelledError):  # by `_lost`
+            while (message := await inner._read()) is not aio.EOF:
+                self._first()
+                self._came = True
+                rest.append(message)
         return rest
-
-    async def _read_already(self, reading: asyncio.Task[deque[Any]]) -> deque[Any]:
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            if reading.cancelled():  # by `_end`, and not the task that waits here
-                return deque()
-            raise
 
     async def _receive(self, receive: Callable[[], Awaitable[Any]]) -> Any:
         """The next message, or EOF."""
-        if self._rest is not None and (rest := await self._read_already(self._rest)):
+        if self._rest is not None and (rest := await asyncio.shield(self._rest)):
             return rest.popleft()
         self._receiving = True
         try:
