@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import warnings
@@ -172,7 +171,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
     async def atoken(self, url: str = "", method: str = "") -> Token:
         """`token` without blocking the event loop. Cancelling it cancels nobody else's wait."""
-        lease = await asyncio.wrap_future(self._engine.future(self._context(url, method)))
+        lease = await self._engine.atoken(self._context(url, method))
         return lease.token
 
     def headers(self, url: str = "", method: str = "", *, timeout: float | None = None) -> dict[str, str]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextvars
 import inspect
 import logging
-import threading
+import os
+from _thread import RLock  # what is in threading is a function around it
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from grpc_bearer._clock import Clock
+from grpc_bearer._clock import Clock, Elapsed
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._notify import Notifier, Tale
+from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources._base import Source
@@ -40,9 +43,7 @@ fetching_for: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVa
 
 def system_random() -> float:
     """A number in [0, 1), from the system: nothing that a forked child would share."""
-    import random
-
-    return random.SystemRandom().random()
+    return int.from_bytes(os.urandom(6), "big") / 2**48
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +57,15 @@ class Fetcher:
     timeout: float
     keep_warm: bool
     notify: Notifier
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Monotonic time that goes on while the machine sleeps: what all times of the engine are on.
+    elapsed: Elapsed = field(init=False)
+    wall: Callable[[], float] = field(init=False)  # not corrected: to learn of an error is no time that has passed
+    lock: RLock = field(default_factory=RLock)  # a finalizer may want it on the thread that has it
+
+    def __post_init__(self) -> None:
+        clock = self.clock
+        self.wall = clock.base.time if isinstance(clock, SkewedClock) else clock.time
+        self.elapsed = Elapsed(clock.monotonic, self.wall)
 
     @property
     def name(self) -> str:
@@ -67,24 +76,34 @@ class Fetcher:
         """What observers are to hear of the next fetch."""
         return Tale(self.notify, self.clock.monotonic, ahead=ahead, quiet=quiet)
 
+    def caller(self, context: CallContext) -> contextvars.Context:
+        """The context variables to fetch in: those at hand, or none for a token that is everybody's."""
+        if self.source.personal(context):
+            return contextvars.copy_context()
+        nobody = contextvars.Context()
+        nobody.run(fetching_for.set, fetching_for.get())
+        return nobody
+
     def key(self, context: CallContext) -> Hashable | GrpcBearerError:
         """The source's key for this call; an error if it gives none that can be one."""
         try:
             key = self.source.key(context)
             hash(key)
         except BaseException as error:
+            if is_interrupt(error):
+                raise
             return _wrapped(error, f"{self.name}.key")
         return key
 
     def fetch(self, context: CallContext) -> Fetched:
-        """A token with its metadata, or an error of ours: nothing escapes, not even a `SystemExit`."""
+        """A token with its metadata, or an error of ours; only what is meant for the program goes through."""
         try:
             token = self.source.fetch(context)
             if isinstance(token, Token):
                 metadata = self.metadata_of(token)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                raise  # the user's own: whoever called settles what waits, and lets it through
+            if is_interrupt(error):
+                raise
             return _wrapped(error, f"{self.name}.fetch")
         if inspect.iscoroutine(token):
             token.close()
@@ -126,6 +145,11 @@ class Fetcher:
 def is_lasting(error: GrpcBearerError) -> bool:
     """Whether trying again soon is of no use. After garbage it is: a proxy may have sent that."""
     return not getattr(error, "retryable", False) and not isinstance(error, TokenFormatError)
+
+
+def threadless_error() -> GrpcBearerError:
+    """For a fetch that has nowhere to run."""
+    return TokenUnavailableError("the system gives no thread to fetch a token on")
 
 
 def closed_error() -> GrpcBearerError:

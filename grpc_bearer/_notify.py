@@ -1,24 +1,36 @@
 """Who is told of events, and how: one `Notifier` an auth, and one `Tale` a fetch.
 
-Where nobody listens, what is routine is not even made: the events and the log's words for them are imported when the
-first of them is told.
+Where nobody listens, what is routine is not even made. What is told is told by a worker, outside of the fetch that it
+is about: a log handler may wait for another thread, and that thread for this very token.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextvars
 import itertools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from grpc_bearer import _workers
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._observers import checked_observer, everywhere
+from grpc_bearer._promise import Latch
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 
 if TYPE_CHECKING:
     from grpc_bearer.events import Event, Observer
+
+#: Whoever has something to tell goes on after this time, in seconds, though observers have not heard it yet. As a rule
+#: they have at once, so that a program which counts them finds what belongs to a call when the call is over.
+HEARD_WITHIN = 0.5
+#: So much may wait to be told; behind an observer that hangs the oldest is forgotten.
+BACKLOG = 1000
 
 _LOGGER = logging.getLogger("grpc_bearer")
 _here = threading.local()
@@ -37,7 +49,7 @@ class Notifier:
         monotonic: where the log reads time.
     """
 
-    __slots__ = ("_log", "_monotonic", "_observers", "who")
+    __slots__ = ("_log", "_monotonic", "_news", "_observers", "_teller", "_telling", "who")
 
     def __init__(
         self,
@@ -50,6 +62,9 @@ class Notifier:
         self._observers = tuple(observers)
         self._monotonic = monotonic
         self._log: Observer | None = None
+        self._news: deque[tuple[contextvars.Context, Event, Latch]] = deque(maxlen=BACKLOG)
+        self._telling = _thread.allocate_lock()
+        self._teller = 0  # the ident of the thread that tells
 
     @property
     def heard(self) -> bool:
@@ -61,29 +76,60 @@ class Notifier:
         """Whether anybody listens to what is routine, which is DEBUG to the log."""
         return self.heard or _LOGGER.isEnabledFor(logging.DEBUG)
 
-    def __call__(self, event: Event) -> None:
-        """Tell everybody, here and now; or later, inside of `held_back`."""
+    def __call__(self, event: Event, *, wait: bool = True) -> None:
+        """Tell everybody, in order; or later, inside of `held_back`.
+
+        Args:
+            event: what happened.
+            wait: go on when all have heard it, or after `HEARD_WITHIN`.
+        """
         held = getattr(_here, "held", None)
         if held is not None:
             held.append((self, event))
             return
+        heard = Latch()
+        self._news.append((contextvars.copy_context(), event, heard))
+        _workers.prompt(self._tell)
+        if wait and self._teller != _thread.get_ident():  # an observer may cause an event itself
+            heard.wait(HEARD_WITHIN)
+
+    def _tell(self) -> None:
+        while self._news:
+            if not self._telling.acquire(blocking=False):
+                return  # who is at it comes to these, too
+            try:
+                self._teller = _thread.get_ident()
+                while self._news:
+                    context, event, heard = self._news.popleft()
+                    context.run(self._tell_all, event)
+                    heard.open()
+            finally:
+                self._teller = 0
+                self._telling.release()
+
+    def _tell_all(self, event: Event) -> None:
         if self._log is None:
             from grpc_bearer._log import Log
 
-            self._log = Log(self._monotonic)  # two threads may both: a line too many harms nobody
+            self._log = Log(self._monotonic)
         for observer in (self._log, *self._observers, *everywhere):
             try:
                 observer(event)
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                    raise  # the user's own
+                if is_interrupt(error):  # without a thread to be had this is the caller's
+                    raise
                 _complain(observer, error)
+
+    def after_fork_in_child(self) -> None:
+        """What was being told is the parent's to tell."""
+        _workers.bury((self._news, self._telling))
+        self._news, self._telling, self._teller = deque(maxlen=BACKLOG), _thread.allocate_lock(), 0
 
     def skew(self, previous: float, offset: float) -> None:
         """Tell that the correction of this machine's clock has changed."""
         from grpc_bearer.events import SkewLearnt
 
-        self(SkewLearnt(*self.who, offset=offset, previous=previous))
+        self(SkewLearnt(*self.who, offset=offset, previous=previous), wait=False)
 
 
 def _complain(observer: object, error: BaseException) -> None:
@@ -147,7 +193,7 @@ class Tale:
         if not self._quiet and self._notify.routine_heard:
             from grpc_bearer.events import FetchBegun
 
-            self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead))
+            self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead), wait=False)
 
     def fetched(self, lifetime: float | None, *, failures: int = 0, kept: bool = True) -> None:
         """Tell that it brought a token, which lives for so long."""

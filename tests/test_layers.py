@@ -19,8 +19,8 @@ PACKAGE = "grpc_bearer"
 # The house, from the ground up. A module may import from the lines above its own, never from its own line or below it.
 # Modules named without the package's name; "" is the package itself. What protoc generated counts as one module.
 LAYERS = """
-errors _version _streams _workers _replay _identity _grpc_private _around
-_bare _terminal
+errors _version _streams _interrupts _identity _grpc_private _around
+_workers _promise _replay _bare _terminal
 _observers
 events
 _log

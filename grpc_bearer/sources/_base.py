@@ -62,6 +62,13 @@ class Source(ABC):
         """Which calls may share a token: those with equal keys. The default is one token for all."""
         return ()
 
+    def personal(self, context: CallContext) -> bool:
+        """Whether `key` may tell callers apart by their context variables; `fetch` then runs in those of the caller.
+
+        Else it runs in none, for its token is everybody's. The default: if the class has a `key` of its own.
+        """
+        return getattr(self.key, "__func__", None) is not Source.key
+
     def identity(self) -> Identity | None:
         """Who this source is, for a cache that processes share: whoever gives an equal one may use its tokens.
 

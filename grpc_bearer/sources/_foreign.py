@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import grpc
 
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer.errors import GrpcBearerError, TokenRejectedError, TokenUnavailableError
 
 T = TypeVar("T")
@@ -21,7 +22,15 @@ def scrubbed(error: BaseException, where: str) -> GrpcBearerError:
         return error.with_traceback(None)
     if isinstance(error, grpc.RpcError):
         return _of_call(error, where)
-    return TokenUnavailableError(f"{where}: raised {type(error).__name__}")
+    return TokenUnavailableError(f"{where}: raised {type(error).__name__}{hint(error)}")
+
+
+def hint(error: BaseException) -> str:
+    """More on an error that a function of the user's has raised, if its type says enough."""
+    if type(error) is not LookupError:
+        return ""
+    # What a context variable raises that is not set.
+    return "; without key= a token is everybody's, and its function runs without the context variables of any caller"
 
 
 # What a service says to a credential that it does not take: to ask again soon is of no use.
@@ -50,6 +59,8 @@ def called(where: str, function: Callable[..., T], *args: object) -> T:
         return function(*args)
     # SystemExit as well: on a worker thread it would end the thread, not the program, and nobody would be told.
     except (Exception, CancelledError, SystemExit) as error:
+        if is_interrupt(error):
+            raise
         failure = scrubbed(error, where)
     raise failure
 

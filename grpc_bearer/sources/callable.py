@@ -76,6 +76,10 @@ class CallableSource(Source):
             return self._key(context)
         return (context.service_url, context.method) if self._wants_context else ()
 
+    def personal(self, context: CallContext) -> bool:
+        """If there is a `key`, which may ask who calls."""
+        return self._key is not None
+
     def refuse_wait(self) -> None:
         """Refuse to wait on the thread of the loop that is to make the token: it would wait for itself.
 

@@ -116,6 +116,10 @@ class JWTSource(Source):
             return ()
         return self._headers.key(context), self._claims.key(context)
 
+    def personal(self, context: CallContext) -> bool:
+        """If functions of the call decide the key, in which all that they gave is."""
+        return self._keyed
+
     def identity(self) -> Identity | None:
         """The key and what is written the same into each token; what varies by call is in `key`."""
         if self._signer.private is None:
