@@ -62,6 +62,7 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
     def __init__(
         self, begun: Callable[[], Trial], replay: Once | ReplayBuffer | None, inner: Any, carrier: Carrier
     ) -> None:
+        self._final = False  # the attempt at hand is the one that counts
         self.args = ()  # an exception keeps what it was made with
         self._begun = begun
         self._replay = replay
@@ -70,7 +71,6 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         self._changed: threading.Condition | None = None  # made for the first who waits
         self._inner = inner  # the attempt at hand; None between attempts
         self._carrier = carrier
-        self._final = False  # the attempt at hand is the one that counts
         self._seen = False  # headers or a message of the answer have reached the user
         self._reading = 0  # how many are inside next(): they will know whether a message came
         self._cancelled = False

@@ -127,7 +127,9 @@ class Engine:
     def _found(self, context: CallContext) -> Entry | None:
         try:
             return self._only or self._entries.get(self._source.key(context))
-        except Exception:  # of key(); request() will tell
+        except Exception as error:  # of key(); request() will tell
+            if is_interrupt(error):
+                raise
             return None
 
     def peek(self, context: CallContext) -> Lease | None:
