@@ -6,6 +6,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 import grpc
@@ -14,6 +15,7 @@ from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._engine import Engine
 from grpc_bearer._given import checked_flag, checked_wait
 from grpc_bearer._misplaced import NotCredentials
+from grpc_bearer._grpc_private import load_plugin_wrapper
 from grpc_bearer._notify import Notifier, checked_name, checked_observers
 from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import (
@@ -112,6 +114,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._source = as_source(source)
+        _load(self._source)
         self._header = checked_header_name(header)
         self._scheme = checked_scheme(scheme)
         self._keep_warm = checked_flag("keep_warm", keep_warm)
@@ -238,6 +241,13 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         }
         args = self._source, self._header, self._scheme, options
         return (_unsealed, (_with_secrets(args),)) if self._pickle_secrets else (_rebuild, args)
+
+
+def _load(source: Source) -> None:
+    """Import what only a fetch, a failure or a refusal needs: there it could fail, where no more files can be opened."""
+    for name in ("hashlib", "grpc_bearer._diagnosis", *source.needs):
+        import_module(name)
+    load_plugin_wrapper()
 
 
 def _rebuild(source: Source, header: str, scheme: str, options: dict[str, Any]) -> BearerAuth:

@@ -123,15 +123,12 @@ class Fetcher:
 
     def backoff(self, strikes: int, error: GrpcBearerError | None = None, *, lasting: bool = False) -> float:
         """Seconds to leave the source alone, spread by a fifth either way; never less than it asked for itself."""
-        from tenacity import RetryCallState, Retrying, wait_exponential
-
         if lasting:
             first, longest = REPLACEABLE if self.source.replaceable else LASTING
         else:
             first, longest = PASSING
-        attempt = RetryCallState(Retrying(), None, (), {})
-        attempt.attempt_number = strikes
-        delay = wait_exponential(multiplier=first, max=longest, exp_base=GROWTH)(attempt)
+        # By hand, for to import tenacity is to open files, and this is where a fetch ends that could open none.
+        delay = min(first * GROWTH ** min(strikes - 1, 100), longest)
         asked_for = getattr(error, "retry_after", None) or 0.0
         return max(delay * (0.8 + 0.4 * self.jitter()), min(asked_for, RETRY_AFTER_MAX))
 

@@ -49,7 +49,7 @@ class Notifier:
         monotonic: where the log reads time.
     """
 
-    __slots__ = ("_log", "_monotonic", "_news", "_observers", "_teller", "_telling", "who")
+    __slots__ = ("_log", "_news", "_observers", "_teller", "_telling", "who")
 
     def __init__(
         self,
@@ -60,8 +60,9 @@ class Notifier:
     ) -> None:
         self.who: tuple[str, str] = (auth, source)
         self._observers = tuple(observers)
-        self._monotonic = monotonic
-        self._log: Observer | None = None
+        from grpc_bearer._log import Log  # with the events: what is to be told must not depend on files any more
+
+        self._log = Log(monotonic)
         self._news: deque[tuple[contextvars.Context, Event, Latch]] = deque(maxlen=BACKLOG)
         self._telling = _thread.allocate_lock()
         self._teller = 0  # the ident of the thread that tells
@@ -108,10 +109,6 @@ class Notifier:
                 self._telling.release()
 
     def _tell_all(self, event: Event) -> None:
-        if self._log is None:
-            from grpc_bearer._log import Log
-
-            self._log = Log(self._monotonic)
         for observer in (self._log, *self._observers, *everywhere):
             try:
                 observer(event)

@@ -49,10 +49,11 @@ cache._cached
 _entry
 _presign
 _engine
+_diagnosis
 _auth _attempts
 _retry _combine
 _fork
-_diagnosis _door
+_door
 _security
 _trial
 _ends _aio_ends
