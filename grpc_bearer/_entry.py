@@ -9,6 +9,7 @@ worker is launched by whoever waits for it next.
 from __future__ import annotations
 
 import _thread
+import contextvars
 import functools
 import math
 import weakref
@@ -75,7 +76,7 @@ class Fetch:
 
     def __init__(self, fetcher: Fetcher, context: CallContext, *, ahead: bool) -> None:
         self.context = context
-        self.caller = fetcher.caller(context)
+        self.caller = contextvars.copy_context()
         self.tale = fetcher.tale(ahead=ahead)
         self.pending: Pending = Promise()
         self.launched = False
@@ -359,7 +360,9 @@ class Entry:
     def _refresh_idle(self) -> None:
         """On behalf of the last one who asked: in their context variables, and only if they still have this key."""
         last = self._last
-        if last is not None:
+        if last is not None and self._key is UNKEYED:
+            self._refresh_for(last.context)
+        elif last is not None:
             last.caller.copy().run(self._refresh_for, last.context)
 
     def _refresh_for(self, context: CallContext) -> None:

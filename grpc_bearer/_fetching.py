@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import inspect
 import logging
 import os
@@ -18,6 +17,7 @@ from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._foreign import fetching_for as fetching_for
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 Fetched: TypeAlias = tuple[Token, Metadata] | GrpcBearerError
@@ -34,12 +34,6 @@ GROWTH = 1.6
 RETRY_AFTER_MAX = 3600.0
 
 _LOGGER = logging.getLogger("grpc_bearer")
-
-#: What this thread of control is fetching for: a source that asks for its own token would wait for itself.
-fetching_for: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar(
-    "grpc_bearer_fetching_for", default=()
-)
-
 
 def system_random() -> float:
     """A number in [0, 1), from the system: nothing that a forked child would share."""
@@ -75,14 +69,6 @@ class Fetcher:
     def tale(self, *, ahead: bool = False, quiet: bool = False) -> Tale:
         """What observers are to hear of the next fetch."""
         return Tale(self.notify, self.clock.monotonic, ahead=ahead, quiet=quiet)
-
-    def caller(self, context: CallContext) -> contextvars.Context:
-        """The context variables to fetch in: those at hand, or none for a token that is everybody's."""
-        if self.source.personal(context):
-            return contextvars.copy_context()
-        nobody = contextvars.Context()
-        nobody.run(fetching_for.set, fetching_for.get())
-        return nobody
 
     def key(self, context: CallContext) -> Hashable | GrpcBearerError:
         """The source's key for this call; an error if it gives none that can be one."""

@@ -1,7 +1,7 @@
 """Who is told of events, and how: one `Notifier` an auth, and one `Tale` a fetch.
 
-Where nobody listens, what is routine is not even made. What is told is told by a worker, outside of the fetch that it
-is about: a log handler may wait for another thread, and that thread for this very token.
+Where nobody listens, what is routine is not even made. The log is written by a worker, outside of the fetch that it is
+about: a handler may wait for another thread, and that thread for this very token.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 if TYPE_CHECKING:
     from grpc_bearer.events import Event, Observer
 
-#: Whoever has something to tell goes on after this time, in seconds, though observers have not heard it yet. As a rule
-#: they have at once, so that a program which counts them finds what belongs to a call when the call is over.
-HEARD_WITHIN = 0.5
-#: So much may wait to be told; behind an observer that hangs the oldest is forgotten.
+#: Whoever has something to say goes on after this time, in seconds, though it is not written yet. As a rule it is at
+#: once, so that who reads the log after a call finds there what belongs to it.
+WRITTEN_WITHIN = 0.5
+#: So many lines may wait; behind a handler that hangs the oldest are forgotten.
 BACKLOG = 1000
 
 _LOGGER = logging.getLogger("grpc_bearer")
@@ -49,7 +49,7 @@ class Notifier:
         monotonic: where the log reads time.
     """
 
-    __slots__ = ("_log", "_news", "_observers", "_teller", "_telling", "who")
+    __slots__ = ("_lines", "_log", "_observers", "_writer", "_writing", "who")
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class Notifier:
         from grpc_bearer._log import Log  # with the events: what is to be told must not depend on files any more
 
         self._log = Log(monotonic)
-        self._news: deque[tuple[contextvars.Context, Event, Latch]] = deque(maxlen=BACKLOG)
-        self._telling = _thread.allocate_lock()
-        self._teller = 0  # the ident of the thread that tells
+        self._lines: deque[tuple[contextvars.Context, Event, Latch]] = deque(maxlen=BACKLOG)
+        self._writing = _thread.allocate_lock()
+        self._writer = 0  # the ident of the thread that writes
 
     @property
     def heard(self) -> bool:
@@ -78,49 +78,59 @@ class Notifier:
         return self.heard or _LOGGER.isEnabledFor(logging.DEBUG)
 
     def __call__(self, event: Event, *, wait: bool = True) -> None:
-        """Tell everybody, in order; or later, inside of `held_back`.
+        """Tell everybody, here and now, and the log; or later, inside of `held_back`.
 
         Args:
             event: what happened.
-            wait: go on when all have heard it, or after `HEARD_WITHIN`.
+            wait: go on when the log has been written, or after `WRITTEN_WITHIN`.
         """
         held = getattr(_here, "held", None)
         if held is not None:
             held.append((self, event))
             return
-        heard = Latch()
-        self._news.append((contextvars.copy_context(), event, heard))
-        _workers.prompt(self._tell)
-        if wait and self._teller != _thread.get_ident():  # an observer may cause an event itself
-            heard.wait(HEARD_WITHIN)
-
-    def _tell(self) -> None:
-        while self._news:
-            if not self._telling.acquire(blocking=False):
-                return  # who is at it comes to these, too
-            try:
-                self._teller = _thread.get_ident()
-                while self._news:
-                    context, event, heard = self._news.popleft()
-                    context.run(self._tell_all, event)
-                    heard.open()
-            finally:
-                self._teller = 0
-                self._telling.release()
-
-    def _tell_all(self, event: Event) -> None:
-        for observer in (self._log, *self._observers, *everywhere):
+        written = self._have_written(event)
+        for observer in (*self._observers, *everywhere):
             try:
                 observer(event)
             except BaseException as error:
-                if is_interrupt(error):  # without a thread to be had this is the caller's
+                if is_interrupt(error):
                     raise
                 _complain(observer, error)
+        if wait and written is not None and self._writer != _thread.get_ident():  # a handler may cause an event itself
+            written.wait(WRITTEN_WITHIN)
+
+    def _have_written(self, event: Event) -> Latch | None:
+        """Have a worker write a line, if the log wants one; what opens when it is written."""
+        if not self._log.wants(event):
+            return None
+        written = Latch()
+        self._lines.append((contextvars.copy_context(), event, written))
+        _workers.prompt(self._write)
+        return written
+
+    def _write(self) -> None:
+        while self._lines:
+            if not self._writing.acquire(blocking=False):
+                return  # who is at it comes to these, too
+            try:
+                self._writer = _thread.get_ident()
+                while self._lines:
+                    context, event, written = self._lines.popleft()
+                    try:
+                        context.run(self._log, event)
+                    except BaseException as error:
+                        if is_interrupt(error):  # without a thread to be had this is the caller's
+                            raise
+                        _complain(self._log, error)
+                    written.open()
+            finally:
+                self._writer = 0
+                self._writing.release()
 
     def after_fork_in_child(self) -> None:
-        """What was being told is the parent's to tell."""
-        _workers.bury((self._news, self._telling))
-        self._news, self._telling, self._teller = deque(maxlen=BACKLOG), _thread.allocate_lock(), 0
+        """What was being written is the parent's to write."""
+        _workers.bury((self._lines, self._writing))
+        self._lines, self._writing, self._writer = deque(maxlen=BACKLOG), _thread.allocate_lock(), 0
 
     def skew(self, previous: float, offset: float) -> None:
         """Tell that the correction of this machine's clock has changed."""

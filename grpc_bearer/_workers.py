@@ -30,7 +30,7 @@ Job: TypeAlias = Callable[[], object]
 #: More fetches than this do not run at once in a process; the others wait for their turn.
 MAX_WORKERS = 16
 #: A job that takes longer than this is one that hangs, in seconds: it no longer counts, and another worker may begin.
-SLOW = 5.0
+SLOW = 2.0
 #: So many threads there are at most of workers that fetch, however many hang.
 MAX_THREADS = 512
 #: So many workers stay when there is nothing to do.

@@ -260,13 +260,7 @@ def test_deliver_is_called_without_the_lock(make: Any) -> None:
 def test_the_fetch_sees_the_context_variables_of_the_caller_that_began_it(make: Any) -> None:
     WHO.set("acme")
 
-    assert value(make(ByUrl(lambda: Token(WHO.get("nobody"))))) == "acme"
-
-
-def test_a_token_that_is_everybody_s_is_fetched_in_nobody_s_context(make: Any) -> None:
-    WHO.set("acme")
-
-    assert value(make(Scripted(lambda: Token(WHO.get("nobody"))))) == "nobody"
+    assert value(make(Scripted(lambda: Token(WHO.get("nobody"))))) == "acme"
 
 
 # ------------------------------------------------------------------------------------------------- life of a token
@@ -566,7 +560,7 @@ def test_patient_calls_wait_for_a_fetch_that_takes_too_long(make: Any, clock: Ma
 
 def test_patient_calls_keep_their_context_variables(make: Any, clock: ManualClock) -> None:
     seen: list[str] = []
-    source = ByUrl(TokenUnavailableError("down"), lambda: seen.append(WHO.get()) or source.fresh())
+    source = Scripted(TokenUnavailableError("down"), lambda: seen.append(WHO.get()) or source.fresh())
     engine = make(source)
     future = contextvars.copy_context().run(lambda: (WHO.set("me"), patient(engine))[1])
     settled(engine)

@@ -191,7 +191,7 @@ def test_a_refresh_ahead_is_told_as_such(clock: ManualClock, ear: Ear, make: Cal
 
     assert ear.kinds() == ["FetchBegun", "TokenFetched"]
     assert [event.ahead for event in ear.heard] == [True, True]  # type: ignore[attr-defined]
-    assert all(name.startswith("grpc-bearer-prompt") for name in ear.threads)
+    assert all(name.startswith("grpc-bearer-worker") for name in ear.threads)
 
 
 def test_what_is_kept_warm_is_fetched_ahead(clock: ManualClock, ear: Ear, make: Callable[..., BearerAuth]) -> None:
@@ -652,17 +652,6 @@ def test_a_log_handler_that_waits_for_whoever_waits_for_the_token_stalls_nobody(
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-def test_an_observer_that_hangs_stalls_no_fetch(clock: ManualClock, make: Callable[..., BearerAuth]) -> None:
-    going_on = threading.Event()
-    auth = make(Scripted(clock), observers=[lambda event: going_on.wait(PATIENCE)])
-    try:
-        first = auth.token(timeout=PATIENCE)
-        auth.invalidate(first)
-        assert [first.value, auth.token(timeout=PATIENCE).value] == ["t1", "t2"]
-    finally:
-        going_on.set()
 
 
 def test_whatever_an_observer_raises_strands_nobody(clock: ManualClock, make: Callable[..., BearerAuth]) -> None:

@@ -31,7 +31,8 @@ _skew
 _token _credentials _misplaced
 _keys _failure
 _signing
-sources._base sources._answer sources._foreign sources._threads
+sources._foreign
+sources._base sources._answer sources._threads
 sources._wire sources._files sources._members sources._loop
 sources._secrets sources._segment
 sources._http

@@ -57,9 +57,6 @@ class CachedSource(Source):
     def refuse_wait(self) -> None:
         self._source.refuse_wait()
 
-    def personal(self, context: CallContext) -> bool:
-        return self._source.personal(context)
-
     def close(self) -> None:
         """Close the source. The cache stays: others use it too."""
         self._source.close()

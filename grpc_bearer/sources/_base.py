@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
 from grpc_bearer._token import CallContext, Token
+from grpc_bearer.sources._foreign import nobody
 
 if TYPE_CHECKING:
     from grpc_bearer._identity import Identity
@@ -65,12 +67,9 @@ class Source(ABC):
         """Which calls may share a token: those with equal keys. The default is one token for all."""
         return ()
 
-    def personal(self, context: CallContext) -> bool:
-        """Whether `key` may tell callers apart by their context variables; `fetch` then runs in those of the caller.
-
-        Else it runs in none, for its token is everybody's. The default: if the class has a `key` of its own.
-        """
-        return getattr(self.key, "__func__", None) is not Source.key
+    def _seen_by_functions(self) -> Context:
+        """The context variables that functions of the user's see: the caller's where a `key` may tell callers apart."""
+        return nobody() if getattr(self.key, "__func__", None) is Source.key else copy_context()
 
     def identity(self) -> Identity | None:
         """Who this source is, for a cache that processes share: whoever gives an equal one may use its tokens.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable
+from contextvars import Context, ContextVar
 from typing import TypeVar
 
 import grpc
@@ -12,6 +13,23 @@ from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer.errors import GrpcBearerError, TokenRejectedError, TokenUnavailableError
 
 T = TypeVar("T")
+
+#: What this thread of control is fetching for: a source that asks for its own token would wait for itself.
+fetching_for: ContextVar[tuple[object, ...]] = ContextVar("grpc_bearer_fetching_for", default=())
+
+
+#: What else of the work at hand goes along where the caller's variables do not: called here, it gives what is called
+#: there.
+carried: list[Callable[[], Callable[[], object]]] = []
+
+
+def nobody() -> Context:
+    """Context variables of no caller, for functions whose token is everybody's: what they see must not decide it."""
+    context = Context()
+    context.run(fetching_for.set, fetching_for.get())
+    for carry in list(carried):
+        context.run(carry())
+    return context
 
 
 def scrubbed(error: BaseException, where: str) -> GrpcBearerError:

@@ -80,10 +80,6 @@ class GoogleAuthSource(Shared, Source):
         """The service URL if it is the audience of a token."""
         return context.service_url if self._on_demand else ()
 
-    def personal(self, context: CallContext) -> bool:
-        """Never: a service's token is the same for all callers."""
-        return False
-
     def fetch(self, context: CallContext) -> Token:
         """The token that google-auth holds, if it has not been given out yet; else a new one.
 

@@ -175,7 +175,7 @@ class HTTPTokenSource(Source):
             return headers, _to_bytes(self._body.reveal())
         if self._body is None:
             return headers, None
-        body = called("body", self._body)
+        body = self._seen_by_functions().run(called, "body", self._body)
         if not isinstance(body, (Mapping, list)):
             return headers, _encoded(body)
         kind = headers.get("content-type")

@@ -178,7 +178,7 @@ class ClientCredentialsSource(Source):
 
     def _shown(self) -> tuple[str, dict[str, str]]:
         """The secret and the form as they are now."""
-        secret = "" if self._secret is None else _current(self._secret)
+        secret = "" if self._secret is None else self._seen_by_functions().run(_current, self._secret)
         return secret, {name: revealed(value) for name, value in self._form.items()}
 
     def identity(self) -> Identity | None:

@@ -79,10 +79,6 @@ class RoutedSource(Source):
         number = self._route(context)
         return number, self._sources[number].key(context)
 
-    def personal(self, context: CallContext) -> bool:
-        """As the source says that the call is routed to."""
-        return self._sources[self._route(context)].personal(context)
-
     def fetch(self, context: CallContext) -> Token:
         """The token of the source that the call is routed to."""
         return self._sources[self._route(context)].fetch(context)
