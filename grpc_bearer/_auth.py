@@ -126,6 +126,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         self._clock = SkewedClock(base, notify.skew)
         # What is signed here has no others.
         self._looks_at_characters = self._scheme.lower() == "bearer" and not self._source.signs
+        self._anywhere = CallContext("", "", self._clock)
         self._cache, self._pickle_secrets = cache, pickle_secrets
         self._engine = Engine(
             self._source if cache is None else _cached(self._source, cache),
@@ -217,7 +218,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         self._engine.request(self._context(context.service_url, context.method_name), deliver, own_thread=True)
 
     def _context(self, url: str, method: str) -> CallContext:
-        return CallContext(url, method, self._clock)
+        return CallContext(url, method, self._clock) if url or method else self._anywhere
 
     def as_google_credentials(self) -> Credentials:
         """This auth as google-auth credentials, for libraries that take those."""
@@ -244,7 +245,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
 
 def _load(source: Source) -> None:
-    """Import what only a fetch, a failure or a refusal needs: there it could fail, where no more files can be opened."""
+    """Import what only a fetch, a failure or a refusal needs: by then there may be no more files to be opened."""
     for name in ("hashlib", "grpc_bearer._diagnosis", *source.needs):
         import_module(name)
     load_plugin_wrapper()

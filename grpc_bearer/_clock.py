@@ -31,8 +31,8 @@ STEP = 1.0
 class Elapsed:
     """Monotonic time that goes on while the machine sleeps.
 
-    A machine's monotonic clock may stand still then; its wall clock does not. So what the wall clock is ahead by, all of
-    a sudden, counts as time that has passed: a token that was valid for an hour is not, an hour later. A wall clock that
+    A machine's monotonic clock may stand still then; its wall clock does not. So what the wall clock is suddenly ahead
+    by counts as time that has passed: a token that was valid for an hour is not, an hour later. A wall clock that
     somebody puts forward looks the same, and costs a fetch; one that is put back changes nothing.
 
     >>> from grpc_bearer.testing import ManualClock

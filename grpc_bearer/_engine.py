@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import math
 import os
 import weakref
 from _thread import RLock
@@ -21,21 +20,25 @@ from typing import TypeAlias
 
 from grpc_bearer import _workers
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
-from grpc_bearer._entry import UNKEYED, Answer, Deliver, Entry, Lease, Outcome, Pending, telling
+from grpc_bearer._entry import UNKEYED, Answer, Entry
 from grpc_bearer._fetching import (
+    Deliver,
     Fetcher,
+    Lease,
     Metadata,
     closed_error,
     fetching_for,
     is_lasting,
     system_random,
+    telling,
     threadless_error,
 )
 from grpc_bearer._interrupts import is_interrupt
-from grpc_bearer._notify import Notifier, Tale
+from grpc_bearer._notify import Notifier
 from grpc_bearer._presign import Presigned
-from grpc_bearer._promise import Latch, Promise
+from grpc_bearer._promise import Latch
 from grpc_bearer._refresh import Decision
+from grpc_bearer._single_use import SingleUse
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 from grpc_bearer.sources._base import Source
@@ -48,9 +51,6 @@ FETCH_TIMEOUT = 60.0
 #: Says, as long as it is asked, whether a call still waits for its token.
 Patient: TypeAlias = Callable[[], bool]
 
-# So many single-use tokens may be fetched at once on gRPC's own threads; more go through the workers, which are few. A
-# source whose own calls go through the channel that it serves would else ask itself without end.
-_OWN_THREADS = 64
 # So many entries are looked at to find one that can go, which keeps a new key cheap however many there are.
 _CANDIDATES = 8
 
@@ -99,7 +99,7 @@ class Engine:
         self._closed = self._released = False
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
         self._evicted: weakref.WeakSet[Entry] = weakref.WeakSet()  # those whose fetch is still in flight
-        self._loose: set[Pending] = set()  # what waits for single-use tokens
+        self._single_use = SingleUse(self._fetcher)
         # Most sources have one token for all: their only entry is at hand without asking for a key.
         keyed = getattr(source.key, "__func__", None) is not Source.key
         self._only = None if keyed else self._entries.setdefault((), Entry(self._fetcher, UNKEYED))
@@ -282,8 +282,7 @@ class Engine:
             self._presigned.close()
         for entry in entries:
             entry.close()
-        for pending in list(self._loose):
-            _workers.prompt(functools.partial(self._settle_loose, pending, closed_error()))
+        self._single_use.close()
         if not self._released:
             self._source.close()
             self._released = True
@@ -367,72 +366,12 @@ class Engine:
     def _request_single_use(self, context: CallContext, deliver: Deliver, own_thread: bool) -> None:
         if self._fetcher in fetching_for.get():
             deliver(None, self._asks_itself())
-            return
-        lease = self.take(context)
-        if lease is not None:
+        elif (lease := self.take(context)) is not None:
             deliver(lease, None)
-            return
-        if self._closed:
+        elif self._closed:
             deliver(None, closed_error())
-            return
-        tale = self._fetcher.tale(quiet=not self.notify.heard)
-        if self._source.local:
-            telling(deliver)(contextvars.copy_context().run(self._make_single_use, context, tale))
-            return
-        pending: Pending = Promise()
-        pending.then(telling(deliver))
-        job = functools.partial(contextvars.copy_context().run, self._fetch_single_use, pending, context, tale)
-        try:
-            self._loose.add(pending)
-            cancel = self._fetcher.clock.call_later(
-                self._fetcher.timeout, functools.partial(self._give_up, pending, tale)
-            )
-            pending.then(lambda _: cancel())
-            if own_thread and len(self._loose) <= _OWN_THREADS:
-                job()
-            else:
-                _workers.submit(job)
-        except RuntimeError:
-            error = threadless_error()
-            tale.failed(error)
-            self._settle_loose(pending, error)
-        except BaseException:
-            self._loose.discard(pending)
-            raise
-
-    def _give_up(self, pending: Pending, tale: Tale) -> None:
-        if not pending.kept:
-            tale.overdue(self._fetcher.timeout, usable=False)
-            self._settle_loose(pending, self._fetcher.overdue_error())
-
-    def _fetch_single_use(self, pending: Pending, context: CallContext, tale: Tale) -> None:
-        outcome: Outcome = TokenUnavailableError(f"{self._fetcher.name}.fetch: interrupted")
-        try:
-            outcome = closed_error() if pending.kept else self._make_single_use(context, tale)
-        finally:
-            self._settle_loose(pending, outcome)
-
-    def _make_single_use(self, context: CallContext, tale: Tale) -> Outcome:
-        fetching_for.set((*fetching_for.get(), self._fetcher))
-        tale.begun()
-        fetched = self._fetcher.fetch_single_use(context)
-        outcome: Outcome = (
-            fetched if isinstance(fetched, GrpcBearerError) else Lease(*fetched, fresh_until=-math.inf)
-        )
-        self._end_tale(tale, outcome)
-        return outcome
-
-    def _end_tale(self, tale: Tale, outcome: Outcome) -> None:
-        if isinstance(outcome, Lease):
-            at = outcome.token.expires_at
-            tale.fetched(None if at is None else at - self._fetcher.clock.time(), kept=False)
         else:
-            tale.failed(outcome, retry_in=None if self._closed else 0.0)
-
-    def _settle_loose(self, pending: Pending, outcome: Outcome) -> None:
-        self._loose.discard(pending)
-        pending.keep(outcome)
-        pending.tell()
+            self._single_use.request(context, deliver, own_thread)
 
     def _asks_itself(self) -> GrpcBearerError:
         return TokenUnavailableError(f"{self._fetcher.name} asks, in order to fetch a token, for that very token")
@@ -443,8 +382,7 @@ class Engine:
         """No other thread is here any more, whoever held the lock; see `Entry.after_fork_in_child`."""
         self._fetcher.lock = RLock()
         self.notify.after_fork_in_child()
-        _workers.bury(self._loose)
-        self._loose = set()
+        self._single_use.after_fork_in_child()
         if self._presigned is not None:
             self._presigned.after_fork_in_child()
         for entry in self._entries.values():

@@ -15,13 +15,16 @@ import math
 import weakref
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import NamedTuple
 
 from grpc_bearer import _refresh, _workers
 from grpc_bearer._fetching import (
     Fetcher,
+    Lease,
     Metadata,
+    Outcome,
+    Pending,
     closed_error,
     expired_error,
     fetching_for,
@@ -32,30 +35,6 @@ from grpc_bearer._promise import Promise
 from grpc_bearer._refresh import Decision, State, Verdict
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A token ready to be sent.
-
-    Args:
-        token: the token.
-        metadata: the same as gRPC metadata, made once a token.
-        fresh_until: the monotonic time until which it may be used without asking again: its refresh point, or later
-            while a fetch is under way or in backoff.
-        fresh_until_wall: the same on the wall clock, which goes on while the machine sleeps.
-    """
-
-    token: Token
-    metadata: Metadata = field(repr=False)
-    fresh_until: float
-    fresh_until_wall: float = math.inf
-
-
-Deliver: TypeAlias = Callable[[Lease | None, GrpcBearerError | None], None]
-Outcome: TypeAlias = Lease | GrpcBearerError
-#: What waits for a fetch. Its value may be an error: an exception instance is never shared.
-Pending: TypeAlias = Promise[Outcome]
 
 #: Seconds after which a resting call is asked whether it still waits: backoffs may be long, and calls end.
 LOOK_AROUND = 5.0
@@ -405,18 +384,6 @@ def _nothing() -> None:
 def _told(context: CallContext, state: State) -> CallContext:
     """The context with the token that was refused: a source with a cache of its own must not give that one again."""
     return context if state.refusal is None else replace(context, refused=state.refusal.fingerprint)
-
-
-def telling(deliver: Deliver) -> Callable[[Outcome], None]:
-    """What calls `deliver` with an outcome: an error as an instance of its own."""
-    return functools.partial(_tell, deliver)  # no closure: thousands may wait, and this is small
-
-
-def _tell(deliver: Deliver, outcome: Outcome) -> None:
-    if isinstance(outcome, Lease):
-        deliver(outcome, None)
-    else:
-        deliver(None, outcome.fresh())
 
 
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
+import math
 import os
 from _thread import RLock  # what is in threading is a function around it
 from collections.abc import Callable, Hashable
@@ -13,6 +15,7 @@ from typing import TypeAlias
 from grpc_bearer._clock import Clock, Elapsed
 from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._notify import Notifier, Tale
+from grpc_bearer._promise import Promise
 from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
@@ -35,9 +38,34 @@ RETRY_AFTER_MAX = 3600.0
 
 _LOGGER = logging.getLogger("grpc_bearer")
 
+
 def system_random() -> float:
     """A number in [0, 1), from the system: nothing that a forked child would share."""
     return int.from_bytes(os.urandom(6), "big") / 2**48
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A token ready to be sent.
+
+    Args:
+        token: the token.
+        metadata: the same as gRPC metadata, made once a token.
+        fresh_until: the monotonic time until which it may be used without asking again: its refresh point, or later
+            while a fetch is under way or in backoff.
+        fresh_until_wall: the same on the wall clock, which goes on while the machine sleeps.
+    """
+
+    token: Token
+    metadata: Metadata = field(repr=False)
+    fresh_until: float
+    fresh_until_wall: float = math.inf
+
+
+Deliver: TypeAlias = Callable[[Lease | None, GrpcBearerError | None], None]
+Outcome: TypeAlias = Lease | GrpcBearerError
+#: What waits for a fetch. Its value may be an error: an exception instance is never shared.
+Pending: TypeAlias = Promise[Outcome]
 
 
 @dataclass(slots=True, eq=False)
@@ -123,6 +151,18 @@ class Fetcher:
         return TokenUnavailableError(
             f"{self.name}.fetch: no token after {self.timeout:g} s; it goes on, and its token will serve later calls"
         )
+
+
+def telling(deliver: Deliver) -> Callable[[Outcome], None]:
+    """What calls `deliver` with an outcome: an error as an instance of its own."""
+    return functools.partial(_tell, deliver)  # no closure: thousands may wait, and this is small
+
+
+def _tell(deliver: Deliver, outcome: Outcome) -> None:
+    if isinstance(outcome, Lease):
+        deliver(outcome, None)
+    else:
+        deliver(None, outcome.fresh())
 
 
 def is_lasting(error: GrpcBearerError) -> bool:

@@ -27,7 +27,7 @@ def _handlers() -> set[CodeType]:
     found = set()
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
-        call = getattr(type(handler), "__call__", None)
+        call = getattr(type(handler), "__call__", None)  # noqa: B004  # of an object, its code
         code = getattr(handler, "__code__", None) or getattr(call, "__code__", None)
         if isinstance(code, CodeType):
             found.add(code)

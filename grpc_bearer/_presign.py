@@ -18,8 +18,7 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from grpc_bearer import _workers
-from grpc_bearer._entry import Lease
-from grpc_bearer._fetching import Fetcher, fetching_for
+from grpc_bearer._fetching import Fetcher, Lease, fetching_for
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import GrpcBearerError
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import future_of
 from _redis import RedisServer, redis_server
 from cryptography.hazmat.primitives.asymmetric import ec
+from doors import future_of
 
 from grpc_bearer import (
     BearerAuth,

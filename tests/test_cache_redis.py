@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import future_of
 from _redis import BINARY, RedisServer, free_port, redis_server, wait_for
+from doors import future_of
 
 from grpc_bearer import BearerAuth, ConfigurationError, SharedCache, Token
 from grpc_bearer.cache import _bounded

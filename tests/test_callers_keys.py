@@ -131,6 +131,8 @@ def test_a_claim_made_anew_for_each_token_sees_no_caller_where_callers_share_it(
 
 
 def test_a_function_that_asks_for_its_own_token_is_told_so_though_it_sees_no_caller() -> None:
-    with BearerAuth(lambda: auth.token(timeout=5).value) as auth:
-        with pytest.raises(TokenError, match="that very token"):
-            auth.token(timeout=5)
+    with (
+        BearerAuth(lambda: auth.token(timeout=5).value) as auth,
+        pytest.raises(TokenError, match="that very token"),
+    ):
+        auth.token(timeout=5)

@@ -782,7 +782,7 @@ def test_an_event_is_a_frozen_value_of_plain_things(kind: type[Event]) -> None:
 
 
 def test_events_are_imported_when_an_auth_is_built() -> None:
-    """Not before, for many programs import and never call; nor later, for during a fetch no file may be left to open."""
+    """Not before, for many programs import and never call; nor later, when no file may be left to open."""
     script = """
 import sys
 import grpc_bearer

@@ -48,7 +48,7 @@ cache._shared cache._judged
 cache cache._errand
 cache._cached
 _entry
-_presign
+_presign _single_use
 _engine
 _diagnosis
 _auth _attempts

@@ -10,14 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
 import pytest
 from doors import PATIENCE, eventually
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, StaticSource, Token, _workers
+from grpc_bearer import BearerAuth, StaticSource, _workers
 from grpc_bearer.errors import TokenUnavailableError
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 

@@ -19,7 +19,7 @@ from grpc_bearer._token import Token
 from grpc_bearer.errors import TokenFormatError
 
 #: What it imports to seal and to open; see `Source.needs`.
-NEEDS = (
+NEEDS: tuple[str, ...] = (
     "cryptography.exceptions",
     "cryptography.hazmat.primitives.ciphers.aead",
     "cryptography.hazmat.primitives.hashes",

@@ -48,7 +48,7 @@ class Source(ABC):
     #: Sent beside each token, as it is: no secrets.
     beside: tuple[tuple[str, str], ...] = ()
 
-    #: Modules that `fetch` imports, for the auth to import when it is built: during a fetch no file may be left to open.
+    #: Modules that `fetch` imports, for the auth to import when it is built: later no file may be left to open.
     needs: tuple[str, ...] = ()
 
     #: False if a shared cache has nothing to give: the token is at hand here as it is.

@@ -44,7 +44,7 @@ File = str | PathLike[str]
 
 
 #: What a request imports; see `Source.needs`.
-NEEDS = ("grpc_bearer.sources._wire",)
+NEEDS: tuple[str, ...] = ("grpc_bearer.sources._wire",)
 
 
 class Endpoint:

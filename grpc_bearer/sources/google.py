@@ -61,7 +61,7 @@ class GoogleAuthSource(Shared, Source):
     Token(<hidden>)
     """
 
-    needs = (*NEEDS, "google.auth.exceptions", "grpc_bearer.sources._google_transport")
+    needs: tuple[str, ...] = (*NEEDS, "google.auth.exceptions", "grpc_bearer.sources._google_transport")
 
     def __init__(self, credentials: Credentials, *, request: Callable[..., Any] | None = None) -> None:
         if problem := _unusable(credentials):

@@ -82,7 +82,7 @@ class HTTPTokenSource(Source):
     HTTPTokenSource(host='auth.example.com')
     """
 
-    needs = NEEDS
+    needs: tuple[str, ...] = NEEDS
 
     def __init__(
         self,

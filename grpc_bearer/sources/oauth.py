@@ -78,7 +78,7 @@ class ClientCredentialsSource(Source):
     ClientCredentialsSource(host='auth.example.com', auth_method='client_secret_basic')
     """
 
-    needs = NEEDS
+    needs: tuple[str, ...] = NEEDS
 
     def __init__(
         self,
