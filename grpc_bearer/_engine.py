@@ -115,6 +115,11 @@ class Engine:
         return self._source.single_use
 
     @property
+    def local(self) -> bool:
+        """Whether a fetch takes no time to speak of; see `Source.local`."""
+        return self._source.local
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed

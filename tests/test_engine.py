@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import future_of
+from doors import eventually, future_of
 
 from grpc_bearer import _workers
 from grpc_bearer._clock import Clock
@@ -172,8 +172,7 @@ def test_a_thousand_waiters_park_no_thread(make: Any) -> None:
 
     assert threading.active_count() == before
     source.gate.set()
-    settled(engine)
-    assert len(value_of) == 1000
+    assert eventually(lambda: len(value_of) == 1000)
     assert None not in value_of
 
 
@@ -251,7 +250,7 @@ def test_deliver_is_called_without_the_lock(make: Any) -> None:
 
     engine.request(CALL, deliver)
     source.gate.set()
-    settled(engine)
+    assert eventually(lambda: held == [False])
     engine.request(CALL, deliver)
 
     assert held == [False, False]

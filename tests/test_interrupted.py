@@ -5,14 +5,18 @@ Without `INTERRUPT_EVERY_LINE=1` in the environment it is each fifth.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 from _refusing import Place, place
+from doors import future_of
 from interrupts import Interruption, Limit, Stop
 
 from grpc_bearer import BearerAuth
@@ -21,6 +25,7 @@ from grpc_bearer.testing import ProbeRequest
 pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal on this system"),
     pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # of tasks that a loop leaves behind
 ]
 
 SOON = 5.0  # seconds: what a call after the interrupted one may take, and never does
@@ -78,6 +83,9 @@ ACTS: dict[str, Act] = {
 }
 
 
+ASYNCIO: dict[str, Act] = {"atoken": lambda here, auth, stub: asyncio.run(asyncio.wait_for(auth.atoken(), SOON))}
+
+
 def interrupted(here: Place, setting: Setting, act: Act, interruption: Interruption) -> BaseException | None:
     """What the act raised; and afterwards a call works, with this auth on this channel and with another."""
     caught: BaseException | None = None
@@ -106,6 +114,39 @@ def _in_grpc_s_hands(caught: BaseException | None) -> bool:
 
 def chosen(lines: int) -> range:
     return range(1, lines + 1, STRIDE)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_exit_at_any_line_ends_an_event_loop_and_leaves_everything_working(
+    here: Place, setting: str, raised: type[BaseException]
+) -> None:
+    """What else is raised in a callback of a loop the loop keeps to itself, whosoever's callback it is."""
+    counted = Interruption(0)
+    interrupted(here, SETTINGS[setting], ASYNCIO["atoken"], counted)
+    for at in chosen(counted.lines):
+        interruption = Interruption(at, raised)
+        caught = interrupted(here, SETTINGS[setting], ASYNCIO["atoken"], interruption)
+        assert not interruption.where or isinstance(caught, raised), interruption.where
+
+
+@pytest.mark.parametrize("raised", RAISED)
+def test_a_close_that_was_interrupted_is_done_by_the_next(here: Place, raised: type[BaseException]) -> None:
+    at, lines = 0, 1
+    while at <= lines:
+        gate = threading.Event()
+        auth, other = BearerAuth(lambda gate=gate: gate.wait(SOON) and "late"), here.auth()  # type: ignore[misc]
+        waiting = [future_of(auth._engine) for _ in range(3)]
+        interruption = Interruption(at, raised)
+        with contextlib.suppress(raised), interruption.watching():
+            auth.close()
+        auth.close()
+
+        assert {str(future.exception(SOON)) for future in waiting} == {"the auth is closed; make a new one"}
+        assert other.token(timeout=SOON), interruption.where
+        gate.set()
+        lines = max(lines, interruption.lines) if at == 0 else lines
+        at += 1
 
 
 @pytest.mark.parametrize("raised", RAISED)
