@@ -14,8 +14,8 @@ import grpc
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._engine import Engine
 from grpc_bearer._given import checked_flag, checked_wait
-from grpc_bearer._misplaced import NotCredentials
 from grpc_bearer._grpc_private import load_plugin_wrapper
+from grpc_bearer._misplaced import NotCredentials
 from grpc_bearer._notify import Notifier, checked_name, checked_observers
 from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import (
