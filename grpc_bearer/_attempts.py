@@ -14,6 +14,9 @@ from grpc_bearer._engine import Engine, Lease
 from grpc_bearer._failure import Failure
 from grpc_bearer._token import CallContext
 
+#: Seconds for which a source is waited for that does no I/O.
+PATIENCE = 1.0
+
 #: Seconds until the next attempt, from the failure, the attempts made and the seconds gone; `None`: there is none.
 Decide = Callable[[Failure, int, float], "float | None"]
 
@@ -31,7 +34,10 @@ def replaceable(engine: Engine, lease: Lease, context: CallContext) -> bool:
     if not renewable(engine, lease, context) or engine.single_use:
         return engine.single_use
     others: list[Lease | None] = []
-    engine.request(context, lambda other, error: others.append(other))
+    if engine.local:  # no time to speak of
+        others += (engine.wait(context, PATIENCE) or ())[:1]
+    else:
+        engine.request(context, lambda other, error: others.append(other))
     return not others or (others[0] is not None and others[0].token.fingerprint != lease.token.fingerprint)
 
 

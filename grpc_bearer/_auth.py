@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 import grpc
@@ -14,6 +14,7 @@ import grpc
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._engine import Engine
 from grpc_bearer._given import checked_flag, checked_wait
+from grpc_bearer._grpc_private import load_plugin_wrapper
 from grpc_bearer._misplaced import NotCredentials
 from grpc_bearer._notify import Notifier, checked_name, checked_observers
 from grpc_bearer._skew import SkewedClock
@@ -113,6 +114,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._source = as_source(source)
+        _load(self._source)
         self._header = checked_header_name(header)
         self._scheme = checked_scheme(scheme)
         self._keep_warm = checked_flag("keep_warm", keep_warm)
@@ -124,6 +126,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         self._clock = SkewedClock(base, notify.skew)
         # What is signed here has no others.
         self._looks_at_characters = self._scheme.lower() == "bearer" and not self._source.signs
+        self._anywhere = CallContext("", "", self._clock)
         self._cache, self._pickle_secrets = cache, pickle_secrets
         self._engine = Engine(
             self._source if cache is None else _cached(self._source, cache),
@@ -172,7 +175,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
     async def atoken(self, url: str = "", method: str = "") -> Token:
         """`token` without blocking the event loop. Cancelling it cancels nobody else's wait."""
-        lease = await asyncio.wrap_future(self._engine.future(self._context(url, method)))
+        lease = await self._engine.atoken(self._context(url, method))
         return lease.token
 
     def headers(self, url: str = "", method: str = "", *, timeout: float | None = None) -> dict[str, str]:
@@ -215,7 +218,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         self._engine.request(self._context(context.service_url, context.method_name), deliver, own_thread=True)
 
     def _context(self, url: str, method: str) -> CallContext:
-        return CallContext(url, method, self._clock)
+        return CallContext(url, method, self._clock) if url or method else self._anywhere
 
     def as_google_credentials(self) -> Credentials:
         """This auth as google-auth credentials, for libraries that take those."""
@@ -239,6 +242,13 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         }
         args = self._source, self._header, self._scheme, options
         return (_unsealed, (_with_secrets(args),)) if self._pickle_secrets else (_rebuild, args)
+
+
+def _load(source: Source) -> None:
+    """Import what only a fetch, a failure or a refusal needs: by then there may be no more files to be opened."""
+    for name in ("hashlib", "grpc_bearer._diagnosis", *source.needs):
+        import_module(name)
+    load_plugin_wrapper()
 
 
 def _rebuild(source: Source, header: str, scheme: str, options: dict[str, Any]) -> BearerAuth:

@@ -19,10 +19,12 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer import _workers
 from grpc_bearer._clock import SYSTEM_CLOCK
 from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._ends import concluded, deadline_exceeded, failure_of, raised_later, tokenless
 from grpc_bearer._engine import Lease
+from grpc_bearer._fetching import threadless_error
 from grpc_bearer._replay import Once, ReplayBuffer
 from grpc_bearer._trial import SENT_OR_SEEN, Trial
 from grpc_bearer.errors import GrpcBearerError
@@ -60,6 +62,7 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
     def __init__(
         self, begun: Callable[[], Trial], replay: Once | ReplayBuffer | None, inner: Any, carrier: Carrier
     ) -> None:
+        self._final = False  # the attempt at hand is the one that counts
         self.args = ()  # an exception keeps what it was made with
         self._begun = begun
         self._replay = replay
@@ -68,7 +71,6 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         self._changed: threading.Condition | None = None  # made for the first who waits
         self._inner = inner  # the attempt at hand; None between attempts
         self._carrier = carrier
-        self._final = False  # the attempt at hand is the one that counts
         self._seen = False  # headers or a message of the answer have reached the user
         self._reading = 0  # how many are inside next(): they will know whether a message came
         self._cancelled = False
@@ -117,25 +119,27 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
             if lease is None or lease.token.fingerprint == trial.avoid:
                 self._end(tokenless(trial, error))
             elif self._blocks:  # and not the thread that brings everybody's tokens
-                threading.Thread(target=self._begin_with, args=(lease,), name="grpc-bearer-call", daemon=True).start()
+                _workers.prompt(functools.partial(self._begin_with, lease))
             else:
                 self._begin_with(lease)
 
         trial.request(deliver)
         left = trial.left()
         if left is not None and self._inner is None:
-            cancel = SYSTEM_CLOCK.call_later(left, self._expire)
-            self.add_done_callback(lambda _: cancel())
+            try:
+                cancel = SYSTEM_CLOCK.call_later(left, self._expire)
+            except RuntimeError:
+                self._end(tokenless(trial, threadless_error()))
+            else:
+                self.add_done_callback(lambda _: cancel())
 
     def _begin_with(self, lease: Lease) -> None:
         metadata = (*(self._trial.metadata or ()), *lease.metadata)
         self._take(raised_later(lambda: self._trial.attempt(metadata, self._trial.credentials)), lease)
 
     def _expire(self) -> None:
-        """On the timer's thread, which others wait for too: what users hung on to the end of the call may take long."""
         if self._inner is None:
-            end = functools.partial(self._end, deadline_exceeded())
-            threading.Thread(target=end, name="grpc-bearer-deadline", daemon=True).start()
+            self._end(deadline_exceeded())
 
     def _take(self, inner: Any, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
@@ -172,19 +176,15 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
             self._finish()
             return True
         if delay > 0:
-            self._stop_pause = SYSTEM_CLOCK.call_later(delay, self._resume)
-            if self._final:  # cancelled since: `_finish` had no pause to stop
+            try:
+                self._stop_pause = SYSTEM_CLOCK.call_later(delay, self._advance)
+            except RuntimeError:  # no thread to be had: rather too early than never
+                self._advance()
+            if self._final and self._stop_pause is not None:  # cancelled since: `_finish` had no pause to stop
                 self._stop_pause()
         else:
             self._advance()
         return False
-
-    def _resume(self) -> None:
-        """Make the next attempt after a pause, on the timer's thread, which others wait for too."""
-        if self._blocks:
-            threading.Thread(target=self._advance, name="grpc-bearer-retry", daemon=True).start()
-        else:
-            self._advance()
 
     def _judge(self, inner: Any) -> float | None:
         """Seconds until another attempt, now that one has failed; `None`: this one counts. Under the lock."""

@@ -16,6 +16,7 @@ import grpc
 
 from grpc_bearer._call import Attempted
 from grpc_bearer._ends import CallError, traceback_of
+from grpc_bearer._interrupts import is_interrupt
 
 T = TypeVar("T")
 
@@ -166,7 +167,7 @@ class SyncCall(Attempted):
             finally:
                 with self._lock:
                     self._reading -= 1
-            if self._settle(inner, reader=True):
+            if self._settle(inner, reader=True) or is_interrupt(ended):
                 raise self._inner if self._inner is not inner and isinstance(ended, grpc.RpcError) else ended
         inner = self._inner
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time as _time
 from collections.abc import Callable
 from typing import Protocol
@@ -21,6 +22,49 @@ class Clock(Protocol):
     def call_later(self, delay: float, fn: Callable[[], object]) -> Callable[[], None]:
         """Call `fn`, which must be quick, after `delay` monotonic seconds. Returns a function that cancels it."""
         ...
+
+
+#: The two clocks differ by less than this, unless one was set or the machine slept; in seconds.
+STEP = 1.0
+
+
+class Elapsed:
+    """Monotonic time that goes on while the machine sleeps.
+
+    A machine's monotonic clock may stand still then; its wall clock does not. So what the wall clock is suddenly ahead
+    by counts as time that has passed: a token that was valid for an hour is not, an hour later. A wall clock that
+    somebody puts forward looks the same, and costs a fetch; one that is put back changes nothing.
+
+    >>> from grpc_bearer.testing import ManualClock
+    >>> clock = ManualClock()
+    >>> elapsed = Elapsed(clock.monotonic, clock.time)
+    >>> began = elapsed()
+    >>> clock.advance(10)
+    >>> clock.step_wall(3600)
+    >>> elapsed() - began
+    3610.0
+    """
+
+    __slots__ = ("_monotonic", "_seen", "_wall")
+
+    def __init__(self, monotonic: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._wall = wall
+        # How far the wall clock is ahead, and for how long the machine has slept: one value, replaced as a whole.
+        self._seen = wall() - monotonic(), 0.0
+
+    def __call__(self) -> float:
+        now, (seen, slept) = self._monotonic(), self._seen
+        ahead = self._wall() - now
+        if abs(ahead - seen) > STEP:
+            slept += max(ahead - seen, 0.0)
+            self._seen = ahead, slept
+        return now + slept
+
+    def on_both_clocks(self, at: float) -> tuple[float, float]:
+        """A time of this clock on the monotonic clock and on the wall clock: it has come if it has on either."""
+        left = at - self()
+        return at - self._seen[1], self._wall() + left + STEP if math.isfinite(left) else left
 
 
 class _SystemClock:

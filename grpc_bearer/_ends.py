@@ -17,6 +17,7 @@ from grpc_bearer._attempts import LocalError
 from grpc_bearer._door import Attempt, Carrier, honest_code
 from grpc_bearer._failure import Failure, blame
 from grpc_bearer._grpc_private import hidden_failure
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._trial import Trial
 from grpc_bearer.errors import GrpcBearerError
 
@@ -163,6 +164,8 @@ def raised_later(make: Callable[[], Any]) -> Any:
             return CallError(error.code(), error.details() or "")
         return CallError(grpc.StatusCode.INTERNAL, type(error).__name__)
     except Exception as error:
+        if is_interrupt(error):
+            raise
         if isinstance(error, ValueError) and "closed" in str(error):
             return CallError(grpc.StatusCode.CANCELLED, "Channel closed!")  # so of calls that were under way
         return CallError(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}")

@@ -1,31 +1,44 @@
 """The refresh engine: tokens by key, fetched once for everybody who wants them.
 
-What to do is decided in `_refresh`, under one lock that is held for nothing else; `_entry` does it for one key. Whoever
-must wait is called back: a flight has one `concurrent.futures.Future`, and threads, gRPC's plugin threads and event
-loops all hang on to that. Fetches run on the shared workers, so no caller's deadline or cancellation reaches them.
+What to do is decided in `_refresh`; `_entry` does it for one key. Whoever must wait is called back: a fetch has one
+`Promise`, and threads, gRPC's plugin threads and event loops all hang on to that. Fetches run on the shared workers, so
+no caller's deadline or cancellation reaches them, nor what a signal handler raises on the caller's thread.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import asyncio
 import contextvars
 import functools
-import math
 import os
-import threading
 import weakref
+from _thread import RLock
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeAlias
 
 from grpc_bearer import _workers
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock
-from grpc_bearer._entry import Answer, Deliver, Entry, Lease, Outcome, Pending, on_outcome
-from grpc_bearer._fetching import Fetcher, Metadata, closed_error, fetching_for, is_lasting, system_random
-from grpc_bearer._notify import Notifier, Tale
+from grpc_bearer._entry import UNKEYED, Answer, Entry
+from grpc_bearer._fetching import (
+    Deliver,
+    Fetcher,
+    Lease,
+    Metadata,
+    closed_error,
+    fetching_for,
+    is_lasting,
+    system_random,
+    telling,
+    threadless_error,
+)
+from grpc_bearer._interrupts import is_interrupt
+from grpc_bearer._notify import Notifier
 from grpc_bearer._presign import Presigned
+from grpc_bearer._promise import Latch
 from grpc_bearer._refresh import Decision
+from grpc_bearer._single_use import SingleUse
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 from grpc_bearer.sources._base import Source
@@ -38,9 +51,8 @@ FETCH_TIMEOUT = 60.0
 #: Says, as long as it is asked, whether a call still waits for its token.
 Patient: TypeAlias = Callable[[], bool]
 
-# So many single-use tokens may be fetched at once on gRPC's own threads; more go through the workers, which are few. A
-# source whose own calls go through the channel that it serves would else ask itself without end.
-_OWN_THREADS = 64
+# So many entries are looked at to find one that can go, which keeps a new key cheap however many there are.
+_CANDIDATES = 8
 
 
 class Engine:
@@ -50,7 +62,7 @@ class Engine:
         source: where tokens come from.
         metadata_of: makes the gRPC metadata of a token; called once a token.
         clock: where to read time.
-        max_keys: how many keys are kept; those not used for longest go first, but never one with a fetch in flight.
+        max_keys: how many keys are kept; those not used for longest go first, those with a fetch in flight last.
         keep_warm: refresh on a timer, on an idle channel too, once a first token was fetched.
         fetch_timeout: seconds after which those who wait for a fetch are told that it takes too long.
         jitter: gives numbers in [0, 1).
@@ -82,13 +94,15 @@ class Engine:
         self.notify: Notifier = notify or Notifier(source=type(source).__name__, monotonic=clock.monotonic)
         self._fetcher = Fetcher(source, metadata_of, clock, jitter, fetch_timeout, keep_warm, self.notify)
         self._monotonic = clock.monotonic
+        self._wall = self._fetcher.wall
         self._max_keys = max_keys
-        self._closed = False
+        self._closed = self._released = False
         self._entries: OrderedDict[Hashable, Entry] = OrderedDict()
-        self._loose: set[Pending] = set()  # what waits for single-use tokens
+        self._evicted: weakref.WeakSet[Entry] = weakref.WeakSet()  # those whose fetch is still in flight
+        self._single_use = SingleUse(self._fetcher)
         # Most sources have one token for all: their only entry is at hand without asking for a key.
         keyed = getattr(source.key, "__func__", None) is not Source.key
-        self._only = None if keyed else self._entries.setdefault((), Entry(self._fetcher))
+        self._only = None if keyed else self._entries.setdefault((), Entry(self._fetcher, UNKEYED))
         self._presigned: Presigned | None = None
         if source.single_use:
             self._only = Entry(self._fetcher)  # for ever empty: no need to look for another
@@ -99,6 +113,11 @@ class Engine:
     def single_use(self) -> bool:
         """Whether each attempt needs a token of its own."""
         return self._source.single_use
+
+    @property
+    def local(self) -> bool:
+        """Whether a fetch takes no time to speak of; see `Source.local`."""
+        return self._source.local
 
     @property
     def closed(self) -> bool:
@@ -113,7 +132,9 @@ class Engine:
     def _found(self, context: CallContext) -> Entry | None:
         try:
             return self._only or self._entries.get(self._source.key(context))
-        except Exception:  # of key(); request() will tell
+        except Exception as error:  # of key(); request() will tell
+            if is_interrupt(error):
+                raise
             return None
 
     def peek(self, context: CallContext) -> Lease | None:
@@ -122,25 +143,24 @@ class Engine:
         if entry is None:
             try:
                 entry = self._entries[self._source.key(context)]
-            except (Exception, SystemExit):  # not there; or key() failed, and request() will tell
+            except BaseException as error:  # not there; or key() failed, and request() will tell
+                if not isinstance(error, KeyError) and is_interrupt(error):
+                    raise
                 return None
             entry.touched = True
         lease = entry.lease
-        if lease is not None and self._monotonic() < lease.fresh_until:
+        if lease is not None and self._monotonic() < lease.fresh_until and self._wall() < lease.fresh_until_wall:
             return lease
         return None
 
     def renewing(self, context: CallContext) -> Lease | None:
         """The token if it is past its refresh point but good, once a worker is told to fetch the next; else `None`."""
         entry = self._found(context)
-        if entry is None or entry.lease is None:
+        if entry is None or entry.lease is None or not entry.to_be_renewed():
             return None
-        with self._fetcher.lock:
-            if not entry.to_be_renewed():
-                return None
-            answer = entry.ask()
-        self._launch(entry, answer, context)
-        return answer.lease
+        answer = entry.ask(context)
+        self._launch(entry, answer)
+        return answer.lease if answer.decision in (Decision.USE, Decision.AHEAD) else None
 
     def take(self, context: CallContext) -> Lease | None:
         """A single-use token made ahead for a call like this, if there is one; it is the caller's alone."""
@@ -173,19 +193,27 @@ class Engine:
         else:
             self._request_shared(context, deliver, patient)
 
-    def future(self, context: CallContext, *, patient: Patient | None = None) -> Future[Lease]:
-        """A future of the lease, for whoever asks alone: it is running, so that to cancel it does nothing to others."""
-        future: Future[Lease] = Future()
-        future.set_running_or_notify_cancel()
+    def wait(
+        self, context: CallContext, timeout: float | None, *, patient: Patient | None = None
+    ) -> tuple[Lease | None, GrpcBearerError | None] | None:
+        """What `request` would deliver, waited for on this thread; `None`: it did not come within `timeout` seconds.
+
+        Raises:
+            ConfigurationError: the source needs the very thread that would wait.
+        """
+        delivered: list[tuple[Lease | None, GrpcBearerError | None]] = []
+        there = Latch()
 
         def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
-            if lease is not None:
-                future.set_result(lease)
-            else:
-                future.set_exception(error)
+            delivered.append((lease, error))
+            there.open()
 
         self.request(context, deliver, patient=patient)
-        return future
+        if not delivered:
+            self._source.refuse_wait()
+            with _workers.waiting():
+                there.wait(timeout)
+        return delivered[0] if delivered else None
 
     def token(self, context: CallContext, timeout: float | None = None) -> Lease:
         """Wait for the lease, for at most `timeout` seconds.
@@ -198,14 +226,33 @@ class Engine:
         lease = self.peek(context)
         if lease is not None:
             return lease
-        future = self.future(context)
-        if not future.done():
-            self._source.refuse_wait()
-            with _workers.waiting():
-                concurrent.futures.wait((future,), timeout)
-        if not future.done():
+        delivered = self.wait(context, timeout)
+        if delivered is None:
             raise TokenUnavailableError(f"no token within {timeout:g} s; its fetch goes on and will serve later calls")
-        return future.result()
+        lease, error = delivered
+        if lease is None:
+            raise error or closed_error()
+        return lease
+
+    async def atoken(self, context: CallContext) -> Lease:
+        """The lease, without blocking the event loop. To cancel this does nothing to others."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Lease] = loop.create_future()
+
+        def settle(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            if future.done():
+                return  # cancelled meanwhile
+            if lease is not None:
+                future.set_result(lease)
+            else:
+                future.set_exception(error or closed_error())
+
+        def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            with suppress(RuntimeError):  # the loop was closed: nobody waits there
+                loop.call_soon_threadsafe(settle, lease, error)
+
+        self.request(context, deliver)
+        return await future
 
     def invalidate(self, fingerprint: str | None = None) -> bool:
         """A server refused the token with this fingerprint: forget it, if it is still the current one.
@@ -219,10 +266,8 @@ class Engine:
         """
         if self._presigned is not None:
             self._presigned.drop()  # whatever was wrong with that token may be wrong with them
-        with self._fetcher.lock:
-            now = self._monotonic()
-            entries = list(self._entries.values())
-            given_up = [entry.invalidate(fingerprint, now) for entry in entries]
+        entries = list(self._entries.values())
+        given_up = [entry.invalidate(fingerprint) for entry in entries]
         if fingerprint is None:
             for entry in entries:
                 entry.wake()
@@ -234,22 +279,18 @@ class Engine:
 
     def close(self) -> None:
         """Forget all tokens, and tell those who wait and those who ask later. Idempotent; waits for no fetch."""
+        # Whoever was interrupted in here may come again.
         with self._fetcher.lock:
-            if self._closed:
-                return
             self._closed = True
-            entries = [*self._entries.values()]
-            waiting = [*self._loose, *(pending for entry in entries if (pending := entry.close()) is not None)]
-            self._loose.clear()
+            entries = [*self._entries.values(), *self._evicted]
         if self._presigned is not None:
             self._presigned.close()
         for entry in entries:
-            entry.cancel_timer()
-        for pending in waiting:
-            pending.set_result(closed_error())
-        for entry in entries:
-            entry.wake()
-        self._source.close()
+            entry.close()
+        self._single_use.close()
+        if not self._released:
+            self._source.close()
+            self._released = True
 
     # ------------------------------------------------------------------------------------------------ shared tokens
 
@@ -258,24 +299,25 @@ class Engine:
         if isinstance(key, GrpcBearerError):
             deliver(None, key)
             return
-        with self._fetcher.lock:
-            entry = self._entry(key)
-            answer = entry.ask(patient=patient is not None and patient())
-        self._launch(entry, answer, context)
+        entry = self._only or self._entry(key)
+        answer = entry.ask(context, patient=patient is not None and patient())
+        self._launch(entry, answer)
         if patient is None:
             self._pass_on(answer, deliver, deliver)
             return
         again = functools.partial(contextvars.copy_context().run, self._ask_again, context, deliver, patient)
         if answer.decision is Decision.REST:
-            entry.rest(again)
+            try:
+                entry.rest(again)
+            except RuntimeError:
+                deliver(None, threadless_error())
         else:
             self._pass_on(answer, deliver, functools.partial(_unless_passing, again, deliver))
 
-    def _launch(self, entry: Entry, answer: Answer, context: CallContext) -> None:
-        """Have the fetch done that the answer has begun, if it has begun one."""
-        if answer.begun is not None and answer.pending is not None:
-            ahead = answer.decision is Decision.AHEAD
-            entry.launch(answer.begun, answer.pending, context, inline=self._source.local and not ahead, ahead=ahead)
+    def _launch(self, entry: Entry, answer: Answer) -> None:
+        """Have the fetch done that is in flight, if nobody has launched it yet."""
+        if answer.fetch is not None and not answer.fetch.launched:
+            entry.launch(answer.fetch)
 
     def _ask_again(self, context: CallContext, deliver: Deliver, patient: Patient) -> None:
         if patient():
@@ -287,108 +329,54 @@ class Engine:
         """Tell what is known already by `deliver`, and what a flight brings by `later`."""
         if answer.decision in (Decision.USE, Decision.AHEAD):
             deliver(answer.lease, None)
-        elif answer.decision is Decision.FAIL or answer.pending is None:
+        elif answer.decision is Decision.FAIL or answer.fetch is None:
             deliver(None, answer.error.fresh() if answer.error else closed_error())
-        elif weakref.ref(answer.pending) in fetching_for.get():
+        elif weakref.ref(answer.fetch.pending) in fetching_for.get():
             deliver(None, self._asks_itself())
         else:
-            on_outcome(answer.pending, later)
+            answer.fetch.pending.then(telling(later))
 
     def _entry(self, key: Hashable) -> Entry:
-        """The entry of a key, made if need be. Under the lock."""
+        """The entry of a key, made if need be."""
         entry = self._entries.get(key)
         if entry is None:
-            entry = Entry(self._fetcher)
-            if self._closed:
-                entry.close()
-                return entry
-            self._make_room()
-            self._entries[key] = entry
+            with self._fetcher.lock:
+                entry = Entry(self._fetcher, key)
+                if self._closed:
+                    entry.close()
+                    return entry
+                if key not in self._entries:
+                    self._make_room()
+                entry = self._entries.setdefault(key, entry)
         entry.touched = True
         return entry
 
     def _make_room(self) -> None:
         """Evict what was not used for longest. By second chance, so that `peek` need only leave a mark."""
-        for _ in range(2 * len(self._entries)):
+        for _ in range(_CANDIDATES):
             if len(self._entries) < self._max_keys:
                 return
-            key, entry = self._entries.popitem(last=False)
-            if entry.touched or entry.state.flight is not None:
-                entry.touched = False
-                self._entries[key] = entry
+            key, entry = next(iter(self._entries.items()))
+            if not entry.touched and entry.known.fetch is None:
+                break
+            entry.touched = False
+            self._entries.move_to_end(key)
+        if len(self._entries) >= self._max_keys:
+            _, entry = self._entries.popitem(last=False)
+            if entry.known.fetch is not None:
+                self._evicted.add(entry)  # who waits there is told, and nobody else comes to it
 
     # -------------------------------------------------------------------------------------------- single-use tokens
 
     def _request_single_use(self, context: CallContext, deliver: Deliver, own_thread: bool) -> None:
         if self._fetcher in fetching_for.get():
             deliver(None, self._asks_itself())
-            return
-        lease = self.take(context)
-        if lease is not None:
+        elif (lease := self.take(context)) is not None:
             deliver(lease, None)
-            return
-        pending: Pending = Future()
-        with self._fetcher.lock:
-            closed = self._closed
-            if not closed:
-                self._loose.add(pending)
-        if closed:
+        elif self._closed:
             deliver(None, closed_error())
-            return
-        on_outcome(pending, deliver)
-        tale = self._fetcher.tale(quiet=not self.notify.heard)
-        fetch = functools.partial(self._fetch_single_use, pending, context, tale)
-        job = functools.partial(contextvars.copy_context().run, fetch)
-        if self._source.local:
-            job()
-            return
-        if own_thread and len(self._loose) <= _OWN_THREADS:
-            self._give_up_later(pending, tale)
-            job()
-            return
-        try:
-            self._give_up_later(pending, tale)
-            _workers.submit(job)
-        except RuntimeError:
-            error = TokenUnavailableError("the system gives no thread to fetch a token on")
-            tale.failed(error)
-            self._settle_loose(pending, error)
-
-    def _give_up_later(self, pending: Pending, tale: Tale) -> None:
-        def give_up() -> None:
-            if not pending.done():
-                tale.overdue(self._fetcher.timeout, usable=False)
-                self._settle_loose(pending, self._fetcher.overdue_error())
-
-        cancel = self._fetcher.clock.call_later(self._fetcher.timeout, give_up)
-        pending.add_done_callback(lambda _: cancel())
-
-    def _fetch_single_use(self, pending: Pending, context: CallContext, tale: Tale) -> None:
-        fetching_for.set((*fetching_for.get(), self._fetcher))
-        outcome: Outcome = TokenUnavailableError(f"{self._fetcher.name}.fetch: interrupted")
-        try:
-            tale.begun()
-            fetched = self._fetcher.fetch_single_use(context)
-            outcome = fetched if isinstance(fetched, GrpcBearerError) else Lease(*fetched, fresh_until=-math.inf)
-        finally:
-            try:
-                self._end_tale(tale, outcome)
-            finally:
-                self._settle_loose(pending, outcome)
-
-    def _end_tale(self, tale: Tale, outcome: Outcome) -> None:
-        if isinstance(outcome, Lease):
-            at = outcome.token.expires_at
-            tale.fetched(None if at is None else at - self._fetcher.clock.time(), kept=False)
         else:
-            tale.failed(outcome, retry_in=None if self._closed else 0.0)
-
-    def _settle_loose(self, pending: Pending, outcome: Outcome) -> None:
-        with self._fetcher.lock:
-            waited_for = pending in self._loose
-            self._loose.discard(pending)
-        if waited_for:
-            pending.set_result(outcome)
+            self._single_use.request(context, deliver, own_thread)
 
     def _asks_itself(self) -> GrpcBearerError:
         return TokenUnavailableError(f"{self._fetcher.name} asks, in order to fetch a token, for that very token")
@@ -397,9 +385,9 @@ class Engine:
 
     def _after_fork_in_child(self) -> None:
         """No other thread is here any more, whoever held the lock; see `Entry.after_fork_in_child`."""
-        self._fetcher.lock = threading.Lock()
-        _workers.bury(self._loose)
-        self._loose = set()
+        self._fetcher.lock = RLock()
+        self.notify.after_fork_in_child()
+        self._single_use.after_fork_in_child()
         if self._presigned is not None:
             self._presigned.after_fork_in_child()
         for entry in self._entries.values():

@@ -1,270 +1,328 @@
-"""The token of one key: its state, its flight, and those who wait for it."""
+"""The token of one key: what is known of it, its fetch, and those who wait for it.
+
+A caller's thread may be interrupted between any two lines, by Ctrl-C, a signal handler, the recursion limit; and a
+finalizer may come here again on the same thread at any moment. So what is known is one value, and each step replaces it
+as a whole if nothing has changed meanwhile: a step was taken or was not. A fetch that was begun and never came to a
+worker is launched by whoever waits for it next.
+"""
 
 from __future__ import annotations
 
+import _thread
 import contextvars
 import functools
-import logging
 import math
 import weakref
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
 
 from grpc_bearer import _refresh, _workers
 from grpc_bearer._fetching import (
     Fetcher,
+    Lease,
     Metadata,
+    Outcome,
+    Pending,
     closed_error,
     expired_error,
     fetching_for,
     is_lasting,
+    threadless_error,
 )
-from grpc_bearer._notify import Tale
+from grpc_bearer._promise import Promise
 from grpc_bearer._refresh import Decision, State, Verdict
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 
-_LOGGER = logging.getLogger("grpc_bearer")
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A token ready to be sent.
-
-    Args:
-        token: the token.
-        metadata: the same as gRPC metadata, made once a token.
-        fresh_until: the monotonic time until which it may be used without asking again: its refresh point, or later
-            while a fetch is under way or in backoff.
-    """
-
-    token: Token
-    metadata: Metadata = field(repr=False)
-    fresh_until: float
-
-
-Deliver: TypeAlias = Callable[[Lease | None, GrpcBearerError | None], None]
-Outcome: TypeAlias = Lease | GrpcBearerError
-#: What waits for a flight. Its result is a value, errors too: an exception instance is never shared.
-Pending: TypeAlias = Future[Outcome]
-
 #: Seconds after which a resting call is asked whether it still waits: backoffs may be long, and calls end.
 LOOK_AROUND = 5.0
+#: Stands for a key where one token is everybody's.
+UNKEYED: Hashable = object()
+
+
+class Fetch:
+    """A fetch that was begun, and those who wait for it.
+
+    Args:
+        fetcher: the source.
+        context: the call that wants the token.
+        ahead: nobody waits for it.
+    """
+
+    __slots__ = ("caller", "cancel", "context", "launched", "pending", "taken", "tale")
+
+    def __init__(self, fetcher: Fetcher, context: CallContext, *, ahead: bool) -> None:
+        self.context = context
+        self.caller = contextvars.copy_context()
+        self.tale = fetcher.tale(ahead=ahead)
+        self.pending: Pending = Promise()
+        self.launched = False
+        self.taken = _thread.allocate_lock()  # by the one thread that does it, for good
+        self.cancel: Callable[[], None] = _nothing
+
+    def settle(self, outcome: Outcome) -> None:
+        """Tell those who wait; on a thread of ours."""
+        self.cancel()
+        self.pending.keep(outcome)
+        self.pending.tell()
+
+
+class Known(NamedTuple):
+    """All that is known of a key. `lease` belongs to `state.held`, `fetch` to `state.flight`."""
+
+    state: State = State()
+    lease: Lease | None = None
+    fetch: Fetch | None = None
 
 
 class Answer(NamedTuple):
-    """What an entry says to somebody who wants its token. `begun`: the number of the flight that must be launched."""
+    """What an entry says to somebody who wants its token. `fetch`: what is in flight; see that it is launched."""
 
     decision: Decision
     lease: Lease | None
     error: GrpcBearerError | None
-    pending: Pending | None
-    begun: int | None
+    fetch: Fetch | None
 
 
 class Entry:
-    """What is kept for one key. `lease` belongs to `state.held`, `pending` to `state.flight`.
+    """What is kept for one key.
 
-    All three change under the lock only, which the entries of an engine share. An entry knows nothing of its engine,
-    and timers hold it weakly, so an engine that was dropped, or a key that was evicted, is gone at once.
+    An entry knows nothing of its engine, and timers hold it weakly, so an engine that was dropped, or a key that was
+    evicted, is gone at once.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_cancel_timer",
-        "_context",
-        "_fetcher",
-        "_pending",
-        "_resting",
-        "lease",
-        "state",
-        "touched",
-    )
+    __slots__ = ("__weakref__", "_cancel_timer", "_fetcher", "_key", "_last", "_resting", "known", "lease", "touched")
 
-    def __init__(self, fetcher: Fetcher) -> None:
-        self.state = State()
-        self.lease: Lease | None = None
+    def __init__(self, fetcher: Fetcher, key: Hashable = UNKEYED) -> None:
+        self.known = Known()
+        self.lease: Lease | None = None  # that of `known`, or `None` for a moment: the one thing that `peek` looks at
         self.touched = False
         self._fetcher = fetcher
-        self._context = CallContext(clock=fetcher.clock)
-        self._pending: Pending | None = None
-        self._resting: Future[None] | None = None
-        self._cancel_timer: Callable[[], None] | None = None
+        self._key = key
+        self._last: Fetch | None = None  # for whose caller a token is kept warm
+        self._resting: _Rest | None = None
+        self._cancel_timer: Callable[[], None] = _nothing
 
-    # ------------------------------------------------------------------------- under the lock, held by the caller
+    @property
+    def state(self) -> State:
+        """What `_refresh` knows of it."""
+        return self.known.state
 
-    def ask(self, *, patient: bool = False) -> Answer:
-        """Decide, and begin a flight if so decided: whoever asked must `launch` it."""
-        decision = _refresh.decide(self.state, self._fetcher.clock.monotonic(), patient=patient)
-        begun = None
-        if decision in (Decision.AHEAD, Decision.FETCH):
-            self.state = _refresh.began(self.state)
-            self._pending = Future()
-            begun = self.state.sequence
-            self._renew_lease()
-        error = closed_error() if self.state.closed else _refresh.last_error(self.state)
-        return Answer(decision, self.lease, error, self._pending, begun)
+    def _step(self, before: Known, after: Known) -> bool:
+        """Put `after` in the place of `before`, unless that is no longer what is known.
+
+        Nothing is called, made or freed between the question and the last store, so no finalizer and no signal handler
+        comes in between. One that comes just before it may take the lock once more, and then the answer is no.
+        """
+        with self._fetcher.lock:
+            if self.known is not before:
+                return False
+            self.lease = None
+            self.known = after
+            self.lease = after.lease
+        return True
+
+    # --------------------------------------------------------------------------------------------------- questions
+
+    def ask(self, context: CallContext, *, patient: bool = False) -> Answer:
+        """Decide, and begin a fetch if so decided: whoever asked must `launch` it.
+
+        Args:
+            context: the call that wants the token.
+            patient: it would rather wait than fail with what may pass.
+        """
+        while True:
+            known = after = self.known
+            decision = _refresh.decide(known.state, self._fetcher.elapsed(), patient=patient)
+            if decision in (Decision.AHEAD, Decision.FETCH):
+                state = _refresh.began(known.state)
+                fetch = Fetch(self._fetcher, context, ahead=decision is Decision.AHEAD)
+                after = Known(state, self._renewed(known.lease, state), fetch)
+            if (after is known and self.lease is known.lease) or self._step(known, after):
+                error = closed_error() if after.state.closed else _refresh.last_error(after.state)
+                return Answer(decision, after.lease, error, after.fetch)
 
     def to_be_renewed(self) -> bool:
         """Whether to `ask` begins a fetch that nobody waits for."""
-        return _refresh.decide(self.state, self._fetcher.clock.monotonic()) is Decision.AHEAD
+        return _refresh.decide(self.state, self._fetcher.elapsed()) is Decision.AHEAD
 
-    def invalidate(self, fingerprint: str | None, now: float) -> bool:
+    def invalidate(self, fingerprint: str | None) -> bool:
         """Give the token up, if it is that one; returns whether it was."""
-        state = _refresh.invalidated(self.state, fingerprint, now)
-        if state is self.state:
-            return False
-        self.lease, self.state = None, state
-        return True
+        while True:
+            known = self.known
+            state = _refresh.invalidated(known.state, fingerprint, self._fetcher.elapsed())
+            if state is known.state:
+                return False
+            if self._step(known, known._replace(state=state, lease=None)):
+                return True
 
-    def close(self) -> Pending | None:
-        """For good. Returns what waits, for the caller to settle once the lock is free, and then to `wake`."""
-        self.lease, self.state = None, _refresh.closed(self.state)
-        return self._landed()
+    def close(self) -> None:
+        """For good; tell those who wait."""
+        self._cancel_timer()
+        while not self._step(known := self.known, Known(_refresh.closed(known.state))):
+            pass
+        if known.fetch is not None:
+            _workers.prompt(functools.partial(known.fetch.settle, closed_error()))
+        self.wake()
 
-    def _renew_lease(self) -> None:
+    def _renewed(self, lease: Lease | None, state: State) -> Lease | None:
         """The same token, with what the state now says of how long nobody need ask."""
-        lease, until = self.lease, _refresh.use_until(self.state)
-        if lease is not None and lease.fresh_until != until:
-            self.lease = Lease(lease.token, lease.metadata, until)
+        if lease is None:
+            return None
+        until = self._fetcher.elapsed.on_both_clocks(_refresh.use_until(state))
+        return lease if lease.fresh_until == until[0] else Lease(lease.token, lease.metadata, *until)
 
-    def _landed(self) -> Pending | None:
-        """What waits; whoever takes it from here settles it."""
-        pending, self._pending = self._pending, None
-        return pending
+    # ----------------------------------------------------------------------------------------------------- fetches
 
-    # ----------------------------------------------------------------------------------------------------- flights
-
-    def launch(
-        self, number: int, pending: Pending, context: CallContext, *, inline: bool = False, ahead: bool = False
-    ) -> None:
-        """Fetch: on a worker, or right here. The caller's context variables come along."""
-        self._context = context
-        tale = self._fetcher.tale(ahead=ahead)
-        fly = functools.partial(self._fly, number, pending, context, tale)
-        job = functools.partial(contextvars.copy_context().run, fly)
-        if inline:
-            job()
-            return
-        give_up = _weakly(self._give_up)
+    def launch(self, fetch: Fetch) -> None:
+        """Have a worker do it. More than once is no harm, and needed if the first one was interrupted in here."""
+        fetcher, job = self._fetcher, functools.partial(self._take, fetch)
+        self._last = fetch if fetcher.keep_warm else None
         try:
-            cancel = self._fetcher.clock.call_later(self._fetcher.timeout, lambda: give_up(pending, tale))
-            pending.add_done_callback(lambda _: cancel())
+            if not fetcher.source.local:  # what is, takes no time
+                give_up = functools.partial(_weakly(self._give_up), fetch)
+                fetch.cancel = fetcher.clock.call_later(fetcher.timeout, give_up)
             _workers.submit(job)
         except RuntimeError:
-            self._land_error(number, TokenUnavailableError("the system gives no thread to fetch a token on"), tale)
+            if fetcher.source.local:
+                job()
+            else:
+                self._fail(fetch, threadless_error())
+        fetch.launched = True
 
-    def _fly(self, number: int | None, pending: Pending, context: CallContext, tale: Tale) -> None:
+    def _take(self, fetch: Fetch) -> None:
+        if fetch.taken.acquire(blocking=False):
+            fetch.caller.copy().run(self._fly, fetch)
+
+    def _fly(self, fetch: Fetch) -> None:
         # Calls that are begun with the token keep this context: with `pending` in it, each would keep all that waited.
-        fetching_for.set((*fetching_for.get(), weakref.ref(pending)))
+        fetching_for.set((*fetching_for.get(), weakref.ref(fetch.pending)))
         try:
-            while number is not None:
-                tale.begun()
-                fetched = self._fetcher.fetch(_told(context, self.state))
+            while (known := self.known).fetch is fetch:
+                fetch.tale.begun()
+                fetched = self._fetcher.fetch(_told(fetch.context, known.state))
                 if isinstance(fetched, GrpcBearerError):
-                    self._land_error(number, fetched, tale)
-                    return
-                number = self._land_token(number, *fetched, tale)
-        except BaseException as error:  # Ctrl-C, on the main thread: nobody shall wait for a flight that is over
-            text = f"{self._fetcher.name}.fetch raised {type(error).__name__}"
-            self._land_error(self.state.sequence, TokenUnavailableError(text), tale)
+                    self._fail(fetch, fetched)
+                else:
+                    self._land(fetch, *fetched)
+        except BaseException as error:  # nobody shall wait for a fetch that is over
+            self._fail(fetch, TokenUnavailableError(f"{self._fetcher.name}.fetch raised {type(error).__name__}"))
             raise
+        fetch.settle(closed_error())  # unless it has come to something
 
-    def _land_token(self, number: int, token: Token, metadata: Metadata, tale: Tale) -> int | None:
-        """Take what a flight brought. Returns the number of the flight that must follow at once, if one must."""
-        fetcher, now = self._fetcher, self._fetcher.clock.monotonic()
-        held = _refresh.arrival(token, number, now_wall=fetcher.clock.time(), now=now, jitter=fetcher.jitter())
-        if held is None:
-            # No use to the caller, and yet not a lasting failure: an issuer's cache turns over by itself.
-            self._land_error(number, expired_error(), tale, lasting=False)
-            return None
-        delay = 0.0
-        if _refresh.extends_nothing(self.state, held, now):
-            delay = fetcher.backoff(_refresh.strikes(self.state, lasting=False))
-        pending, lease, following = None, None, None
-        with fetcher.lock:
-            failures = _refresh.failures(self.state)
-            self.state, verdict = _refresh.fetched(self.state, held, now=now, delay=delay)
-            if verdict is Verdict.AGAIN and self._pending is not None:
-                self.state = _refresh.began(self.state)
-                following = self.state.sequence
+    def _land(self, fetch: Fetch, token: Token, metadata: Metadata) -> None:
+        """Take what a fetch brought. It goes on at once if that was refused meanwhile, for the same who wait."""
+        fetcher, jitter = self._fetcher, self._fetcher.jitter()
+        while True:
+            known, now = self.known, fetcher.elapsed()
+            number = known.state.flight.number if known.fetch is fetch and known.state.flight else 0
+            held = _refresh.arrival(token, number, now_wall=fetcher.clock.time(), now=now, jitter=jitter)
+            if held is None:
+                # No use to the caller, and yet not a lasting failure: an issuer's cache turns over by itself.
+                self._fail(fetch, expired_error(), lasting=False)
+                return
+            delay = 0.0
+            if _refresh.extends_nothing(known.state, held, now):
+                delay = fetcher.backoff(_refresh.strikes(known.state, lasting=False))
+            state, verdict = _refresh.fetched(known.state, held, now=now, delay=delay)
+            after = known
             if verdict is Verdict.KEPT:
-                self.lease = lease = Lease(token, metadata, _refresh.use_until(self.state))
-                pending = self._landed()
+                until = fetcher.elapsed.on_both_clocks(_refresh.use_until(state))
+                after = Known(state, Lease(token, metadata, *until))
+            elif verdict is Verdict.AGAIN and fetch.pending.kept:  # it took too long, and nobody waits any more
+                after = known._replace(state=state, fetch=None)
+            elif verdict is Verdict.AGAIN:
+                after = known._replace(state=_refresh.began(state))
+            if after is known or self._step(known, after):
+                break
+        lifetime = None if math.isinf(held.expires_at) else held.expires_at - now
+        kept = after.lease if verdict is Verdict.KEPT else None
         try:
-            lifetime = None if math.isinf(held.expires_at) else held.expires_at - now
-            tale.fetched(lifetime, failures=failures, kept=lease is not None)
+            fetch.tale.fetched(lifetime, failures=_refresh.failures(known.state), kept=kept is not None)
         finally:
-            if lease is not None:
-                _settle(pending, lease)
-                self.wake()
-                self._wake_later()
-        return following
+            if after.fetch is not fetch:
+                self._end(fetch, kept or closed_error())
 
-    def _land_error(self, number: int, error: GrpcBearerError, tale: Tale, *, lasting: bool | None = None) -> None:
-        """Take a flight's failure: those who wait get the old token while it is truly valid, else the error."""
+    def _fail(self, fetch: Fetch, error: GrpcBearerError, *, lasting: bool | None = None) -> None:
+        """Take a fetch's failure: those who wait get the old token while it is truly valid, else the error."""
         fetcher = self._fetcher
         lasting = is_lasting(error) if lasting is None else lasting
-        delay = fetcher.backoff(_refresh.strikes(self.state, lasting=lasting), error, lasting=lasting)
-        with fetcher.lock:
-            now = fetcher.clock.monotonic()
-            state = _refresh.failed(self.state, number, error, now=now, delay=delay, lasting=lasting)
-            late, closed = state is self.state, self.state.closed
-            self.state = state
-            self._renew_lease()
-            outcome, pending = self._old_token_or(error, now), None if late else self._landed()
+        while True:
+            known, now = self.known, fetcher.elapsed()
+            delay = fetcher.backoff(_refresh.strikes(known.state, lasting=lasting), error, lasting=lasting)
+            after, outcome = known, self._old_token_or(known, error, now)
+            if known.fetch is fetch and known.state.flight is not None:
+                number = known.state.flight.number
+                state = _refresh.failed(known.state, number, error, now=now, delay=delay, lasting=lasting)
+                after = Known(state, self._renewed(known.lease, state))
+            if after is known or self._step(known, after):
+                break
+        usable, retry_in = isinstance(outcome, Lease), None if after.state.closed else delay
         try:
-            usable, retry_in = isinstance(outcome, Lease), None if closed else delay
-            tale.failed(error, failures=_refresh.failures(state), retry_in=retry_in, usable=usable)
+            fetch.tale.failed(error, failures=_refresh.failures(after.state), retry_in=retry_in, usable=usable)
         finally:
-            if not late:
-                _settle(pending, outcome)
-                self.wake()
-                self._wake_later()
+            self._end(fetch, outcome)
 
-    def _give_up(self, pending: Pending, tale: Tale) -> None:
+    def _end(self, fetch: Fetch, outcome: Outcome) -> None:
+        fetch.settle(outcome)
+        self.wake()
+        self._wake_later()
+
+    def _give_up(self, fetch: Fetch) -> None:
         """A fetch takes too long: tell those who wait. It goes on, and what it brings is kept."""
-        with self._fetcher.lock:
-            if self._pending is not pending:
+        error = self._fetcher.overdue_error()
+        while True:
+            known, now = self.known, self._fetcher.elapsed()
+            if known.fetch is not fetch or fetch.pending.kept:
                 return
-            error = self._fetcher.overdue_error()
-            self.state = _refresh.overdue(self.state, error)
-            self._renew_lease()
-            outcome, waiting = self._old_token_or(error, self._fetcher.clock.monotonic()), self._landed()
+            state, outcome = _refresh.overdue(known.state, error), self._old_token_or(known, error, now)
+            if self._step(known, Known(state, self._renewed(known.lease, state), fetch)):
+                break
         try:
-            tale.overdue(self._fetcher.timeout, usable=isinstance(outcome, Lease))
+            fetch.tale.overdue(self._fetcher.timeout, usable=isinstance(outcome, Lease))
         finally:
-            _settle(waiting, outcome)
+            fetch.settle(outcome)
 
-    def _old_token_or(self, error: GrpcBearerError, now: float) -> Outcome:
-        return self.lease if self.lease is not None and _refresh.usable(self.state, now) else error
+    def _old_token_or(self, known: Known, error: GrpcBearerError, now: float) -> Outcome:
+        return known.lease if known.lease is not None and _refresh.usable(known.state, now) else error
 
     # -------------------------------------------------------------------------------------------------------- rest
 
     def rest(self, again: Callable[[], None]) -> None:
-        """Call `again` once it may be of use to ask again, and once in a while before."""
-        fetcher = self._fetcher
-        with fetcher.lock:
-            resting, begun = self._resting, self._resting is None
-            if resting is None:
-                resting = self._resting = Future()
-            delay = _refresh.rest_until(self.state) - fetcher.clock.monotonic()
-        resting.add_done_callback(functools.partial(_guarded, lambda _: again()))
-        if begun:
-            wake = _weakly(self.wake)
-            # Not less than a millisecond: see `_wake_later`.
-            cancel = fetcher.clock.call_later(min(max(delay, 0.001), LOOK_AROUND), lambda: wake(resting))
-            resting.add_done_callback(lambda _: cancel())
+        """Call `again` once it may be of use to ask again, and once in a while before.
 
-    def wake(self, those: Future[None] | None = None) -> None:
-        """Let all who rest ask again; or those alone, if they still rest."""
+        Raises:
+            RuntimeError: the system gives no thread.
+        """
+        fetcher = self._fetcher
+        while (resting := self._resting) is None:
+            new = _Rest()
+            with fetcher.lock:
+                if self._resting is None:
+                    self._resting = new
+        if not resting.watched:
+            delay = _refresh.rest_until(self.state) - fetcher.elapsed()
+            wake = functools.partial(_weakly(self._wake_those), resting)
+            # Not less than a millisecond: see `_wake_later`.
+            resting.cancel = fetcher.clock.call_later(min(max(delay, 0.001), LOOK_AROUND), wake)
+            resting.watched = True
+        resting.over.then(lambda _: again())
+
+    def wake(self) -> None:
+        """Let all who rest ask again."""
+        resting = self._resting
+        if resting is not None:
+            _workers.prompt(functools.partial(self._wake_those, resting))
+
+    def _wake_those(self, resting: _Rest) -> None:
         with self._fetcher.lock:
-            if self._resting is None or those not in (None, self._resting):
-                return
-            resting, self._resting = self._resting, None
-        resting.set_result(None)
+            if self._resting is resting:
+                self._resting = None
+        resting.cancel()
+        resting.over.keep(None)
+        resting.over.tell()
 
     # --------------------------------------------------------------------------------------------------- keep warm
 
@@ -272,72 +330,60 @@ class Entry:
         at = _refresh.next_fetch_at(self.state)
         if not self._fetcher.keep_warm or math.isinf(at):
             return
-        self.cancel_timer()
+        self._cancel_timer()
         # Not less than a millisecond: a timer that fires a rounding error too early must not turn in circles.
-        delay = max(at - self._fetcher.clock.monotonic(), 0.001)
-        self._cancel_timer = self._fetcher.clock.call_later(delay, _weakly(self._wake))
+        delay = max(at - self._fetcher.elapsed(), 0.001)
+        with suppress(RuntimeError):  # no thread to be had: the next call refreshes it
+            self._cancel_timer = self._fetcher.clock.call_later(delay, _weakly(self._refresh_idle))
 
-    def _wake(self) -> None:
-        with self._fetcher.lock:
-            answer = self.ask()
-        if answer.begun is not None and answer.pending is not None:
-            self.launch(answer.begun, answer.pending, self._context, ahead=True)
-        elif self.state.flight is None:
+    def _refresh_idle(self) -> None:
+        """On behalf of the last one who asked: in their context variables, and only if they still have this key."""
+        last = self._last
+        if last is not None and self._key is UNKEYED:
+            self._refresh_for(last.context)
+        elif last is not None:
+            last.caller.copy().run(self._refresh_for, last.context)
+
+    def _refresh_for(self, context: CallContext) -> None:
+        if self._key is not UNKEYED and self._fetcher.key(context) != self._key:
+            return
+        fetch = self.ask(context).fetch
+        if fetch is None:
             self._wake_later()
-
-    def cancel_timer(self) -> None:
-        """Stop keeping the token warm."""
-        if self._cancel_timer is not None:
-            self._cancel_timer()
+        elif not fetch.launched:
+            self.launch(fetch)
 
     # -------------------------------------------------------------------------------------------------------- fork
 
     def after_fork_in_child(self) -> None:
-        """Nothing is in flight any more. The token stays; what waited is left unsettled, and kept: see `bury`."""
-        _workers.bury((self._pending, self._resting))
-        self._pending = self._resting = self._cancel_timer = None
-        self.state = _refresh.forked(self.state)
-        held = self.state.held
-        if held is None:
-            self.lease = None
-        elif self.lease is None or self.lease.token is not held.token:  # the fork came between the two stores
-            self.lease = Lease(held.token, self._fetcher.metadata_of(held.token), _refresh.use_until(self.state))
-        else:
-            self._renew_lease()
+        """Nothing is in flight any more. The token stays; what waited is left untold, and kept: see `bury`."""
+        known = self.known
+        _workers.bury((known.fetch, self._resting))
+        self._resting, self._cancel_timer = None, _nothing
+        state = _refresh.forked(known.state)
+        self.known = Known(state, self._renewed(known.lease, state))
+        self.lease = self.known.lease
+        self._wake_later()
+
+
+class _Rest:
+    """Those who wait until it may be of use to ask again."""
+
+    __slots__ = ("cancel", "over", "watched")
+
+    def __init__(self) -> None:
+        self.over: Promise[None] = Promise()
+        self.watched = False  # a timer is set
+        self.cancel: Callable[[], None] = _nothing
+
+
+def _nothing() -> None:
+    """Cancels nothing."""
 
 
 def _told(context: CallContext, state: State) -> CallContext:
     """The context with the token that was refused: a source with a cache of its own must not give that one again."""
     return context if state.refusal is None else replace(context, refused=state.refusal.fingerprint)
-
-
-def on_outcome(pending: Pending, deliver: Deliver) -> None:
-    """Call `deliver` when `pending` is settled, at once if it is: an error as an instance of its own."""
-
-    pending.add_done_callback(functools.partial(_tell, deliver))  # no closure: thousands may wait, and this is small
-
-
-def _tell(deliver: Deliver, pending: Pending) -> None:
-    def tell(future: Pending) -> None:
-        outcome = future.result()
-        if isinstance(outcome, Lease):
-            deliver(outcome, None)
-        else:
-            deliver(None, outcome.fresh())
-
-    _guarded(tell, pending)
-
-
-def _guarded(tell: Callable[[Future[Any]], None], future: Future[Any]) -> None:
-    try:
-        tell(future)
-    except BaseException as error:  # the next one who waits must be served too
-        _LOGGER.error("whoever waited for a token raised %s", type(error).__name__)
-
-
-def _settle(pending: Pending | None, outcome: Outcome) -> None:
-    if pending is not None:
-        pending.set_result(outcome)
 
 
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:

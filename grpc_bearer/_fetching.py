@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import contextvars
+import functools
 import inspect
 import logging
-import threading
+import math
+import os
+from _thread import RLock  # what is in threading is a function around it
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from grpc_bearer._clock import Clock
+from grpc_bearer._clock import Clock, Elapsed
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._notify import Notifier, Tale
+from grpc_bearer._promise import Promise
+from grpc_bearer._skew import SkewedClock
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._foreign import fetching_for as fetching_for
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 Fetched: TypeAlias = tuple[Token, Metadata] | GrpcBearerError
@@ -32,17 +38,34 @@ RETRY_AFTER_MAX = 3600.0
 
 _LOGGER = logging.getLogger("grpc_bearer")
 
-#: What this thread of control is fetching for: a source that asks for its own token would wait for itself.
-fetching_for: contextvars.ContextVar[tuple[object, ...]] = contextvars.ContextVar(
-    "grpc_bearer_fetching_for", default=()
-)
-
 
 def system_random() -> float:
     """A number in [0, 1), from the system: nothing that a forked child would share."""
-    import random
+    return int.from_bytes(os.urandom(6), "big") / 2**48
 
-    return random.SystemRandom().random()
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A token ready to be sent.
+
+    Args:
+        token: the token.
+        metadata: the same as gRPC metadata, made once a token.
+        fresh_until: the monotonic time until which it may be used without asking again: its refresh point, or later
+            while a fetch is under way or in backoff.
+        fresh_until_wall: the same on the wall clock, which goes on while the machine sleeps.
+    """
+
+    token: Token
+    metadata: Metadata = field(repr=False)
+    fresh_until: float
+    fresh_until_wall: float = math.inf
+
+
+Deliver: TypeAlias = Callable[[Lease | None, GrpcBearerError | None], None]
+Outcome: TypeAlias = Lease | GrpcBearerError
+#: What waits for a fetch. Its value may be an error: an exception instance is never shared.
+Pending: TypeAlias = Promise[Outcome]
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +79,15 @@ class Fetcher:
     timeout: float
     keep_warm: bool
     notify: Notifier
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Monotonic time that goes on while the machine sleeps: what all times of the engine are on.
+    elapsed: Elapsed = field(init=False)
+    wall: Callable[[], float] = field(init=False)  # not corrected: to learn of an error is no time that has passed
+    lock: RLock = field(default_factory=RLock)  # a finalizer may want it on the thread that has it
+
+    def __post_init__(self) -> None:
+        clock = self.clock
+        self.wall = clock.base.time if isinstance(clock, SkewedClock) else clock.time
+        self.elapsed = Elapsed(clock.monotonic, self.wall)
 
     @property
     def name(self) -> str:
@@ -73,18 +104,20 @@ class Fetcher:
             key = self.source.key(context)
             hash(key)
         except BaseException as error:
+            if is_interrupt(error):
+                raise
             return _wrapped(error, f"{self.name}.key")
         return key
 
     def fetch(self, context: CallContext) -> Fetched:
-        """A token with its metadata, or an error of ours: nothing escapes, not even a `SystemExit`."""
+        """A token with its metadata, or an error of ours; only what is meant for the program goes through."""
         try:
             token = self.source.fetch(context)
             if isinstance(token, Token):
                 metadata = self.metadata_of(token)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                raise  # the user's own: whoever called settles what waits, and lets it through
+            if is_interrupt(error):
+                raise
             return _wrapped(error, f"{self.name}.fetch")
         if inspect.iscoroutine(token):
             token.close()
@@ -104,15 +137,12 @@ class Fetcher:
 
     def backoff(self, strikes: int, error: GrpcBearerError | None = None, *, lasting: bool = False) -> float:
         """Seconds to leave the source alone, spread by a fifth either way; never less than it asked for itself."""
-        from tenacity import RetryCallState, Retrying, wait_exponential
-
         if lasting:
             first, longest = REPLACEABLE if self.source.replaceable else LASTING
         else:
             first, longest = PASSING
-        attempt = RetryCallState(Retrying(), None, (), {})
-        attempt.attempt_number = strikes
-        delay = wait_exponential(multiplier=first, max=longest, exp_base=GROWTH)(attempt)
+        # By hand, for to import tenacity is to open files, and this is where a fetch ends that could open none.
+        delay = min(first * GROWTH ** min(strikes - 1, 100), longest)
         asked_for = getattr(error, "retry_after", None) or 0.0
         return max(delay * (0.8 + 0.4 * self.jitter()), min(asked_for, RETRY_AFTER_MAX))
 
@@ -123,9 +153,26 @@ class Fetcher:
         )
 
 
+def telling(deliver: Deliver) -> Callable[[Outcome], None]:
+    """What calls `deliver` with an outcome: an error as an instance of its own."""
+    return functools.partial(_tell, deliver)  # no closure: thousands may wait, and this is small
+
+
+def _tell(deliver: Deliver, outcome: Outcome) -> None:
+    if isinstance(outcome, Lease):
+        deliver(outcome, None)
+    else:
+        deliver(None, outcome.fresh())
+
+
 def is_lasting(error: GrpcBearerError) -> bool:
     """Whether trying again soon is of no use. After garbage it is: a proxy may have sent that."""
     return not getattr(error, "retryable", False) and not isinstance(error, TokenFormatError)
+
+
+def threadless_error() -> GrpcBearerError:
+    """For a fetch that has nowhere to run."""
+    return TokenUnavailableError("the system gives no thread to fetch a token on")
 
 
 def closed_error() -> GrpcBearerError:

@@ -7,8 +7,10 @@ slower and never less safe.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
+import importlib
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -206,3 +208,9 @@ def _cancel(ref: weakref.ref[Any], sent_all_in: Callable[[object], bool]) -> boo
     if call is None or sent_all_in(asyncio.current_task()):
         return False
     return bool(type(call).cancel(call))
+
+
+def load_plugin_wrapper() -> None:
+    """Import what gRPC imports for the first call credentials. Without it the first call does."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("grpc._plugin_wrapping")

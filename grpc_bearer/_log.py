@@ -44,6 +44,11 @@ class Log:
         self._said: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
 
+    @staticmethod
+    def wants(event: Event) -> bool:
+        """Whether there may be a line about it."""
+        return _LOGGER.isEnabledFor(level_of(event)) or _LOGGER.isEnabledFor(logging.DEBUG)
+
     def __call__(self, event: Event) -> None:
         level = level_of(event)
         if level > logging.DEBUG:

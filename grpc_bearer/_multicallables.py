@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextvars
 import functools
 import time
@@ -145,15 +144,15 @@ def _attempts(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
 
 def _waited(trial: Trial) -> tuple[Any, Lease]:
     """The caller's own thread waits for the token, where core cannot."""
-    error: GrpcBearerError | None = None
     try:
-        lease = trial.future().result(trial.left())
-        if lease.token.fingerprint != trial.avoid:
-            return (*(trial.metadata or ()), *lease.metadata), lease
-    except concurrent.futures.TimeoutError:
-        raise deadline_exceeded() from None
+        delivered = trial.wait()
     except GrpcBearerError as reason:
-        error = reason
+        delivered = None, reason
+    if delivered is None:
+        raise deadline_exceeded()
+    lease, error = delivered
+    if lease is not None and lease.token.fingerprint != trial.avoid:
+        return (*(trial.metadata or ()), *lease.metadata), lease
     raise tokenless(trial, error)
 
 

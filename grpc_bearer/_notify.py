@@ -1,24 +1,36 @@
 """Who is told of events, and how: one `Notifier` an auth, and one `Tale` a fetch.
 
-Where nobody listens, what is routine is not even made: the events and the log's words for them are imported when the
-first of them is told.
+Where nobody listens, what is routine is not even made. The log is written by a worker, outside of the fetch that it is
+about: a handler may wait for another thread, and that thread for this very token.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextvars
 import itertools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from grpc_bearer import _workers
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._observers import checked_observer, everywhere
+from grpc_bearer._promise import Latch
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 
 if TYPE_CHECKING:
     from grpc_bearer.events import Event, Observer
+
+#: Whoever has something to say goes on after this time, in seconds, though it is not written yet. As a rule it is at
+#: once, so that who reads the log after a call finds there what belongs to it.
+WRITTEN_WITHIN = 0.5
+#: So many lines may wait; behind a handler that hangs the oldest are forgotten.
+BACKLOG = 1000
 
 _LOGGER = logging.getLogger("grpc_bearer")
 _here = threading.local()
@@ -37,7 +49,7 @@ class Notifier:
         monotonic: where the log reads time.
     """
 
-    __slots__ = ("_log", "_monotonic", "_observers", "who")
+    __slots__ = ("_lines", "_log", "_observers", "_writer", "_writing", "who")
 
     def __init__(
         self,
@@ -48,8 +60,12 @@ class Notifier:
     ) -> None:
         self.who: tuple[str, str] = (auth, source)
         self._observers = tuple(observers)
-        self._monotonic = monotonic
-        self._log: Observer | None = None
+        from grpc_bearer._log import Log  # with the events: what is to be told must not depend on files any more
+
+        self._log = Log(monotonic)
+        self._lines: deque[tuple[contextvars.Context, Event, Latch]] = deque(maxlen=BACKLOG)
+        self._writing = _thread.allocate_lock()
+        self._writer = 0  # the ident of the thread that writes
 
     @property
     def heard(self) -> bool:
@@ -61,29 +77,66 @@ class Notifier:
         """Whether anybody listens to what is routine, which is DEBUG to the log."""
         return self.heard or _LOGGER.isEnabledFor(logging.DEBUG)
 
-    def __call__(self, event: Event) -> None:
-        """Tell everybody, here and now; or later, inside of `held_back`."""
+    def __call__(self, event: Event, *, wait: bool = True) -> None:
+        """Tell everybody, here and now, and the log; or later, inside of `held_back`.
+
+        Args:
+            event: what happened.
+            wait: go on when the log has been written, or after `WRITTEN_WITHIN`.
+        """
         held = getattr(_here, "held", None)
         if held is not None:
             held.append((self, event))
             return
-        if self._log is None:
-            from grpc_bearer._log import Log
-
-            self._log = Log(self._monotonic)  # two threads may both: a line too many harms nobody
-        for observer in (self._log, *self._observers, *everywhere):
+        written = self._have_written(event)
+        for observer in (*self._observers, *everywhere):
             try:
                 observer(event)
             except BaseException as error:
-                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-                    raise  # the user's own
+                if is_interrupt(error):
+                    raise
                 _complain(observer, error)
+        if wait and written is not None and self._writer != _thread.get_ident():  # a handler may cause an event itself
+            written.wait(WRITTEN_WITHIN)
+
+    def _have_written(self, event: Event) -> Latch | None:
+        """Have a worker write a line, if the log wants one; what opens when it is written."""
+        if not self._log.wants(event):
+            return None
+        written = Latch()
+        self._lines.append((contextvars.copy_context(), event, written))
+        _workers.prompt(self._write)
+        return written
+
+    def _write(self) -> None:
+        while self._lines:
+            if not self._writing.acquire(blocking=False):
+                return  # who is at it comes to these, too
+            try:
+                self._writer = _thread.get_ident()
+                while self._lines:
+                    context, event, written = self._lines.popleft()
+                    try:
+                        context.run(self._log, event)
+                    except BaseException as error:
+                        if is_interrupt(error):  # without a thread to be had this is the caller's
+                            raise
+                        _complain(self._log, error)
+                    written.open()
+            finally:
+                self._writer = 0
+                self._writing.release()
+
+    def after_fork_in_child(self) -> None:
+        """What was being written is the parent's to write."""
+        _workers.bury((self._lines, self._writing))
+        self._lines, self._writing, self._writer = deque(maxlen=BACKLOG), _thread.allocate_lock(), 0
 
     def skew(self, previous: float, offset: float) -> None:
         """Tell that the correction of this machine's clock has changed."""
         from grpc_bearer.events import SkewLearnt
 
-        self(SkewLearnt(*self.who, offset=offset, previous=previous))
+        self(SkewLearnt(*self.who, offset=offset, previous=previous), wait=False)
 
 
 def _complain(observer: object, error: BaseException) -> None:
@@ -147,7 +200,7 @@ class Tale:
         if not self._quiet and self._notify.routine_heard:
             from grpc_bearer.events import FetchBegun
 
-            self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead))
+            self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead), wait=False)
 
     def fetched(self, lifetime: float | None, *, failures: int = 0, kept: bool = True) -> None:
         """Tell that it brought a token, which lives for so long."""

@@ -12,13 +12,13 @@ import contextvars
 import functools
 import math
 import threading
+from _thread import RLock
 from collections import deque
 from collections.abc import Hashable
 from typing import NamedTuple
 
 from grpc_bearer import _workers
-from grpc_bearer._entry import Lease
-from grpc_bearer._fetching import Fetcher, fetching_for
+from grpc_bearer._fetching import Fetcher, Lease, fetching_for
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import GrpcBearerError
 
@@ -28,6 +28,8 @@ SHARE, LONGEST = 0.25, 30.0
 STEP = 1.0
 #: So many keys have a stock at a time; if there are more, the oldest goes.
 MAX_STOCKS = 64
+#: A stock that a worker was sent to is not looked after again for this long, in seconds: it may have been called off.
+PATIENCE = 1.0
 
 
 class Made(NamedTuple):
@@ -55,13 +57,14 @@ def usable(made: Made, wall: float, monotonic: float) -> bool:
 class _Stock:
     """The tokens of one key, the oldest first, and how many there should be. It is replaced, never emptied."""
 
-    __slots__ = ("filling", "given_up", "goal", "key", "tokens")
+    __slots__ = ("filling", "given_up", "goal", "key", "sent", "tokens")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.tokens: deque[Made] = deque()  # popleft() is atomic: no token is given to two
         self.goal = 0
         self.filling = threading.Lock()  # held while a worker is at it
+        self.sent = -math.inf  # when one was sent
         self.given_up = False
 
 
@@ -76,7 +79,7 @@ class Presigned:
     def __init__(self, fetcher: Fetcher, limit: int) -> None:
         self._fetcher = fetcher
         self._limit = limit
-        self._lock = threading.Lock()  # guards which stocks there are, not what is in them
+        self._lock = RLock()  # guards which stocks there are, not what is in them
         self._stocks: dict[Hashable, _Stock] = {}
         self._closed = False
 
@@ -114,7 +117,7 @@ class Presigned:
 
     def after_fork_in_child(self) -> None:
         """The tokens are the parent's, which will use them; so are the locks and the workers."""
-        self._lock, self._stocks = threading.Lock(), {}
+        self._lock, self._stocks = RLock(), {}
 
     def _stock(self, context: CallContext) -> _Stock | None:
         key = self._fetcher.key(context)
@@ -139,17 +142,21 @@ class Presigned:
             return self._stocks.get(stock.key, stock)
 
     def _refill(self, stock: _Stock, context: CallContext) -> None:
-        if stock.given_up or not stock.filling.acquire(blocking=False):
+        now = self._fetcher.clock.monotonic()
+        if stock.given_up or now - stock.sent < PATIENCE:
             return
+        stock.sent = now
         stock.goal = min(max(2 * stock.goal, 1), self._limit)
         # With the caller's context variables, for the source's functions of the call may read them.
         job = functools.partial(contextvars.copy_context().run, self._fill, stock, context)
         try:
             _workers.submit(job)
         except RuntimeError:  # no thread to be had: each call makes its own
-            stock.filling.release()
+            stock.sent = -math.inf
 
     def _fill(self, stock: _Stock, context: CallContext) -> None:
+        if not stock.filling.acquire(blocking=False):
+            return
         fetching_for.set((*fetching_for.get(), self._fetcher))
         try:
             # Functions that read what only the caller's thread has would give another key here, and a token of it.
@@ -163,6 +170,7 @@ class Presigned:
                 stock.tokens.append(made)
         finally:
             stock.filling.release()
+            stock.sent = -math.inf
 
     def _make(self, context: CallContext) -> Made | None:
         fetcher = self._fetcher

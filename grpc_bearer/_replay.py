@@ -13,6 +13,8 @@ from _thread import RLock  # what is in threading is a function around it
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
+from grpc_bearer._interrupts import is_interrupt
+
 #: In place of a serializer: it is not ours to know, so requests are passed on as they are.
 UNKNOWN: Any = object()
 
@@ -34,7 +36,9 @@ def serialise(serializer: Callable[[Any], bytes] | None, request: Any) -> Item:
         return request  # type: ignore[no-any-return]  # bytes by contract; gRPC complains if not
     try:
         return serializer(request)
-    except Exception:
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         return Unserialisable(request)
 
 
@@ -50,7 +54,9 @@ def snapshot(request: Any) -> Any:
     """A request as it is now, where its serializer is not ours to call."""
     try:
         return request if isinstance(request, bytes) else copy.deepcopy(request)
-    except Exception:  # it holds a lock, a file: such a one is made for its moment, and nobody changes it unseen
+    except Exception as error:  # it holds a lock, a file: such a one is made for its moment, and stays as it is
+        if is_interrupt(error):
+            raise
         return request
 
 

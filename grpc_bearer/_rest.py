@@ -49,16 +49,17 @@ class Giver:
     async def alease(self, url: str) -> Lease:
         """`lease` without blocking the event loop, whichever it is."""
         self._check(url)
-        future = self._auth._engine.future(self._context(url))
-        if future.done():
-            return future.result()
+        engine, context = self._auth._engine, self._context(url)
+        lease = engine.peek(context)
+        if lease is not None:
+            return lease
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             from anyio.to_thread import run_sync  # trio, which httpx serves through anyio: so that is there
 
-            return await run_sync(future.result, abandon_on_cancel=True)
-        return await asyncio.wrap_future(future)
+            return await run_sync(engine.token, context, abandon_on_cancel=True)
+        return await engine.atoken(context)
 
     def gives_up(self, refused: Lease, url: str) -> bool:
         """Give up the refused token, if it is still the current one; whether another is to be had."""

@@ -16,6 +16,7 @@ import grpc
 
 from grpc_bearer._attempts import Attempts
 from grpc_bearer._failure import Failure, rich
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import ConfigurationError
 
@@ -164,6 +165,8 @@ def _says_yes(predicate: Callable[[Any], bool] | None, error: Any) -> bool:
     try:
         return predicate is not None and bool(predicate(error))
     except Exception as raised:
+        if is_interrupt(raised):
+            raise
         _LOGGER.error("the policy's retry_if raised %s, so the call is not made again", type(raised).__name__)
         return False
 
@@ -200,6 +203,8 @@ def delay_before(policy: RetryPolicy, failure: Failure, attempts: int, elapsed: 
         delay = state.upcoming_sleep = max(float(wait(state)), rich(failure)[1])
         stopped = stop(state)
     except Exception as error:
+        if is_interrupt(error):
+            raise
         _LOGGER.error("the policy's stop or wait raised %s, so the call is not made again", type(error).__name__)
         return None
     return None if stopped or not elapsed + delay < MAX_TIME else delay

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -109,9 +108,9 @@ class Trial:
         ask = self.route.door.engine.request
         self.as_caller(lambda: ask(self.route.context, deliver, patient=self._patient()))
 
-    def future(self) -> Future[Lease]:
-        """The same for a thread that waits."""
-        return self.route.door.engine.future(self.route.context, patient=self._patient())
+    def wait(self) -> tuple[Lease | None, GrpcBearerError | None] | None:
+        """The same for a thread that waits; `None`: time is up."""
+        return self.route.door.engine.wait(self.route.context, self.left(), patient=self._patient())
 
     def _patient(self) -> Callable[[], bool] | None:
         return (lambda: self.left() != 0) if self.wait_for_ready else None

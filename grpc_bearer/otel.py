@@ -32,6 +32,7 @@ tells a token, a key or an argument.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from grpc_bearer._version import version
@@ -46,6 +47,7 @@ from grpc_bearer.events import (
     SkewLearnt,
     TokenFetched,
 )
+from grpc_bearer.sources._foreign import carried
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -113,6 +115,8 @@ class OpenTelemetryObserver:
         # Fetches begun and not ended, by number: the span, and what detaches it again. A fetch begins and ends on one
         # thread, in one context of its own.
         self._open: dict[int, tuple[Span, Token[Context]]] = {}
+        if _carry not in carried:
+            carried.append(_carry)
 
     def __call__(self, event: Event, /) -> None:
         """Take notice of an event."""
@@ -181,6 +185,14 @@ class OpenTelemetryObserver:
         self._retries.add(1, attributes)
         told = {"grpc_bearer.call.attempt": event.attempt, "grpc_bearer.call.delay": event.delay}
         trace.get_current_span().add_event("grpc_bearer.call.retry", {**attributes, **told})
+
+
+def _carry() -> Callable[[], object]:
+    """The span at hand, for functions that run without the caller's context variables; no baggage, which is theirs."""
+    from opentelemetry import context, trace
+
+    span = trace.get_current_span()
+    return lambda: context.attach(trace.set_span_in_context(span, context.Context()))
 
 
 def _shared(event: Event) -> _Attributes:

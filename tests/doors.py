@@ -382,3 +382,18 @@ def warmed(auth: Any, server: ProbeServer) -> Any:
         for _ in range(2):
             stub.Unary(ProbeRequest(index=1), timeout=PATIENCE)
     return auth
+
+
+def future_of(engine: Any, context: Any = CallContext(), **options: Any) -> Future[Any]:  # noqa: B008  # frozen
+    """A future of what `Engine.request` delivers."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+
+    def deliver(lease: Any, error: Any) -> None:
+        if lease is not None:
+            future.set_result(lease)
+        else:
+            future.set_exception(error)
+
+    engine.request(context, deliver, **options)
+    return future

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from _redis import RedisServer, redis_server
 from cryptography.hazmat.primitives.asymmetric import ec
+from doors import future_of
 
 from grpc_bearer import (
     BearerAuth,
@@ -116,7 +117,7 @@ def test_those_who_start_together_wait_for_the_one_who_fetches(store: object, cl
     issuer = Issuer()
     issuer.gate = threading.Event()
     auths = fleet(issuer, store, 6, clock)
-    futures = [auth._engine.future(CallContext(clock=clock)) for auth in auths]
+    futures = [future_of(auth._engine, CallContext(clock=clock)) for auth in auths]
     assert issuer.asked.wait(PATIENCE)
 
     issuer.gate.set()
@@ -129,7 +130,7 @@ def test_a_waiter_is_bound_by_its_own_deadline(store: object, clock: ManualClock
     issuer = Issuer()
     issuer.gate = threading.Event()
     first, second = fleet(issuer, store, 2, clock)
-    held = first._engine.future(CallContext(clock=clock))
+    held = future_of(first._engine, CallContext(clock=clock))
     assert issuer.asked.wait(PATIENCE)
 
     with pytest.raises(TokenUnavailableError, match=r"within 0\.05 s"):
@@ -143,9 +144,9 @@ def test_who_waited_long_enough_goes_alone(store: object, clock: ManualClock) ->
     issuer = Issuer()
     issuer.gate = threading.Event()
     first, second = fleet(issuer, store, 2, clock, patience=0.05)
-    held = first._engine.future(CallContext(clock=clock))
+    held = future_of(first._engine, CallContext(clock=clock))
     assert issuer.asked.wait(PATIENCE)
-    waiting = second._engine.future(CallContext(clock=clock))
+    waiting = future_of(second._engine, CallContext(clock=clock))
     eventually(lambda: issuer.exchanges == 2)
 
     issuer.gate.set()
@@ -160,7 +161,7 @@ def test_a_holder_that_is_at_it_is_waited_for_as_long_as_a_fetch_may_take(
     issuer = Issuer()
     issuer.gate = threading.Event()
     first, second = fleet(issuer, store, 2, clock, timeout=1.0)
-    held = first._engine.future(CallContext(clock=clock))
+    held = future_of(first._engine, CallContext(clock=clock))
     assert issuer.asked.wait(PATIENCE)
     now = [0.0]
 
@@ -171,7 +172,7 @@ def test_a_holder_that_is_at_it_is_waited_for_as_long_as_a_fetch_may_take(
             held.result(PATIENCE)
 
     monkeypatch.setattr(_errand, "time", types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
-    assert second._engine.future(CallContext(clock=clock)).result(PATIENCE).token.value == "t1"
+    assert future_of(second._engine, CallContext(clock=clock)).result(PATIENCE).token.value == "t1"
 
     assert issuer.exchanges == 1
     assert now[0] > 55
@@ -381,7 +382,7 @@ def test_after_a_failure_nobody_queues_up_to_fail_in_turn(store: object, clock: 
     issuer.gate = threading.Event()
     issuer.error = TokenUnavailableError("down")  # type: ignore[assignment]
     auths = fleet(issuer, store, 5, clock)
-    futures = [auth._engine.future(CallContext(clock=clock)) for auth in auths]
+    futures = [future_of(auth._engine, CallContext(clock=clock)) for auth in auths]
     assert issuer.asked.wait(PATIENCE)
     time.sleep(0.05)  # the others wait by then, as a rule; one that comes later fails by itself
     began = time.monotonic()

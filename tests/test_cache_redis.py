@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from _redis import BINARY, RedisServer, free_port, redis_server, wait_for
+from doors import future_of
 
 from grpc_bearer import BearerAuth, ConfigurationError, SharedCache, Token
 from grpc_bearer.cache import _bounded
@@ -376,7 +377,7 @@ def test_a_killed_holders_lock_runs_out_and_another_takes_it(server: RedisServer
     assert holder.stdout.readline() == "held\n"
     counting = Counting()
     futures = [BearerAuth(counting, cache=cache_in(server.url))._engine for _ in range(4)]
-    waiting = [engine.future(_context()) for engine in futures]
+    waiting = [future_of(engine, _context()) for engine in futures]
     began = time.monotonic()
 
     holder.kill()
@@ -397,9 +398,9 @@ def test_the_lock_of_a_holder_that_is_slow_but_alive_is_kept(server: RedisServer
 
     first = BearerAuth(slow, cache=cache_in(server.url))
     second = BearerAuth(Counting("other"), cache=cache_in(server.url, patience=60.0))
-    held = first._engine.future(_context())
+    held = future_of(first._engine, _context())
     assert asked.wait(20)
-    waiting = second._engine.future(_context())
+    waiting = future_of(second._engine, _context())
     time.sleep(5.6)  # longer than a lease: the point is that it is real time on the server
 
     gate.set()

@@ -10,6 +10,7 @@ import pickle
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -262,9 +263,11 @@ def test_of_a_foreign_exception_the_type_alone_is_told(
     make: Callable[[BaseException], Any], error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    told = failure(
-        lambda: CallableSource(make(error)).fetch(CONTEXT), TokenUnavailableError, f"raised {type(error).__name__}$"
-    )
+    source = CallableSource(make(error))
+    with ThreadPoolExecutor(1) as worker:  # as the engine does; on the main thread an exit would be the program's own
+        told = failure(
+            worker.submit(source.fetch, CONTEXT).result, TokenUnavailableError, f"raised {type(error).__name__}$"
+        )
 
     assert_hidden(told, "hidden")
     assert told.__context__ is None

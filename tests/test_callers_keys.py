@@ -6,14 +6,17 @@ import asyncio
 import contextvars
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
-from doors import eventually, nothing_in_flight
+from doors import TLS, eventually, nothing_in_flight
 
-from grpc_bearer import BearerAuth, CallableSource, CallContext, Token
+from grpc_bearer import BearerAuth, CallableSource, CallContext, HTTPTokenSource, JWTSource, Token
 from grpc_bearer.errors import TokenError
-from grpc_bearer.testing import ManualClock
+from grpc_bearer.sources.jwt import PerToken
+from grpc_bearer.testing import ManualClock, Request, Response, TokenServer, throwaway_key
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant")
 NAMES = ("ada", "bob", "cyd")
@@ -94,3 +97,42 @@ def test_a_function_without_a_key_runs_in_an_empty_context() -> None:
     with BearerAuth(lambda: f"token-of-{tenant.get('nobody')}") as auth:
         assert as_tenant("alice", auth.token).value == "token-of-nobody"
         assert as_tenant("bob", lambda: asyncio.run(auth.atoken())).value == "token-of-nobody"
+
+
+def test_a_body_function_without_a_key_runs_in_an_empty_context(tmp_path: Path) -> None:
+    def answer(request: Request) -> Response:
+        return Response(200, f"token-of-{request.body.decode()}".encode())
+
+    with TokenServer(TLS) as server:
+        url = server.serve("/token", answer)
+        source = HTTPTokenSource(url, body=lambda: tenant.get("nobody"), ca=TLS.write(tmp_path))
+        with BearerAuth(source) as auth:
+            assert as_tenant("alice", auth.token).value == "token-of-nobody"
+
+        class PerTenant(HTTPTokenSource):
+            def key(self, context: CallContext) -> str:
+                return tenant.get()
+
+        keyed = PerTenant(url, body=lambda: tenant.get("nobody"), ca=TLS.write(tmp_path))
+        with BearerAuth(keyed) as auth:
+            assert [as_tenant(name, auth.token).value for name in NAMES] == [f"token-of-{name}" for name in NAMES]
+
+
+def test_a_claim_made_anew_for_each_token_sees_no_caller_where_callers_share_it() -> None:
+    def claimed(token: Token) -> str:
+        return str(jwt.decode(token.value, options={"verify_signature": False})["who"])
+
+    key = throwaway_key("ES256")
+    claims = {"who": PerToken(lambda: tenant.get("nobody"))}
+    with BearerAuth(JWTSource(key, claims=claims)) as auth:
+        assert claimed(as_tenant("alice", auth.token)) == "nobody"
+    with BearerAuth(JWTSource(key, claims=claims, single_use=True)) as auth:
+        assert claimed(as_tenant("alice", auth.token)) == "alice"
+
+
+def test_a_function_that_asks_for_its_own_token_is_told_so_though_it_sees_no_caller() -> None:
+    with (
+        BearerAuth(lambda: auth.token(timeout=5).value) as auth,
+        pytest.raises(TokenError, match="that very token"),
+    ):
+        auth.token(timeout=5)

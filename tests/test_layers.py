@@ -19,8 +19,8 @@ PACKAGE = "grpc_bearer"
 # The house, from the ground up. A module may import from the lines above its own, never from its own line or below it.
 # Modules named without the package's name; "" is the package itself. What protoc generated counts as one module.
 LAYERS = """
-errors _version _streams _workers _replay _identity _grpc_private _around
-_bare _terminal
+errors _version _streams _interrupts _identity _grpc_private _around
+_workers _promise _replay _bare _terminal
 _observers
 events
 _log
@@ -31,7 +31,8 @@ _skew
 _token _credentials _misplaced
 _keys _failure
 _signing
-sources._base sources._answer sources._foreign sources._threads
+sources._foreign
+sources._base sources._answer sources._threads
 sources._wire sources._files sources._members sources._loop
 sources._secrets sources._segment
 sources._http
@@ -47,12 +48,13 @@ cache._shared cache._judged
 cache cache._errand
 cache._cached
 _entry
-_presign
+_presign _single_use
 _engine
+_diagnosis
 _auth _attempts
 _retry _combine
 _fork
-_diagnosis _door
+_door
 _security
 _trial
 _ends _aio_ends

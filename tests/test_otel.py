@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from _refusing import AIO, PATIENCE, SYNC, Place, place
-from doors import eventually
+from doors import eventually, future_of
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, Source, Token, TokenUnavailableError, events, otel
@@ -378,7 +378,7 @@ def test_a_fetch_that_takes_too_long_is_counted(telemetry: Telemetry, make: Make
     auth = make()
     source: Any = auth._source
     source.go.clear()
-    future = auth._engine.future(CallContext(clock=clock))
+    future = future_of(auth._engine, CallContext(clock=clock))
     assert source.entered.wait(PATIENCE)
     clock.advance(60.0)
     assert future.exception(PATIENCE) is not None
@@ -452,7 +452,7 @@ def test_an_observer_added_while_a_fetch_is_under_way(telemetry: Telemetry, cloc
     source = Scripted(clock)
     source.go.clear()
     auth = BearerAuth(source, clock=clock)
-    future = auth._engine.future(CallContext(clock=clock))
+    future = future_of(auth._engine, CallContext(clock=clock))
     assert source.entered.wait(PATIENCE)
     events.add_observer(telemetry.observer)
     try:

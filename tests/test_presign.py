@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import os
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def lying(auth: BearerAuth) -> int:
 
 def quiet(auth: BearerAuth) -> bool:
     """Whether no worker is filling anything."""
-    return eventually(lambda: not any(stock.filling.locked() for stock in list(stocks(auth)._stocks.values())))
+    return eventually(lambda: not any(stock.sent > -math.inf for stock in list(stocks(auth)._stocks.values())))
 
 
 def take(auth: BearerAuth, count: int = 1, url: str = URL) -> list[Token]:
@@ -206,7 +207,7 @@ def test_what_is_being_signed_meanwhile_is_thrown_away_too(clock: ManualClock) -
     auth._engine.invalidate()
     go.set()
 
-    assert eventually(lambda: not stock.filling.locked())
+    assert eventually(lambda: stock.sent == -math.inf)
     assert lying(auth) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -274,6 +275,7 @@ class WholeEngine(RuleBasedStateMachine):
         self.world = World(self.clock)
         self.minted = 0
         self.asked = self.answered = 0
+        self.waiting = dict.fromkeys("ab", 0)
         self.last: dict[str, str] = {}  # key to the value that its last fetch brought
         self.refused: dict[str, int] = {}  # value to the number of fetches that had begun when it was refused
         self.brought: dict[str, int] = {}  # value to the number of the fetch that brought it last
@@ -293,8 +295,9 @@ class WholeEngine(RuleBasedStateMachine):
             assert time.monotonic() < deadline, "the engine hangs"
             time.sleep(0.0002)
 
-    def deliver(self, lease: Lease | None, error: GrpcBearerError | None) -> None:
+    def deliver(self, key: str, lease: Lease | None, error: GrpcBearerError | None) -> None:
         self.answered += 1
+        self.waiting[key] -= 1
         if (lease is None) is (error is None):
             self.wrong.append("neither or both")
         if lease is not None:
@@ -314,7 +317,9 @@ class WholeEngine(RuleBasedStateMachine):
         # Those who rest are woken each few seconds, and the machine's steps are long: many of them would take minutes.
         for _ in range(min(callers, 2) if patient else callers):
             self.asked += 1
-            self.engine.request(CallContext(key), self.deliver, patient=(lambda: True) if patient else None)
+            deliver = functools.partial(self.deliver, key)
+            self.waiting[key] += 1
+            self.engine.request(CallContext(key), deliver, patient=(lambda: True) if patient else None)
         self.settle()
 
     def resting(self) -> list[str]:
@@ -353,6 +358,8 @@ class WholeEngine(RuleBasedStateMachine):
         assert isinstance(gate, threading.Event)
         gate.set()
         self.until(lambda: self.state(key).flight is None or self.state(key).sequence > before)
+        # Before time goes on, or who was to have a valid token would get it when it is none any more.
+        self.until(lambda: self.state(key).flight or not self.waiting[key] or key in self.resting())
         self.settle()
 
     @rule(key=KEYS, times=st.integers(1, 5))

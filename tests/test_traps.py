@@ -1093,7 +1093,7 @@ INDEX: dict[int, tuple[str, list[str]]] = {
     ),
     39: (
         "intervals are for the monotonic clock",
-        ["engine::test_a_step_of_the_wall_clock_changes_nothing_for_a_token_in_hand"],
+        ["engine::test_a_wall_clock_that_is_put_back_changes_nothing_for_a_token_in_hand"],
     ),
     40: (
         "one who gives up must not cancel the fetch for the rest",

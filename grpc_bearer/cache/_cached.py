@@ -12,7 +12,7 @@ from grpc_bearer._identity import Json
 from grpc_bearer._token import CallContext, Token
 from grpc_bearer.cache._errand import Errand
 from grpc_bearer.cache._judged import Mine
-from grpc_bearer.cache._sealed import Keys, derived, slot_of
+from grpc_bearer.cache._sealed import NEEDS, Keys, derived, slot_of
 from grpc_bearer.cache._shared import SharedCache
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._base import Source
@@ -47,6 +47,7 @@ class CachedSource(Source):
         self._bases = {id(part): _basis(part, cache) for part in _parts(source) if part.worth_sharing}
         self._mine: OrderedDict[str, Mine] = OrderedDict()
         self.signs, self.replaceable = source.signs, source.replaceable
+        self.needs: tuple[str, ...] = (*source.needs, *NEEDS)
         if getattr(source.key, "__func__", None) is not Source.key:
             self.key = source.key  # type: ignore[method-assign]  # only then: the engine is faster without
 

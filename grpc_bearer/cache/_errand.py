@@ -152,8 +152,7 @@ class _Holder:
         self._cancel = _workers.call_later(LEASE / 3, self._beat)
 
     def _beat(self) -> None:
-        # The timer is for all, and must not wait for a store. Nor are the workers: all may be waiting for other locks.
-        start(self._renew)
+        self._renew()
 
     def _renew(self) -> None:
         if self._stopped:

@@ -18,6 +18,15 @@ from grpc_bearer._identity import Json
 from grpc_bearer._token import Token
 from grpc_bearer.errors import TokenFormatError
 
+#: What it imports to seal and to open; see `Source.needs`.
+NEEDS: tuple[str, ...] = (
+    "cryptography.exceptions",
+    "cryptography.hazmat.primitives.ciphers.aead",
+    "cryptography.hazmat.primitives.hashes",
+    "cryptography.hazmat.primitives.hmac",
+    "cryptography.hazmat.primitives.kdf.hkdf",
+)
+
 VERSION = 1
 #: A token without an expiry is shared for so many seconds, then fetched again by somebody.
 FOREVER = 86400.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
 from grpc_bearer._token import CallContext, Token
+from grpc_bearer.sources._foreign import nobody
 
 if TYPE_CHECKING:
     from grpc_bearer._identity import Identity
@@ -46,6 +48,9 @@ class Source(ABC):
     #: Sent beside each token, as it is: no secrets.
     beside: tuple[tuple[str, str], ...] = ()
 
+    #: Modules that `fetch` imports, for the auth to import when it is built: later no file may be left to open.
+    needs: tuple[str, ...] = ()
+
     #: False if a shared cache has nothing to give: the token is at hand here as it is.
     worth_sharing: bool = True
 
@@ -61,6 +66,10 @@ class Source(ABC):
     def key(self, context: CallContext) -> Hashable:
         """Which calls may share a token: those with equal keys. The default is one token for all."""
         return ()
+
+    def _seen_by_functions(self) -> Context:
+        """The context variables that functions of the user's see: the caller's where a `key` may tell callers apart."""
+        return nobody() if getattr(self.key, "__func__", None) is Source.key else copy_context()
 
     def identity(self) -> Identity | None:
         """Who this source is, for a cache that processes share: whoever gives an equal one may use its tokens.

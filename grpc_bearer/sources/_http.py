@@ -43,6 +43,10 @@ _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 File = str | PathLike[str]
 
 
+#: What a request imports; see `Source.needs`.
+NEEDS: tuple[str, ...] = ("grpc_bearer.sources._wire",)
+
+
 class Endpoint:
     """One HTTPS address with its limits and its kept-alive connections.
 

@@ -11,6 +11,7 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from grpc_bearer._clock import SYSTEM_CLOCK
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 from grpc_bearer.sources._foreign import scrubbed
 
@@ -95,6 +96,8 @@ async def _outcome(
     try:
         return await awaitable, None
     except (Exception, asyncio.CancelledError, SystemExit) as error:
+        if is_interrupt(error):  # a signal has come, and the loop is the main thread's
+            raise
         return None, scrubbed(error, where)
 
 

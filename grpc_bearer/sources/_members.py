@@ -10,8 +10,10 @@ from json.encoder import encode_basestring_ascii
 from typing import TypeAlias
 
 from grpc_bearer._given import as_dict
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenRejectedError
+from grpc_bearer.sources._foreign import hint
 
 #: A mapping of JSON values, functions of the call and `PerToken`; or a function of the call that gives such a mapping.
 GivenMembers: TypeAlias = Mapping[str, object] | Callable[[CallContext], Mapping[str, object]]
@@ -128,6 +130,8 @@ class Members:
         except GrpcBearerError:
             raise
         except Exception as error:
+            if is_interrupt(error):
+                raise
             problem = self._failed(self._what, error, context)
         else:
             if not callable(given):
@@ -144,6 +148,8 @@ class Members:
         except GrpcBearerError:
             raise
         except Exception as error:
+            if is_interrupt(error):
+                raise
             problem = self._failed(f"{self._what}[{name!r}]", error, *context)
         else:
             if type(value) is str:
@@ -156,7 +162,7 @@ class Members:
 
     def _failed(self, where: str, error: Exception, *context: CallContext) -> TokenRejectedError:
         service = "".join(f" for service {call.service!r}" for call in context)
-        return TokenRejectedError(f"{where}: the function failed with {type(error).__name__}{service}")
+        return TokenRejectedError(f"{where}: the function failed with {type(error).__name__}{service}{hint(error)}")
 
     def _json(self, value: object, name: str) -> str:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Hashable
+from contextvars import Context, copy_context
 from dataclasses import replace
 
 from grpc_bearer._given import checked_seconds
@@ -12,7 +13,7 @@ from grpc_bearer._token import CallContext, Token, TokenFunction
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 from grpc_bearer.sources._answer import jwt_expiry, made_token
 from grpc_bearer.sources._base import Source
-from grpc_bearer.sources._foreign import called, name_of
+from grpc_bearer.sources._foreign import called, name_of, nobody
 from grpc_bearer.sources._loop import awaited, background_loop, runs_here
 
 __all__ = ["CallableSource"]
@@ -99,6 +100,12 @@ class CallableSource(Source):
             ConfigurationError: called on the thread of the loop that would have to make the token.
         """
         self.refuse_wait()
+        return self._seen_by_functions().run(self._made, context)
+
+    def _seen_by_functions(self) -> Context:
+        return nobody() if self._key is None else copy_context()
+
+    def _made(self, context: CallContext) -> Token:
         now = context.clock.time()
         result = called(self._where, self._fn, *([context] if self._wants_context else []))
         if inspect.isawaitable(result):

@@ -21,6 +21,7 @@ from grpc_bearer.errors import (
 )
 from grpc_bearer.sources._answer import jwt_expiry, made_token
 from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._http import NEEDS
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -59,6 +60,8 @@ class GoogleAuthSource(Shared, Source):
     >>> source.fetch(CallContext())
     Token(<hidden>)
     """
+
+    needs: tuple[str, ...] = (*NEEDS, "google.auth.exceptions", "grpc_bearer.sources._google_transport")
 
     def __init__(self, credentials: Credentials, *, request: Callable[..., Any] | None = None) -> None:
         if problem := _unusable(credentials):

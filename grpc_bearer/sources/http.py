@@ -31,7 +31,7 @@ from grpc_bearer.sources._answer import (
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._files import checked_path
 from grpc_bearer.sources._foreign import called
-from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, carried, checked_headers
+from grpc_bearer.sources._http import MAX_BYTES, NEEDS, TIMEOUT, Endpoint, carried, checked_headers
 from grpc_bearer.sources._secrets import FileSecret, Plain, SecretLike, composed, given_secret, given_text, revealed
 
 __all__ = ["HTTPTokenSource"]
@@ -81,6 +81,8 @@ class HTTPTokenSource(Source):
     >>> source
     HTTPTokenSource(host='auth.example.com')
     """
+
+    needs: tuple[str, ...] = NEEDS
 
     def __init__(
         self,
@@ -173,7 +175,7 @@ class HTTPTokenSource(Source):
             return headers, _to_bytes(self._body.reveal())
         if self._body is None:
             return headers, None
-        body = called("body", self._body)
+        body = self._seen_by_functions().run(called, "body", self._body)
         if not isinstance(body, (Mapping, list)):
             return headers, _encoded(body)
         kind = headers.get("content-type")

@@ -14,6 +14,7 @@ from grpc_bearer._signing import load_signer
 from grpc_bearer._token import CallContext, Token, fingerprint, made_token
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._foreign import nobody
 from grpc_bearer.sources._members import GivenMembers, Members, PerToken, nonce, to_json
 from grpc_bearer.sources._segment import Segment, base64url
 
@@ -132,6 +133,10 @@ class JWTSource(Source):
             TokenFormatError: it gave what is no JSON value.
             SigningError: a callable returned what is no signature.
         """
+        # What its functions gave for the call is in the key, or the token is for one attempt; else it is everybody's.
+        return self._made(context) if self._keyed or self.single_use else nobody().run(self._made, context)
+
+    def _made(self, context: CallContext) -> Token:
         issued = int(context.clock.time()) - self._backdate
         token = self._signed(issued, context)
         if context.refused and not self.single_use:

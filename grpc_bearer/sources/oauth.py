@@ -30,7 +30,7 @@ from grpc_bearer.sources._answer import (
 )
 from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._foreign import called
-from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, File
+from grpc_bearer.sources._http import MAX_BYTES, NEEDS, TIMEOUT, Endpoint, File
 from grpc_bearer.sources._secrets import SecretLike, given_secret, given_text, is_fixed, revealed
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class ClientCredentialsSource(Source):
     >>> ClientCredentialsSource("https://auth.example.com/token", "me", "s3cret", scope=["read", "write"])
     ClientCredentialsSource(host='auth.example.com', auth_method='client_secret_basic')
     """
+
+    needs: tuple[str, ...] = NEEDS
 
     def __init__(
         self,
@@ -176,7 +178,7 @@ class ClientCredentialsSource(Source):
 
     def _shown(self) -> tuple[str, dict[str, str]]:
         """The secret and the form as they are now."""
-        secret = "" if self._secret is None else _current(self._secret)
+        secret = "" if self._secret is None else self._seen_by_functions().run(_current, self._secret)
         return secret, {name: revealed(value) for name, value in self._form.items()}
 
     def identity(self) -> Identity | None:

@@ -1,0 +1,176 @@
+"""Nothing is imported between the begin of a fetch, or a failure, and its end: there no file may be left to open.
+
+Each in a fresh process, where nothing has been used before.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doors import TLS
+
+from grpc_bearer.testing import OpaqueVerifier, ProbeServer, TokenServer, private_pem, throwaway_key
+
+SCRIPT = r"""
+import asyncio, json, sys
+from pathlib import Path
+import grpc
+import grpc_bearer
+from grpc_bearer import (
+    BearerAuth, CallableSource, ClientCredentialsSource, FileSource, HTTPTokenSource, JWTSource, StaticSource, aio
+)
+from grpc_bearer.testing import ProbeRequest, ProbeStub
+
+given = json.loads(sys.argv[1])
+token = Path(given["token"])
+
+async def coroutine():
+    return token.read_text()
+
+def http(key):
+    fields = {"api_key": key, "scope": "s", "secret": "s3cret"}
+    return HTTPTokenSource(given["bear"], body=fields, ca=given["ca"])
+
+SOURCES = {
+    "static": lambda: StaticSource(token.read_text()),
+    "file": lambda: FileSource(token),
+    "function": lambda: CallableSource(token.read_text),
+    "coroutine": lambda: CallableSource(coroutine),
+    "bear": lambda: grpc_bearer.profiles.bear(
+        {"api_key": given["key"], "scope": "s", "secret": "s3cret"}, url=given["bear"], ca=given["ca"]
+    ),
+    "oauth": lambda: ClientCredentialsSource(given["oauth"], "me", given["secret"], ca=given["ca"]),
+    "jwt": lambda: JWTSource(Path(given["pem"]), claims={"iss": "me"}, lifetime=600),
+    "jwt for each call": lambda: JWTSource(Path(given["pem"]), claims={"iss": "me"}, single_use=True),
+}
+
+class NoMoreImports:
+    names = []
+    def find_spec(self, name, path=None, target=None):
+        self.names.append(name)
+        raise ImportError("no file can be opened any more")
+
+source = SOURCES[given["source"]]()
+auth = source if isinstance(source, BearerAuth) else BearerAuth(source)
+credentials = grpc.ssl_channel_credentials(Path(given["ca"]).read_bytes())
+
+def attempts(call):
+    sys.meta_path.insert(0, NoMoreImports())
+    for _ in range(2):
+        try:
+            call()
+            yield "OK"
+        except grpc.RpcError as error:
+            yield error.code().name
+
+if given["asyncio"]:
+    async def main():
+        async with aio.secure_channel(given["target"], credentials, auth=auth) as channel:
+            stub = ProbeStub(channel)
+            sys.meta_path.insert(0, NoMoreImports())
+            for _ in range(2):
+                try:
+                    await stub.Unary(ProbeRequest(index=1), timeout=20)
+                    yield_ = "OK"
+                except grpc.RpcError as error:
+                    yield_ = error.code().name
+                codes.append(yield_)
+    codes = []
+    asyncio.run(main())
+else:
+    with grpc_bearer.secure_channel(given["target"], credentials, auth=auth) as channel:
+        stub = ProbeStub(channel)
+        codes = list(attempts(lambda: stub.Unary(ProbeRequest(index=1), timeout=20)))
+print(json.dumps([codes, NoMoreImports.names]))
+"""
+
+
+class AnyToken(OpaqueVerifier):
+    """Takes every token but one."""
+
+    def _judge(self, verdict: Any, token: str, method: str) -> None:
+        if token != "bad":
+            self.accept(token)
+        super()._judge(verdict, token, method)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("late")
+    pem = folder / "key.pem"
+    pem.write_text(private_pem(throwaway_key("ES256")))
+    with ProbeServer(AnyToken(), TLS) as server, TokenServer(TLS) as tokens:
+        yield {
+            "target": server.target,
+            "ca": str(TLS.write(folder)),
+            "pem": str(pem),
+            "token": str(folder / "token"),
+            "key": "key",
+            "secret": "s3cret",
+            "bear": tokens.serve_bear({"api_key": "key", "scope": "s", "secret": "s3cret"}),
+            "oauth": tokens.serve_client_credentials("me", "s3cret"),
+        }
+
+
+def calls(given: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The status codes of two calls, and what was imported meanwhile."""
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(given)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    codes, names = json.loads(run.stdout)
+    return codes, names
+
+
+HOW = pytest.mark.parametrize("how", ["sync", "asyncio"])
+ALL = ["static", "file", "function", "coroutine", "bear", "oauth", "jwt", "jwt for each call"]
+
+
+@HOW
+@pytest.mark.parametrize("source", ALL)
+def test_the_first_call_that_goes_well_imports_nothing(given: dict[str, Any], source: str, how: str) -> None:
+    Path(given["token"]).write_text("good")
+
+    codes, names = calls({**given, "source": source, "asyncio": how == "asyncio"})
+
+    assert names == []
+    assert codes == ["OK", "OK"]
+
+
+@HOW
+@pytest.mark.parametrize("source", ["static", "file", "function"])
+def test_the_first_refusal_imports_nothing(given: dict[str, Any], source: str, how: str) -> None:
+    Path(given["token"]).write_text("bad")
+
+    codes, names = calls({**given, "source": source, "asyncio": how == "asyncio"})
+
+    assert names == []
+    assert codes == ["UNAUTHENTICATED", "UNAUTHENTICATED"]
+
+
+FAILURES = [
+    ("file", {"token": "/nowhere"}, "UNAVAILABLE"),
+    ("function", {"token": "/nowhere"}, "UNAVAILABLE"),
+    ("coroutine", {"token": "/nowhere"}, "UNAVAILABLE"),
+    ("bear", {"key": "another"}, "UNAUTHENTICATED"),
+    ("oauth", {"secret": "another"}, "UNAUTHENTICATED"),
+    ("bear", {"bear": "https://localhost:1/token"}, "UNAVAILABLE"),
+    ("oauth", {"oauth": "https://nowhere.invalid/token"}, "UNAVAILABLE"),
+]
+
+
+@HOW
+@pytest.mark.parametrize(("source", "wrong", "code"), FAILURES)
+def test_the_first_fetch_that_fails_imports_nothing(
+    given: dict[str, Any], source: str, wrong: dict[str, str], code: str, how: str
+) -> None:
+    codes, names = calls({**given, **wrong, "source": source, "asyncio": how == "asyncio"})
+
+    assert names == []
+    assert codes == [code, code]
