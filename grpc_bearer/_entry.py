@@ -159,9 +159,9 @@ class Entry:
                 return True
 
     def close(self) -> None:
-        """For good; tell those who wait."""
+        """For good; tell those who wait. What is in flight stays known: whoever was interrupted in here comes again."""
         self._cancel_timer()
-        while not self._step(known := self.known, Known(_refresh.closed(known.state))):
+        while not self._step(known := self.known, Known(_refresh.closed(known.state), fetch=known.fetch)):
             pass
         if known.fetch is not None:
             _workers.prompt(functools.partial(known.fetch.settle, closed_error()))
@@ -200,7 +200,7 @@ class Entry:
         # Calls that are begun with the token keep this context: with `pending` in it, each would keep all that waited.
         fetching_for.set((*fetching_for.get(), weakref.ref(fetch.pending)))
         try:
-            while (known := self.known).fetch is fetch:
+            while (known := self.known).fetch is fetch and known.state.flight is not None:
                 fetch.tale.begun()
                 fetched = self._fetcher.fetch(_told(fetch.context, known.state))
                 if isinstance(fetched, GrpcBearerError):
@@ -275,7 +275,7 @@ class Entry:
         error = self._fetcher.overdue_error()
         while True:
             known, now = self.known, self._fetcher.elapsed()
-            if known.fetch is not fetch or fetch.pending.kept:
+            if known.fetch is not fetch or known.state.flight is None or fetch.pending.kept:
                 return
             state, outcome = _refresh.overdue(known.state, error), self._old_token_or(known, error, now)
             if self._step(known, Known(state, self._renewed(known.lease, state), fetch)):
@@ -286,6 +286,8 @@ class Entry:
             fetch.settle(outcome)
 
     def _old_token_or(self, known: Known, error: GrpcBearerError, now: float) -> Outcome:
+        if known.state.closed:
+            return closed_error()
         return known.lease if known.lease is not None and _refresh.usable(known.state, now) else error
 
     # -------------------------------------------------------------------------------------------------------- rest

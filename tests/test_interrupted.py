@@ -135,7 +135,7 @@ def test_a_close_that_was_interrupted_is_done_by_the_next(here: Place, raised: t
     at, lines = 0, 1
     while at <= lines:
         gate = threading.Event()
-        auth, other = BearerAuth(lambda gate=gate: gate.wait(SOON) and "late"), here.auth()  # type: ignore[misc]
+        auth, other = BearerAuth(lambda gate=gate: gate.wait(4 * SOON) and "late"), here.auth()  # type: ignore[misc]
         waiting = [future_of(auth._engine) for _ in range(3)]
         interruption = Interruption(at, raised)
         with contextlib.suppress(raised), interruption.watching():
