@@ -132,7 +132,7 @@ class Engine:
     def _found(self, context: CallContext) -> Entry | None:
         try:
             return self._only or self._entries.get(self._source.key(context))
-        except Exception as error:  # of key(); request() will tell
+        except BaseException as error:  # of key(); request() will tell
             if is_interrupt(error):
                 raise
             return None
@@ -141,11 +141,8 @@ class Engine:
         """The token if it is at hand and fresh; otherwise `None`: then `request` it. Takes no lock."""
         entry = self._only
         if entry is None:
-            try:
-                entry = self._entries[self._source.key(context)]
-            except BaseException as error:  # not there; or key() failed, and request() will tell
-                if not isinstance(error, KeyError) and is_interrupt(error):
-                    raise
+            entry = self._found(context)
+            if entry is None:
                 return None
             entry.touched = True
         lease = entry.lease

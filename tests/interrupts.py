@@ -59,14 +59,22 @@ class Interruption:
         return self._line if file.startswith(PACKAGE) and not file.startswith(TESTING) else None
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Any:
-        # What is raised in a finalizer is lost, whosoever it is.
-        if event != "line" or frame.f_code.co_name == "__del__" or frame.f_lasti in ways_out(frame.f_code):
+        if event != "line" or frame.f_lasti in ways_out(frame.f_code):
             return self._line
         self.lines += 1
-        if self.lines == self.at:
+        if self.lines == self.at and not _is_lost(frame):
             self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
             signal.raise_signal(signal.SIGUSR1)
         return self._line
+
+
+def _is_lost(frame: FrameType | None) -> bool:
+    """Whether what is raised here is lost, whosoever it is: in a finalizer, and in a repr that Python asks for."""
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "__repr__"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 @functools.cache
