@@ -515,9 +515,9 @@ class TestQuotaProject:
 
     @pytest.mark.parametrize("project", ["who\npays", "who-p\u00e4ys", "who\x00pays", "${PROJECT}", 4711])
     def test_one_that_no_header_can_carry_is_refused_when_built(self, project: Any) -> None:
-        with pytest.raises(ConfigurationError, match="^quota_project_id: "):
+        with pytest.raises(ConfigurationError, match=r"^quota_project_id: "):
             GoogleAuthSource(self._credentials(project))
-        with pytest.raises(ConfigurationError, match="^quota_project_id: "):
+        with pytest.raises(ConfigurationError, match=r"^quota_project_id: "):
             BearerAuth("t0").as_google_credentials().with_quota_project(project)  # type: ignore[attr-defined]
 
     def test_credentials_of_a_class_that_knows_of_none(self) -> None:
