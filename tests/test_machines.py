@@ -107,12 +107,12 @@ class TestAFrozenClock:
         ("library", "freeze"),
         [("freezegun", "freezegun.freeze_time(START)"), ("time_machine", "time_machine.travel(START, tick=False)")],
     )
-    @pytest.mark.parametrize("first", ["fixtures", "clock"])
-    def test_the_libraries_themselves(self, tmp_path: Path, library: str, freeze: str, first: str) -> None:
+    def test_the_libraries_themselves(self, tmp_path: Path, library: str, freeze: str) -> None:
         pytest.importorskip(library, reason=f"no {library} here")
         code = f"""
             import pytest, {library}
             from grpc_bearer import BearerAuth, CallableSource
+            from grpc_bearer.testing import CA
 
             START = "2015-01-01T00:00:00+00:00"
 
@@ -121,12 +121,16 @@ class TestAFrozenClock:
                 with {freeze}:
                     yield
 
-            def test_one({"now, bearer_channel" if first == "clock" else "bearer_channel, now"}, bearer_kit):
+            def test_a_certificate_is_made_for_the_first_time(now):
+                CA().issue()
+
+            def test_a_call(now, bearer_channel, bearer_kit):
                 bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest())
                 auth = BearerAuth(CallableSource(lambda: "t0", max_age=60))
                 assert auth.token().expires_at == 1420070400 + 60
 
             def test_thereafter(bearer_channel, bearer_kit):
+                CA().issue()
                 bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest())
         """
         (tmp_path / "test_one.py").write_text(textwrap.dedent(code))
@@ -137,7 +141,7 @@ class TestAFrozenClock:
             timeout=110,
             cwd=tmp_path,
         )
-        assert "2 passed" in done.stdout, done.stdout + done.stderr
+        assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
 class TestAPackageWithoutItsPapers:
