@@ -104,10 +104,13 @@ class TestAFrozenClock:
         assert run(code, no_proxy="*") == "1\n"
 
     @pytest.mark.parametrize(
-        ("library", "freeze"),
-        [("freezegun", "freezegun.freeze_time(START)"), ("time_machine", "time_machine.travel(START, tick=False)")],
+        ("library", "freeze", "on"),
+        [
+            ("freezegun", "freezegun.freeze_time(START)", "tick"),
+            ("time_machine", "time_machine.travel(START, tick=False)", "shift"),
+        ],
     )
-    def test_the_libraries_themselves(self, tmp_path: Path, library: str, freeze: str) -> None:
+    def test_the_libraries_themselves(self, tmp_path: Path, library: str, freeze: str, on: str) -> None:
         pytest.importorskip(library, reason=f"no {library} here")
         code = f"""
             import pytest, {library}
@@ -118,16 +121,19 @@ class TestAFrozenClock:
 
             @pytest.fixture
             def now():
-                with {freeze}:
-                    yield
+                with {freeze} as moved:
+                    yield moved.{on}
 
             def test_a_certificate_is_made_for_the_first_time(now):
                 CA().issue()
 
             def test_a_call(now, bearer_channel, bearer_kit):
                 bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest())
-                auth = BearerAuth(CallableSource(lambda: "t0", max_age=60))
-                assert auth.token().expires_at == 1420070400 + 60
+                values = iter(["t0", "t1"])
+                auth = BearerAuth(CallableSource(lambda: next(values), max_age=60))
+                assert (auth.token().value, auth.token().expires_at) == ("t0", 1420070400 + 60)
+                now(61)
+                assert (auth.token().value, auth.token().expires_at) == ("t1", 1420070400 + 121)
 
             def test_thereafter(bearer_channel, bearer_kit):
                 CA().issue()
