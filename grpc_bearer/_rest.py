@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from urllib.parse import urlsplit
 
 from grpc_bearer._attempts import renewable
@@ -53,10 +53,8 @@ class Giver:
         lease = engine.peek(context)
         if lease is not None:
             return lease
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            from anyio.to_thread import run_sync  # trio, which httpx serves through anyio: so that is there
+        if _is_on_trio():
+            from anyio.to_thread import run_sync  # httpx brings anyio
 
             return await run_sync(engine.token, context, abandon_on_cancel=True)
         return await engine.atoken(context)
@@ -75,6 +73,12 @@ class Giver:
                 f"url: {origin(url)} would get the token in the clear, or a proxy on the way there; use https://, or "
                 "allow_plaintext=True for this machine and for a mesh that encrypts below"
             )
+
+
+def _is_on_trio() -> bool:
+    # As httpx itself finds out. Whether a loop of asyncio runs says nothing: trio may be its guest.
+    sniffio = sys.modules.get("sniffio")  # trio brings it
+    return sniffio is not None and sniffio.current_async_library() == "trio"
 
 
 def origin(url: str) -> str:

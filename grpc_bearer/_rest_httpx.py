@@ -80,7 +80,8 @@ class HTTPXAuth(httpx.Auth):
 
     def _with(self, request: httpx.Request, lease: Lease) -> httpx.Request:
         (name, value), *beside = lease.metadata
-        request.headers.update(beside)
+        for header, text in beside:
+            request.headers.setdefault(header, text)
         copied = name == "authorization" and not self._giver.single_use
         request.headers = (_Given if copied else _Uncopied)(request.headers, name, value)
         return request

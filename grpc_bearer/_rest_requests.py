@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -39,7 +40,7 @@ class _Visit:
         self._home = origin(request.url or "")
         self._lease = giver.lease(request.url or "")
         self._retried = False
-        request.headers.update(dict(self._lease.metadata))
+        _give(request.headers, self._lease)
         request.register_hook("response", self._answered)  # type: ignore[no-untyped-call]  # so in their stubs
 
     def _answered(self, response: requests.Response, **options: Any) -> requests.Response:
@@ -60,7 +61,7 @@ class _Visit:
             headers.pop(self._giver.header, None)
         elif self._giver.single_use and self._giver.header in headers:
             self._lease = self._giver.lease(target)
-            headers.update(dict(self._lease.metadata))
+            _give(headers, self._lease)
 
     def _again(self, response: requests.Response, options: dict[str, Any]) -> requests.Response:
         """The answer to the same request with another token; the refusal itself if there is none."""
@@ -73,7 +74,7 @@ class _Visit:
         response.close()
         self._lease = lease
         # The same object, no copy: it is the one whose headers a redirect takes along.
-        request.headers.update(dict(lease.metadata))
+        _give(request.headers, lease)
         answer: requests.Response = response.connection.send(request, **options)
         answer.history.append(response)
         return answer
@@ -87,6 +88,13 @@ class _Visit:
         except GrpcBearerError:
             return None  # the server's own answer says more
         return None if lease.token.fingerprint == self._lease.token.fingerprint else lease
+
+
+def _give(headers: MutableMapping[str, str], lease: Lease) -> None:
+    (name, value), *beside = lease.metadata
+    headers[name] = value
+    for header, text in beside:  # the caller's own wins
+        headers.setdefault(header, text)
 
 
 def _is_within(target: str, url: str) -> bool:

@@ -8,6 +8,7 @@ def version() -> str:
     from importlib.metadata import PackageNotFoundError, version  # 40 ms, for the few who ask
 
     try:
-        return version("grpc-bearer")
-    except PackageNotFoundError:
+        return version("grpc-bearer") or "unknown"
+    # The folder may also be there, with nothing in it: left behind by an uninstallation.
+    except (PackageNotFoundError, FileNotFoundError, KeyError):
         return "unknown"

@@ -74,7 +74,6 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture(params=["files", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> object:
     if request.param == "files":
-        pytest.importorskip("filelock", reason="no filelock here")
         return tmp_path / "tokens"
     server: RedisServer = request.getfixturevalue("server")
     server.command("FLUSHALL")

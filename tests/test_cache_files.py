@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,6 @@ from grpc_bearer.cache import _files
 from grpc_bearer.cache._store import Denied, Grant
 from grpc_bearer.testing import ManualClock
 
-pytest.importorskip("filelock", reason="no filelock here")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="owners and modes are those of POSIX")
 
 KEY = os.urandom(32)
@@ -130,6 +131,29 @@ def test_for_what_somebody_puts_there_in_its_place_is_not_used(
 
     assert "out of order" in caplog.text
     assert what not in ("directory", "open directory") or list((volume / "c").iterdir()) == []
+
+
+@pytest.mark.parametrize("lure", ["link", "hard link"])
+def test_a_lock_is_made_in_the_folder_that_was_checked_whatever_is_in_its_place_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lure: str
+) -> None:
+    store, age = cache_in(tmp_path / "c")._store, _files._age
+    (tmp_path / "precious").write_text("precious")
+
+    def swapped(folder: _files._Folder, name: str) -> float:  # asked between the check and the lock
+        (tmp_path / "c").rename(tmp_path / "away")
+        (tmp_path / "c").mkdir()
+        link = os.symlink if lure == "link" else os.link
+        link(tmp_path / "precious", tmp_path / "c" / "n.lock")
+        return age(folder, name)
+
+    monkeypatch.setattr(_files, "_age", swapped)
+    grant = store.lock("n")
+
+    assert isinstance(grant, Grant)
+    store.release(grant, failed=False)
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert [path.name for path in (tmp_path / "away").iterdir()] == ["n.lock"]
 
 
 @ROOT_ONLY
@@ -323,11 +347,11 @@ def test_what_killed_writers_left_is_swept_away_and_what_has_ended_too(
     directory, clock = tmp_path / "c", ManualClock(time.time() - 5000)
     BearerAuth(lambda: Token("old", clock.time() + 60), cache=cache_in(directory), clock=clock).token()
     (ended,) = directory.glob("*.token")
-    half = directory / "x.token.0000.tmp"
+    half = directory / f"{'0' * 64}.token.{'1' * 16}.tmp"
     half.write_bytes(b"half")
     for path, age in ((half, 120), (ended, 60)):
         os.utime(path, (time.time() - age, time.time() - age))
-    young = directory / "y.token.0000.tmp"
+    young = directory / f"{'0' * 64}.token.{'2' * 16}.tmp"
     young.write_bytes(b"half")
     other = SharedCache(directory, encryption_key=KEY, name="other", timeout=10.0)
 
@@ -338,6 +362,19 @@ def test_what_killed_writers_left_is_swept_away_and_what_has_ended_too(
     assert not ended.exists()
     assert young.exists()
     assert len(list(directory.glob("*.token"))) == 1
+
+
+@pytest.mark.parametrize("name", ["report.tmp", "job.failed", "session.token", "0.token.tmp", f"{'0' * 64}.tmp"])
+def test_files_of_others_in_the_directory_stay(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c").mkdir(mode=0o700)
+    other = tmp_path / "c" / name
+    other.write_text("precious")
+    os.utime(other, (0, 0))
+
+    BearerAuth(Counting(), cache=cache_in(tmp_path / "c")).token()
+
+    assert other.read_text() == "precious"
+    assert len(list((tmp_path / "c").glob("*.token"))) == 1 + name.endswith(".token")
 
 
 def test_a_failed_fetch_is_marked_for_a_moment_only(tmp_path: Path) -> None:
@@ -430,3 +467,43 @@ def test_a_killed_holders_lock_is_free_at_once(tmp_path: Path) -> None:
 
     assert auth.token(timeout=20).value == "t1"
     assert time.monotonic() - began < 5  # of the 10 that a lock is waited for
+
+
+@pytest.mark.parametrize("how", ["killed", "released"])
+def test_a_lock_does_not_stay_with_the_children_of_its_holder(tmp_path: Path, how: str) -> None:
+    script = """
+        import os, sys, time
+        from grpc_bearer import SharedCache
+        store = SharedCache(sys.argv[1], encryption_key=bytes.fromhex(sys.argv[2]), name="test")._store
+        grant = store.lock("n")
+        if os.fork() == 0:
+            store.release(grant, failed=False)  # the parent's, and not freed by this
+            print(store.lock("n"), flush=True)
+            time.sleep(600)
+        if sys.argv[3] == "released":
+            sys.stdin.read(1)
+            store.release(grant, failed=False)
+            print("released", flush=True)
+        time.sleep(600)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "c"), KEY.hex(), how]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdin is not None
+            assert holder.stdout.readline() == "Denied.HELD\n"
+            if how == "released":
+                holder.stdin.write("x")
+                holder.stdin.flush()
+                assert holder.stdout.readline() == "released\n"
+            else:
+                os.kill(holder.pid, signal.SIGKILL)
+                holder.wait()
+
+            store = cache_in(tmp_path / "c")._store
+            grant = store.lock("n")
+            assert isinstance(grant, Grant)
+            store.release(grant, failed=False)
+        finally:
+            os.killpg(holder.pid, signal.SIGKILL)

@@ -147,6 +147,10 @@ def test_a_real_cluster_of_one_node(tmp_path: Path) -> None:
             time.sleep(0.02)
 
         assert two_values(redis.cluster.RedisCluster(host="127.0.0.1", port=server.port)) == ["t1", "t1"]
+        with pytest.raises(ConfigurationError, match="encoding="):
+            cache_in(redis.cluster.RedisCluster(host="127.0.0.1", port=server.port, encoding="utf-16"))
+        with pytest.raises(ConfigurationError, match="a Redis pipeline"):
+            cache_in(redis.cluster.RedisCluster(host="127.0.0.1", port=server.port).pipeline())
 
 
 @pytest.mark.parametrize("key", ["entry", "lock", "fence"])
@@ -495,3 +499,10 @@ class TestWhatTheServerRefuses:
         with pytest.raises(ConfigurationError, match="encoding="):
             cache_in(f"{server.url}?encoding={encoding}")
         assert two_values(redis.Redis(port=server.port, encoding="latin-1")) == ["t1", "t1"]
+
+    def test_a_function_that_brings_one_is_told_of_in_the_log(
+        self, server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING, "grpc_bearer"):
+            assert two_values(lambda: redis.Redis(port=server.port).pipeline()) == ["t1", "t2"]
+        assert "out of order: a Redis pipeline, which answers later; give the client" in caplog.text

@@ -18,7 +18,7 @@ import pytest
 
 from grpc_bearer import _cli, _terminal
 from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
-from grpc_bearer.testing import CA, Services, Status, TokenServer, private_pem, throwaway_key
+from grpc_bearer.testing import CA, Response, Services, Status, TokenServer, private_pem, throwaway_key
 from tests._cli_server import TOKEN, run
 from tests.jose import verified
 
@@ -57,6 +57,30 @@ def test_the_header_as_grpcurl_takes_it_and_json(tmp_path: Path) -> None:
         "header": "x-bbk-auth-token",
         "value": TOKEN,
     }
+
+
+def test_the_token_alone_of_google_credentials_that_have_a_quota_project(tmp_path: Path) -> None:
+    ca = CA()
+    with TokenServer(ca) as server:
+        answer = Response(body=json.dumps({"access_token": TOKEN, "expires_in": 3600}).encode())
+        info = {
+            "type": "service_account",
+            "client_email": "robot@project.iam.gserviceaccount.com",
+            "private_key": private_pem(throwaway_key("RS256")),
+            "token_uri": server.serve("/token", lambda request: answer),
+        }
+        (tmp_path / "adc.json").write_text(json.dumps(info))
+        (tmp_path / "auths.toml").write_text('[auth.a]\nsource = "google"\nscopes = "s"\n')
+        env = {
+            "GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "adc.json"),
+            "GOOGLE_CLOUD_QUOTA_PROJECT": "who-pays",
+            "REQUESTS_CA_BUNDLE": str(ca.write(tmp_path)),
+        }
+        ran = run(
+            "token", "--config", str(tmp_path / "auths.toml"), "--auth", "a", "--header", env=env, warnings="default"
+        )
+
+    assert ran.out == f"authorization: Bearer {TOKEN}\n", ran.err
 
 
 def test_a_token_that_differs_by_call(tmp_path: Path) -> None:

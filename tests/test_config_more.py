@@ -144,7 +144,6 @@ def twice(tmp_path: Path, cache: str) -> list[tuple[str, bool]]:
 def test_a_cache_in_a_directory_beside_the_file(
     ours: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
 ) -> None:
-    pytest.importorskip("filelock", reason="no filelock here")
     monkeypatch.setenv("CACHE_KEY", KEY)
     write(tmp_path, KEY + "\n", "cache-key")
 
@@ -181,7 +180,6 @@ def test_a_cache_in_redis(ours: object, tmp_path: Path, monkeypatch: pytest.Monk
     ],
 )
 def test_what_is_wrong_with_a_cache_is_told(ours: object, tmp_path: Path, cache: str, expected: str) -> None:
-    pytest.importorskip("filelock", reason="no filelock here")
     text = f'[auth.a]\nsource = "callable"\nfunction = "ours_for_config:token"\n{cache}\n'
     said = refused(tmp_path, text)
 
@@ -190,7 +188,6 @@ def test_what_is_wrong_with_a_cache_is_told(ours: object, tmp_path: Path, cache:
 
 
 def test_tokens_for_one_use_cannot_be_shared(ours: object, tmp_path: Path) -> None:
-    pytest.importorskip("filelock", reason="no filelock here")
     from grpc_bearer.testing import private_pem, throwaway_key
 
     write(tmp_path, private_pem(throwaway_key("ES256")), "key.pem")

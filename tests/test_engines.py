@@ -26,7 +26,6 @@ TOTAL = CALLS * (CALLS - 1) // 2
 HERE = Path(__file__).parent
 WORKERS = 4
 
-pytest.importorskip("filelock", reason="no filelock here")
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="gRPC's fork support and process engines are POSIX's"),
     pytest.mark.timeout(300),

@@ -506,6 +506,30 @@ class TestQuotaProject:
                 assert headers.get("x-goog-user-project") == expected
                 assert headers["authorization"] == "Bearer t0"
 
+    @pytest.mark.parametrize("project", ["who-pays\n", " who-pays ", b"who-pays".decode()])
+    def test_it_is_trimmed_as_other_texts_are(self, project: str) -> None:
+        assert GoogleAuthSource(self._credentials(project)).beside == (self.PAYS,)
+        headers: dict[str, str] = {}
+        BearerAuth("t0").as_google_credentials().with_quota_project(project).apply(headers)  # type: ignore[attr-defined]
+        assert headers == {"authorization": "Bearer t0", self.PAYS[0]: self.PAYS[1]}
+
+    @pytest.mark.parametrize("project", ["who\npays", "who-p\u00e4ys", "who\x00pays", "${PROJECT}", 4711])
+    def test_one_that_no_header_can_carry_is_refused_when_built(self, project: Any) -> None:
+        with pytest.raises(ConfigurationError, match=r"^quota_project_id: "):
+            GoogleAuthSource(self._credentials(project))
+        with pytest.raises(ConfigurationError, match=r"^quota_project_id: "):
+            BearerAuth("t0").as_google_credentials().with_quota_project(project)  # type: ignore[attr-defined]
+
+    def test_credentials_of_a_class_that_knows_of_none(self) -> None:
+        class Own(Credentials):
+            def __init__(self) -> None:
+                self.token, self.expiry = "t0", None
+
+            def refresh(self, request: object) -> None:
+                raise AssertionError
+
+        assert BearerAuth(Own()).headers() == {"authorization": "Bearer t0"}
+
     def test_google_api_core_sets_it(self) -> None:
         helpers = pytest.importorskip("google.api_core.grpc_helpers", reason="no google-api-core here")
         credentials = BearerAuth("t0").as_google_credentials()

@@ -41,7 +41,7 @@ sources.static sources.file sources.callable sources.http sources.jwt sources.go
 sources.oauth
 sources
 _refresh _fetching
-cache._store cache._sealed
+cache._store cache._sealed cache._locks
 cache._files cache._redis
 cache._bounded
 cache._shared cache._judged

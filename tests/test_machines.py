@@ -103,17 +103,43 @@ class TestAFrozenClock:
         """
         assert run(code, no_proxy="*") == "1\n"
 
-    def test_freezegun_itself(self, tmp_path: Path) -> None:
-        pytest.importorskip("freezegun", reason="no freezegun here")
-        (tmp_path / "test_one.py").write_text(
-            "from freezegun import freeze_time\n"
-            "from grpc_bearer import BearerAuth, CallableSource\n"
-            "@freeze_time('2015-01-01')\n"
-            "def test_one(bearer_channel, bearer_kit):\n"
-            "    bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest())\n"
-            "    token = BearerAuth(CallableSource(lambda: 't0', max_age=60)).token()\n"
-            "    assert token.expires_at == 1420070400 + 60\n"
-        )
+    @pytest.mark.parametrize(
+        ("library", "freeze", "on"),
+        [
+            ("freezegun", "freezegun.freeze_time(START)", "tick"),
+            ("time_machine", "time_machine.travel(START, tick=False)", "shift"),
+        ],
+    )
+    def test_the_libraries_themselves(self, tmp_path: Path, library: str, freeze: str, on: str) -> None:
+        pytest.importorskip(library, reason=f"no {library} here")
+        code = f"""
+            import pytest, {library}
+            from grpc_bearer import BearerAuth, CallableSource
+            from grpc_bearer.testing import CA
+
+            START = "2015-01-01T00:00:00+00:00"
+
+            @pytest.fixture
+            def now():
+                with {freeze} as moved:
+                    yield moved.{on}
+
+            def test_a_certificate_is_made_for_the_first_time(now):
+                CA().issue()
+
+            def test_a_call(now, bearer_channel, bearer_kit):
+                bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest())
+                values = iter(["t0", "t1"])
+                auth = BearerAuth(CallableSource(lambda: next(values), max_age=60))
+                assert (auth.token().value, auth.token().expires_at) == ("t0", 1420070400 + 60)
+                now(61)
+                assert (auth.token().value, auth.token().expires_at) == ("t1", 1420070400 + 121)
+
+            def test_thereafter(bearer_channel, bearer_kit):
+                CA().issue()
+                bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest())
+        """
+        (tmp_path / "test_one.py").write_text(textwrap.dedent(code))
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
             capture_output=True,
@@ -121,7 +147,7 @@ class TestAFrozenClock:
             timeout=110,
             cwd=tmp_path,
         )
-        assert "1 passed" in done.stdout, done.stdout + done.stderr
+        assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 
 class TestAPackageWithoutItsPapers:
@@ -151,6 +177,17 @@ class TestAPackageWithoutItsPapers:
         """
         )
         assert run(code) == "unknown\ngrpc-bearer unknown\n"
+
+    def test_nor_with_papers_that_are_blank(self, tmp_path: Path) -> None:
+        (tmp_path / "grpc_bearer-0.1.0.dist-info").mkdir()
+        code = f"""
+            import sys, importlib.metadata
+            import grpc_bearer
+            from grpc_bearer._version import version
+            sys.path = [{str(tmp_path)!r}]
+            print(grpc_bearer.__version__, version())
+        """
+        assert run(code) == "unknown unknown\n"
 
     def test_opentelemetry_too(self, copied: str) -> None:
         pytest.importorskip("opentelemetry.sdk", reason="no OpenTelemetry here")
@@ -194,3 +231,37 @@ class TestTrio:
             trio.run(main)
         """
         assert run(code) == "True\n200 {'Bearer t0'}\n"
+
+    def test_and_where_trio_is_the_guest_of_asyncio(self) -> None:
+        pytest.importorskip("trio", reason="no trio here")
+        pytest.importorskip("httpx", reason="no httpx here")
+        code = """
+            import asyncio, threading, httpx, trio
+            from grpc_bearer.rest import httpx_auth
+            go = threading.Event()
+            def token():
+                go.wait(20)
+                return "t0"
+            transport = httpx.MockTransport(lambda request: httpx.Response(200, text=request.headers["authorization"]))
+            async def ask():
+                async with httpx.AsyncClient(auth=httpx_auth(token), transport=transport) as client:
+                    return (await client.get("https://api.example.com/")).text
+            async def guest():
+                trio.lowlevel.spawn_system_task(release)
+                return await ask()
+            async def release():
+                await trio.sleep(0.05)
+                go.set()
+            async def host():
+                loop = asyncio.get_running_loop()
+                done = loop.create_future()
+                trio.lowlevel.start_guest_run(
+                    guest,
+                    run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+                    done_callback=done.set_result,
+                    host_uses_signal_set_wakeup_fd=True,
+                )
+                print((await done).unwrap(), await ask())
+            asyncio.run(host())
+        """
+        assert run(code) == "Bearer t0 Bearer t0\n"

@@ -188,6 +188,49 @@ def test_google_puts_its_routing_header_beside_our_token(client: Any, bearer_grp
     assert "authorization" in metadata
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_quota_project_of_a_client_goes_out_beside_our_token(
+    bearer_grpc_server: ProbeServer, bearer_token_server: TokenServer, bearer_auth: BearerAuth, asynchronous: bool
+) -> None:
+    how = {**our_credentials(bearer_grpc_server, bearer_auth), "quota_project_id": "who-pays"}
+
+    async def run() -> None:
+        transport = transports.SecretManagerServiceGrpcAsyncIOTransport(**how)
+        async with secrets.SecretManagerServiceAsyncClient(transport=transport) as client:
+            await client.access_secret_version(name=NAME)
+
+    if asynchronous:
+        asyncio.run(run())
+    else:
+        transport = transports.SecretManagerServiceGrpcTransport(**how)
+        with secrets.SecretManagerServiceClient(transport=transport) as client:
+            client.access_secret_version(name=NAME)
+
+    (attempt,) = bearer_grpc_server.ledger
+    assert [value for name, value in attempt.metadata if name == "x-goog-user-project"] == ["who-pays"]
+    assert attempt.header_values == [f"Bearer {bearer_token_server.issued[0]}"]
+
+
+def test_over_rest_too(bearer_token_server: TokenServer, bearer_auth: BearerAuth, bearer_ca_file: Path) -> None:
+    arrived: list[Request] = []
+
+    def access(request: Request) -> Response:
+        arrived.append(request)
+        return Response(200, b'{"payload": {"data": "dGhlIHBheWxvYWQ="}}', content_type="application/json")
+
+    url = bearer_token_server.serve(f"/v1/{NAME}:access", access)
+    credentials: Any = bearer_auth.as_google_credentials()
+    transport = transports.SecretManagerServiceRestTransport(
+        host=url.removeprefix("https://").partition("/")[0], credentials=credentials.with_quota_project("who-pays")
+    )
+    transport._session.verify, transport._session.trust_env = str(bearer_ca_file), False
+    with secrets.SecretManagerServiceClient(transport=transport) as client:
+        assert client.access_secret_version(name=NAME).payload.data == b"the payload"
+
+    assert [request.headers["x-goog-user-project"] for request in arrived] == ["who-pays"]
+    assert [request.headers["authorization"] for request in arrived] == [f"Bearer {bearer_token_server.issued[0]}"]
+
+
 # --------------------------------------------------------------------------------------------- google-auth, in and out
 
 

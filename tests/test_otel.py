@@ -308,7 +308,6 @@ async def test_each_kind_of_retry_of_asyncio_is_on_the_span_of_its_caller(
 
 
 def test_a_token_out_of_the_shared_cache_is_marked(telemetry: Telemetry, tmp_path: Path) -> None:
-    pytest.importorskip("filelock", reason="no filelock here")
     cache = grpc_bearer.SharedCache(tmp_path / "tokens", encryption_key=os.urandom(32), name="test")
     for _ in range(2):
         with grpc_bearer.BearerAuth(lambda: "s3cret", cache=cache, observers=[telemetry.observer]) as auth:

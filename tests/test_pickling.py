@@ -209,7 +209,6 @@ def test_a_lambda_travels_with_cloudpickle_inside_and_outside() -> None:
 
 
 def test_a_cache_in_a_directory_travels_with_the_auth(tmp_path: Path) -> None:
-    pytest.importorskip("filelock", reason="no filelock here")
     (tmp_path / "key").write_text("0123456789abcdef" * 2)
     cache = SharedCache(tmp_path / "c", encryption_key=tmp_path / "key", name="n", timeout=9, spread=0, patience=7)
     auth = BearerAuth(token_function, cache=cache)
@@ -224,7 +223,6 @@ def test_a_cache_in_a_directory_travels_with_the_auth(tmp_path: Path) -> None:
 
 
 def test_an_inline_encryption_key_and_a_url_are_secrets_too(tmp_path: Path) -> None:
-    pytest.importorskip("filelock", reason="no filelock here")
     pytest.importorskip("redis", reason="no redis-py here")
     by_key = SharedCache(tmp_path / "c", encryption_key=bytes(range(200, 232)), name="n")
     by_url = SharedCache("redis://:s3cret@127.0.0.1:1", encryption_key=tmp_path / "key", name="n")

@@ -199,6 +199,20 @@ def test_header_and_scheme_are_those_of_the_auth(home: Site, client: Client) -> 
     assert home.headers() == [None]
 
 
+@pytest.mark.parametrize("own", [None, "mine"])
+def test_a_quota_project_goes_out_beside_the_token_unless_the_caller_names_another(
+    home: Site, client: Client, own: str | None
+) -> None:
+    from google.oauth2.credentials import Credentials
+
+    url = home.on("/", refusing())
+    auth = BearerAuth(Credentials(token="t0", quota_project_id="who-pays"))
+
+    assert client(auth, "GET", url, headers={"X-Goog-User-Project": own} if own else {}).status_code == 200
+    assert home.headers() == ["Bearer t0"]
+    assert home.headers("x-goog-user-project") == [own or "who-pays"]
+
+
 def test_what_an_auth_can_be_made_of_will_do(home: Site, client: Client) -> None:
     assert client(lambda: "made-on-the-fly", "GET", home.on("/", refusing())).status_code == 200
     assert home.headers() == ["Bearer made-on-the-fly"]

@@ -26,7 +26,6 @@ from fleet.world import World
 
 import grpc_bearer
 
-pytest.importorskip("filelock", reason="no filelock here")
 pyspark = pytest.importorskip("pyspark", reason="no PySpark here")
 pytestmark = [
     pytest.mark.skipif(shutil.which("java") is None, reason="no Java here"),

@@ -15,7 +15,7 @@ def main(arguments: Namespace) -> int:
     with chosen(arguments).auth as auth, progress("getting a token"):
         call = arguments.service_url, arguments.method
         token = auth.token(*call, timeout=arguments.timeout or None)
-        ((name, value),) = auth._metadata_of(token)
+        name, value = auth._metadata_of(token)[0]
     if arguments.json:
         print_json({"token": token.value, "expires_at": token.expires_at, "header": name, "value": value})
     else:

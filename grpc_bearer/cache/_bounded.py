@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from grpc_bearer._fetching import system_random
 from grpc_bearer.cache._files import InsecureError
+from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._threads import start
 
 T = TypeVar("T")
@@ -88,8 +89,8 @@ _REDIS_CLASSES = {
 
 def _reason(error: BaseException) -> str:
     """Why a step failed, in a word of the store's own; its free text may hold an address with a password."""
-    if isinstance(error, InsecureError):
-        return str(error)
+    if isinstance(error, (InsecureError, ConfigurationError)):
+        return str(error).removeprefix("cache: ")
     name = type(error).__name__
     if type(error).__module__.partition(".")[0] in ("redis", "valkey"):
         word = _REDIS_WORDS.search(str(error))

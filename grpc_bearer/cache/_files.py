@@ -1,26 +1,29 @@
 """Entries in a directory that only this user can read: for the processes of one machine.
 
-An entry is written beside its place and moved there, so a reader finds the old one or the new one, whole. Locks are
-filelock's: the system frees them when their holder dies, however it dies.
+An entry is written beside its place and moved there, so a reader finds the old one or the new one, whole.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import cast
 
+from grpc_bearer.cache._locks import FileLock, check_locking, lock_file
 from grpc_bearer.cache._sealed import header_of
 from grpc_bearer.cache._store import AFTERMATH, Denied, Grant, Stored, View
 from grpc_bearer.errors import ConfigurationError
 
 _MAX_BYTES = 1 << 20
 _ENTRY, _LOCK, _FAILED, _TEMPORARY = ".token", ".lock", ".failed", ".tmp"
+#: What is swept away, if it is old, is ours: the directory may be one that has other files in it.
+_OURS = re.compile(r"[0-9a-f]{64}(\.token|\.failed)(\.[0-9a-f]{16}\.tmp)?")
 #: Seconds after which what a killed writer left behind is swept away.
 _LEFT_BEHIND = 60.0
 #: Seconds after its end for which an entry is left where it is.
@@ -67,16 +70,6 @@ def _is_own(path: str) -> bool:
         return False
 
 
-def check_filelock() -> None:
-    """Raises ConfigurationError: it is not installed."""
-    try:
-        import filelock
-    except ImportError:
-        filelock = None  # type: ignore[assignment]  # told below, where no ImportError hangs on what is raised
-    if filelock is None:
-        raise ConfigurationError("cache: files need filelock: pip install 'grpc-bearer[files]'")
-
-
 class NoStore:
     """In place of a directory that this user does not have: out of order, for the reason that is given."""
 
@@ -108,13 +101,13 @@ class FileStore:
         directory: made if it is not there.
 
     Raises:
-        ConfigurationError: filelock is not installed, or the directory is not this user's alone.
+        ConfigurationError: the directory is not this user's alone, or, on Windows, filelock is not installed.
     """
 
     leased = False
 
     def __init__(self, directory: str) -> None:
-        check_filelock()
+        check_locking()
         self.directory = os.path.join(os.getcwd(), directory)
         problem = ""
         try:
@@ -132,16 +125,11 @@ class FileStore:
             return View(_read(folder, name + _ENTRY))
 
     def lock(self, name: str) -> Grant | Denied:
-        import filelock
-
         with self._opened() as folder:
             if _age(folder, name + _FAILED) < AFTERMATH:
                 return Denied.FAILED
-            # Another thread may release it, and a lock is used once.
-            lock = filelock.FileLock(os.path.join(self.directory, name + _LOCK), mode=0o600, thread_local=False)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
+            lock = lock_file(folder(name + _LOCK), folder.at)
+            if lock is None:
                 return Denied.HELD
             stored = _read(folder, name + _ENTRY)
         # Ahead of every entry there is, and of the time: so it is even if the directory was emptied meanwhile.
@@ -165,14 +153,14 @@ class FileStore:
                 self._mark(grant.name)
             raise
         finally:
-            _unlock(grant)
+            _lock_of(grant).release()
 
     def release(self, grant: Grant, *, failed: bool) -> None:
         try:
-            if failed and _is_held(grant):
+            if failed and _lock_of(grant).is_held:
                 self._mark(grant.name)
         finally:
-            _unlock(grant)
+            _lock_of(grant).release()
 
     def _mark(self, name: str) -> None:
         with self._opened() as folder:
@@ -280,7 +268,7 @@ def _replace(folder: _Folder, name: str, content: bytes) -> None:
 
 def _sweep(folder: _Folder) -> None:
     """Take away entries that have ended, and what writers left behind that were killed."""
-    for name in os.listdir(folder.at if folder.at is not None else folder("")):
+    for name in filter(_OURS.fullmatch, os.listdir(folder.at if folder.at is not None else folder(""))):
         ended = name.endswith((_TEMPORARY, _FAILED)) and _age(folder, name) > _LEFT_BEHIND
         if name.endswith(_ENTRY) and (stored := _read(folder, name)) is not None:
             header = header_of(stored.blob)
@@ -291,11 +279,5 @@ def _sweep(folder: _Folder) -> None:
                 os.unlink(folder(name), dir_fd=folder.at)
 
 
-def _is_held(grant: Grant) -> bool:
-    lock: Any = grant.owner
-    return bool(lock.is_locked)
-
-
-def _unlock(grant: Grant) -> None:
-    lock: Any = grant.owner
-    lock.release()
+def _lock_of(grant: Grant) -> FileLock:
+    return cast("FileLock", grant.owner)

@@ -152,10 +152,11 @@ def checked_client(client: object) -> object:
 
 
 def _is_ascii_compatible(client: object) -> bool:
-    pool = getattr(client, "connection_pool", None)
-    encoding = getattr(pool, "connection_kwargs", {}).get("encoding", "utf-8")
+    encoder = getattr(client, "get_encoder", None)  # redis-py's, a cluster's too
+    if encoder is None:
+        return True
     try:
-        return "grpc-bearer:{}".encode(encoding) == b"grpc-bearer:{}"
+        return "grpc-bearer:{}".encode(encoder().encoding) == b"grpc-bearer:{}"
     except (LookupError, TypeError, ValueError):
         return False
 

@@ -11,7 +11,8 @@ from grpc_bearer._credentials import read_file
 from grpc_bearer._given import UNFILLED, checked_seconds, expanded_path, is_placeholder, refuse_file_name
 from grpc_bearer._token import Secret
 from grpc_bearer.cache._bounded import STRETCH, Patience
-from grpc_bearer.cache._files import FileStore, NoStore, check_filelock, default_directory
+from grpc_bearer.cache._files import FileStore, NoStore, default_directory
+from grpc_bearer.cache._locks import check_locking
 from grpc_bearer.cache._redis import URL_SCHEMES, RedisStore, checked_client, client_of
 from grpc_bearer.cache._store import Store
 from grpc_bearer.errors import ConfigurationError
@@ -32,11 +33,11 @@ class SharedCache:
     without a cache, and looks again some seconds later.
 
     Args:
-        store: a directory, made if it is not there, for the processes of one machine (extra `files`); or Redis or
-            Valkey (5 or newer), for a fleet (extra `redis`): a client of redis-py (plain, Sentinel's or Cluster's, with
-            TLS as you made it), a function that returns one, or a URL. `None`: a directory of this user's own; if there
-            is none that can be used, this process goes on alone, and the log says so. A directory must be this user's
-            alone (0700), and no symbolic link.
+        store: a directory, made if it is not there, for the processes of one machine (on Windows: extra `files`); or
+            Redis or Valkey (5 or newer), for a fleet (extra `redis`): a client of redis-py (plain, Sentinel's or
+            Cluster's, with TLS as you made it), a function that returns one, or a URL. `None`: a directory of this
+            user's own; if there is none that can be used, this process goes on alone, and the log says so. A directory
+            must be this user's alone (0700), and no symbolic link.
         encryption_key: at least 16 random bytes, or 32 characters of random text, or the file that holds them. Needed
             for sources without a strong secret of their own: functions, google-auth credentials, keys that live
             elsewhere (KMS, HSM), secrets of under 128 bits.
@@ -157,7 +158,7 @@ def _checked_store(store: object) -> tuple[object, str]:
 def _default_store() -> Store:
     """This user's own directory; where there is none that can be used, no cache, for nothing fails because of it."""
     directory, problem = default_directory(), "this user has no directory for it; give one"
-    check_filelock()
+    check_locking()
     if directory is not None:
         try:
             return FileStore(directory)

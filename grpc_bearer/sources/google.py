@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
+from grpc_bearer._given import checked_text
 from grpc_bearer._token import CallContext, Shared, Token, fingerprint, secrets_may_travel
 from grpc_bearer.errors import (
     ConfigurationError,
@@ -53,7 +54,8 @@ class GoogleAuthSource(Shared, Source):
             bound an answer that trickles.)
 
     Raises:
-        ConfigurationError: no credentials, or of a kind that has no bearer token.
+        ConfigurationError: no credentials, or of a kind that has no bearer token; or no header can carry their quota
+            project.
 
     >>> from google.oauth2.credentials import Credentials
     >>> source = GoogleAuthSource(Credentials(token="s3cret"))
@@ -73,7 +75,8 @@ class GoogleAuthSource(Shared, Source):
         self._credentials = credentials
         self._request = request
         self._on_demand = _signs_on_demand(credentials)
-        self.beside: tuple[tuple[str, str], ...] = tuple(_quota_headers(credentials.quota_project_id).items())
+        quota = _quota_headers(getattr(credentials, "quota_project_id", None))  # a class of somebody's own may lack it
+        self.beside: tuple[tuple[str, str], ...] = tuple(quota.items())
         self._given_out = ""
 
     def key(self, context: CallContext) -> Hashable:
@@ -129,7 +132,17 @@ class GoogleAuthSource(Shared, Source):
 
 
 def _quota_headers(project: str | None) -> dict[str, str]:
-    return {"x-goog-user-project": project} if project else {}
+    """What tells Google who pays.
+
+    Raises:
+        ConfigurationError: no header can carry it.
+    """
+    if not project:
+        return {}
+    text = checked_text("quota_project_id", project)
+    if not text.isascii():
+        raise ConfigurationError("quota_project_id: has a character outside ASCII")
+    return {"x-goog-user-project": text}
 
 
 def _unusable(credentials: object) -> str:
@@ -228,6 +241,7 @@ def _credentials_class() -> type[Any]:
             super().__init__()  # type: ignore[no-untyped-call]  # untyped_calls_exclude sees no super()
             self._auth = auth
             self._quota_project_id = quota_project_id
+            self._beside = _quota_headers(quota_project_id)
             self._sent = threading.local()
 
         def before_request(self, request: Any, method: str, url: str, headers: MutableMapping[str, str]) -> None:
@@ -235,7 +249,7 @@ def _credentials_class() -> type[Any]:
             with _errors_for_google():
                 ours = self._auth.headers(url, method)
             self._sent.last = (ours[self._auth.header].rpartition(" ")[2], url, method)
-            headers.update(ours, **_quota_headers(self.quota_project_id))
+            headers.update(ours, **self._beside)
 
         def with_quota_project(self, quota_project_id: str | None) -> Credentials:
             credentials: Credentials = BearerCredentials(self._auth, quota_project_id)
@@ -259,7 +273,7 @@ def _credentials_class() -> type[Any]:
         def apply(self, headers: MutableMapping[str, str], token: str | None = None) -> None:
             if token is None:
                 with _errors_for_google():
-                    headers.update(self._auth.headers(), **_quota_headers(self.quota_project_id))
+                    headers.update(self._auth.headers(), **self._beside)
             else:
                 super().apply(headers, token)  # type: ignore[no-untyped-call]  # likewise
 

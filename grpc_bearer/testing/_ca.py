@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import ipaddress
 import ssl
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -62,6 +63,7 @@ class CA:
     def __init__(self, name: str = "grpc-bearer throw-away CA") -> None:
         from cryptography.hazmat.primitives.asymmetric import ec
 
+        _show_true_datetime()
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _common_name(name)
         self._root = _build_root(self._name, self._key)
@@ -109,6 +111,24 @@ class CA:
     def client_context(self) -> ssl.SSLContext:
         """For any other TLS client: trusts this authority alone."""
         return ssl.create_default_context(cadata=self.pem.decode())
+
+
+@functools.cache
+def _show_true_datetime() -> None:
+    """Have cryptography see the true class of points in time, once.
+
+    It remembers the one it sees when it signs for the first time. In a test under freezegun that would be a false one,
+    and no certificate could be made when the test is over.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    module: Any = datetime
+    seen, key, name = module.datetime, ec.generate_private_key(ec.SECP256R1()), _common_name("datetime")
+    module.datetime = next(kind for kind in seen.__mro__ if kind.__module__ == "datetime")
+    try:
+        _build_root(name, key)
+    finally:
+        module.datetime = seen
 
 
 def _common_name(name: str) -> x509.Name:

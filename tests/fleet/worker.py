@@ -14,7 +14,6 @@ from typing import Any
 # children's own.
 import cryptography.hazmat.primitives.ciphers.aead
 import cryptography.hazmat.primitives.kdf.hkdf
-import filelock
 import grpc
 import redis
 import requests
@@ -24,7 +23,7 @@ import grpc_bearer
 from grpc_bearer.sources import _wire
 from grpc_bearer.testing._pb import probe_pb2, probe_pb2_grpc
 
-FULLY_IMPORTED = (cryptography, filelock, redis, requests, tenacity, _wire)
+FULLY_IMPORTED = (cryptography, redis, requests, tenacity, _wire)
 
 
 class Watched:
