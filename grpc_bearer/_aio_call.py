@@ -30,11 +30,10 @@ from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._engine import Lease
 from grpc_bearer._failure import blame
 from grpc_bearer._grpc_private import is_response, let_status_come
-from grpc_bearer._replay import AsyncReplayBuffer, Once
+from grpc_bearer._replay import AsyncReplayBuffer
 from grpc_bearer._trial import SENT_OR_SEEN, Trial
 from grpc_bearer.errors import GrpcBearerError
 
-Replay = Once | AsyncReplayBuffer
 T = TypeVar("T")
 
 _LOGGER = logging.getLogger("grpc_bearer")
@@ -71,7 +70,7 @@ class AioCall(aio.Call):
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _waiters: tuple[asyncio.Future[None], ...] = ()
 
-    def __init__(self, begun: Callable[[], Trial], replay: Replay | None, inner: Any, carrier: Carrier) -> None:
+    def __init__(self, begun: Callable[[], Trial], replay: AsyncReplayBuffer | None, inner: Any, carrier: Carrier) -> None:
         self._begun = begun
         self._replay = replay
         if carrier is WAIT:
@@ -178,7 +177,7 @@ class AioCall(aio.Call):
         if is_response(inner):
             self._end(inner)
         else:
-            if isinstance(self._replay, AsyncReplayBuffer):
+            if self._replay is not None:
                 let_status_come(inner, self._replay.ended_in)
             inner.add_done_callback(functools.partial(self._ended, inner))
 
@@ -275,7 +274,7 @@ class AioCall(aio.Call):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if isinstance(self._replay, AsyncReplayBuffer):
+        if self._replay is not None:
             self._replay.wake()
 
     async def _change(self) -> None:
@@ -375,13 +374,19 @@ class AioCall(aio.Call):
         return await self._ask(lambda inner: inner.trailing_metadata())
 
     async def wait_for_connection(self) -> None:
+        # As with a plain call, this only asks if requests are a stream; without, it waits for the task that makes the call.
+        connected = self._connected()
+        await (connected if self._replay is not None else self._or_cancel(connected))
+
+    async def _connected(self) -> None:
         while True:
-            inner = await self._or_cancel(self._live())
+            inner = await self._live()
             try:
                 await inner.wait_for_connection()
                 return
             except (aio.AioRpcError, aio.UsageError) as error:
-                if await self._counts(inner, error):
+                await self._decided(inner, error)
+                if inner is self._inner:
                     raise
 
     def done(self) -> bool:
@@ -397,7 +402,7 @@ class AioCall(aio.Call):
         if self._final:
             return False
         self._cancelled = True
-        if isinstance(self._replay, AsyncReplayBuffer):
+        if self._replay is not None:
             self._replay.cancel()
         if self._inner is None:
             self._end(local_end(grpc.StatusCode.CANCELLED))

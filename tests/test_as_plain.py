@@ -9,7 +9,7 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,6 +34,12 @@ def here() -> Iterator[Place]:
     with place() as it:
         it.verifier.accept("by-hand")
         yield it
+
+
+@pytest.fixture(scope="module")
+def clear() -> Iterator[ProbeServer]:
+    with ProbeServer(credentials="insecure") as server:
+        yield server
 
 
 class OnlyNext:
@@ -155,33 +161,75 @@ class TestHeadersThatWereShown:
         assert served.begun == (1 if asks else 2)
 
 
-class TestWhoOnlyAsks:
-    @pytest.mark.parametrize("question", ["code", "details", "initial_metadata", "trailing_metadata"])
-    async def test_does_not_cancel_the_call_that_waits_for_its_token(self, here: Place, question: str) -> None:
-        go = asyncio.Event()
+QUESTIONS = (
+    "code",
+    "details",
+    "initial_metadata",
+    "trailing_metadata",
+    "debug_error_string",
+    "wait_for_connection",
+)
 
-        async def token() -> str:
-            await go.wait()
+
+class TestWhoOnlyAsks:
+    """And gives up: that cancels a call of ours where it cancels a plain one whose call credentials are as slow."""
+
+    def _plain(self, here: Place, token: Callable[[], str]) -> aio.Channel:
+        def plugin(_: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+            callback((("authorization", f"Bearer {token()}"),), None)
+
+        slow = grpc.metadata_call_credentials(plugin)  # type: ignore[arg-type]  # gRPC takes any callable
+        return aio.secure_channel(
+            here.server.target, grpc.composite_channel_credentials(here.credentials, slow), interceptors=[]
+        )
+
+    async def _outcome(self, call: Any, question: str, go: threading.Event) -> Any:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(getattr(call, question)(), 0.05)
+        go.set()
+        try:
+            replies = [await call] if hasattr(call, "__await__") else [reply async for reply in call]
+        except asyncio.CancelledError:
+            return "cancelled"
+        return [list(reply.indexes) for reply in replies]
+
+    @pytest.mark.parametrize("kind", ["Unary", "ServerStream", "ClientStream", "BidiStream"])
+    @pytest.mark.parametrize("question", QUESTIONS)
+    async def test_does_not_cancel_the_call_that_waits_for_its_token(
+        self, here: Place, clear: ProbeServer, question: str, kind: str
+    ) -> None:
+        go = threading.Event()
+
+        def token() -> str:
+            go.wait(PATIENCE)
             return "by-hand"
 
-        source = grpc_bearer.CallableSource(token, loop=asyncio.get_running_loop())
-        async with here.aio_stub(source) as stub:
-            call = stub.Unary(ProbeRequest(index=7), timeout=PATIENCE)
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(getattr(call, question)(), 0.05)
-            assert not call.done()
-            go.set()
-            assert list((await call).indexes) == [7]
+        outcomes = []
+        for channel in (
+            self._plain(here, token),
+            here.aio_channel(token),
+            grpc_bearer.aio.insecure_channel(clear.target, auth=token, allow_plaintext=True),
+        ):
+            go.clear()
+            request = ProbeRequest(index=7)
+            async with channel:
+                method = getattr(ProbeStub(channel), kind)
+                call = method(request if kind in ("Unary", "ServerStream") else iter([request]), timeout=PATIENCE)
+                outcomes.append(await self._outcome(call, question, go))
+        cancels = question == "wait_for_connection" and kind in ("Unary", "ServerStream")
+        assert outcomes == ["cancelled" if cancels else [[7]]] * 3
 
-    async def test_nor_the_call_between_two_attempts(self, here: Place) -> None:
+    @pytest.mark.parametrize(("kind", "question"), [("Unary", "code"), ("ClientStream", "wait_for_connection")])
+    async def test_nor_the_call_between_two_attempts(self, here: Place, kind: str, question: str) -> None:
         slowly = RetryPolicy(wait=tenacity.wait_fixed(0.3))
         async with here.aio_stub(here.auth(), retry=slowly) as stub:
             here.refuse(Refuse())
-            call = stub.Unary(ProbeRequest(index=7), timeout=PATIENCE)
+            request = ProbeRequest(index=7)
+            call = getattr(stub, kind)(request if kind == "Unary" else iter([request]), timeout=PATIENCE)
             while "between" not in repr(call):
                 await asyncio.sleep(0.01)
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(call.code(), 0.05)
+                await asyncio.wait_for(getattr(call, question)(), 0.05)
             assert list((await call).indexes) == [7]
 
     async def test_but_who_awaits_it_does_as_with_a_plain_call(self, here: Place) -> None:
@@ -345,13 +393,20 @@ class TestAnInterceptorThatRaises:
 class TestARefusalBeforeTheRequestsAreSent:
     """A proxy's bare 401 may come before the requests: grpc.aio then cancels a plain call now and then, by itself."""
 
-    @pytest.mark.parametrize("retry", [RetryPolicy(), None], ids=["retry", "no retry"])
+    @staticmethod
+    def _interceptors(target: str) -> aio.Channel:
+        return aio.insecure_channel(target, interceptors=grpc_bearer.aio.interceptors("t0", allow_plaintext=True))
+
+    @pytest.mark.parametrize("way", ["channel", "channel without retry", "interceptors"])
     @pytest.mark.parametrize("kind", ["await", "write", "bidi"])
-    async def test_ends_with_the_servers_status(self, kind: str, retry: RetryPolicy | None) -> None:
+    async def test_ends_with_the_servers_status(self, kind: str, way: str) -> None:
+        retry = RetryPolicy() if way == "channel" else None
         statuses = set()
         with Peer(lambda request: request.bare(401)) as peer:
-            async with grpc_bearer.aio.insecure_channel(
-                peer.target, auth="t0", retry=retry, allow_plaintext=True
+            async with (
+                self._interceptors(peer.target)
+                if way == "interceptors"
+                else grpc_bearer.aio.insecure_channel(peer.target, auth="t0", retry=retry, allow_plaintext=True)
             ) as channel:
                 stub: Any = ProbeStub(channel)
                 for _ in range(100):
@@ -414,11 +469,6 @@ class TestAConnectionThatEnds:
 
 class TestClosingInTheClear:
     """Where core cannot wait for a token we do; a channel that is closed meanwhile waits for such calls, too."""
-
-    @pytest.fixture
-    def clear(self) -> Iterator[ProbeServer]:
-        with ProbeServer(credentials="insecure") as server:
-            yield server
 
     def _channel(self, server: ProbeServer, auth: Any) -> aio.Channel:
         return grpc_bearer.aio.insecure_channel(server.target, auth=auth, allow_plaintext=True)
