@@ -9,9 +9,9 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -393,29 +393,38 @@ class TestAnInterceptorThatRaises:
 class TestARefusalBeforeTheRequestsAreSent:
     """A proxy's bare 401 may come before the requests: grpc.aio then cancels a plain call now and then, by itself."""
 
-    @staticmethod
-    def _interceptors(target: str) -> aio.Channel:
-        return aio.insecure_channel(target, interceptors=grpc_bearer.aio.interceptors("t0", allow_plaintext=True))
+    WAYS: ClassVar[dict[str, Callable[[str], aio.Channel]]] = {
+        "channel": lambda to: grpc_bearer.aio.insecure_channel(to, auth="t0", allow_plaintext=True),
+        "channel, no retry": lambda to: grpc_bearer.aio.insecure_channel(
+            to, auth="t0", retry=None, allow_plaintext=True
+        ),
+        "interceptors": lambda to: aio.insecure_channel(
+            to, interceptors=grpc_bearer.aio.interceptors("t0", allow_plaintext=True)
+        ),
+    }
 
-    @pytest.mark.parametrize("way", ["channel", "channel without retry", "interceptors"])
-    @pytest.mark.parametrize("kind", ["await", "write", "bidi"])
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("kind", ["await", "await at once", "write", "bidi"])
     async def test_ends_with_the_servers_status(self, kind: str, way: str) -> None:
-        retry = RetryPolicy() if way == "channel" else None
         statuses = set()
         with Peer(lambda request: request.bare(401)) as peer:
-            async with (
-                self._interceptors(peer.target)
-                if way == "interceptors"
-                else grpc_bearer.aio.insecure_channel(peer.target, auth="t0", retry=retry, allow_plaintext=True)
-            ) as channel:
+            async with self.WAYS[way](peer.target) as channel:
                 stub: Any = ProbeStub(channel)
                 for _ in range(100):
                     method = stub.BidiStream if kind == "bidi" else stub.ClientStream
-                    call = method(*[] if kind == "write" else [iter([ProbeRequest()] * 3)], timeout=PATIENCE)
+                    requests = iter([ProbeRequest()] * 3) if kind == "await at once" else self._requests(peer)
+                    call = method(None if kind == "write" else requests, timeout=PATIENCE)
                     with pytest.raises((aio.AioRpcError, asyncio.InvalidStateError)):
                         await self._through(call, kind)
                     statuses.add(await call.code())
         assert statuses == {UNAUTHENTICATED}
+
+    async def _requests(self, peer: Peer) -> AsyncIterator[ProbeRequest]:
+        """They end when the answer is on its way: of plain calls grpc.aio cancels half."""
+        before = len(peer.paths)
+        yield ProbeRequest()
+        while len(peer.paths) == before:
+            await asyncio.sleep(0)
 
     async def _through(self, call: Any, kind: str) -> None:
         if kind == "bidi":
