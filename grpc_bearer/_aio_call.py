@@ -326,7 +326,7 @@ class AioCall(aio.Call):
         cause = insecure(self._carrier, error)
         if inner is self._inner and not self._final and cause is not None:
             self._show(None, cause)
-        if not self._final:
+        if inner is self._inner or not self._final:
             raise error
 
     async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]], *, shows: bool = False) -> Any:

@@ -342,37 +342,38 @@ class TestAnInterceptorThatRaises:
         def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
             return self._mine.get_state(try_to_connect)
 
-    async def _asked(self, call: Any, writes: bool) -> None:
+    async def _asked(self, call: Any, writes: bool, error: type[Exception] = Mine) -> None:
         ended: list[None] = []
         call.add_done_callback(lambda _: ended.append(None))
         if writes:
             for _ in range(2):
-                with pytest.raises(self.Mine):
+                with pytest.raises(error):
                     await asyncio.wait_for(call.write(ProbeRequest()), PATIENCE)
-        with pytest.raises(self.Mine):
-            await asyncio.wait_for(call, PATIENCE)
-        for question in (call.code, call.details, call.initial_metadata, call.trailing_metadata):
-            with pytest.raises(self.Mine):
+        with pytest.raises(error):
+            await asyncio.wait_for(call if hasattr(call, "__await__") else call.read(), PATIENCE)
+        for question in (getattr(call, name) for name in QUESTIONS):
+            with pytest.raises(error):
                 await asyncio.wait_for(question(), PATIENCE)
         assert call.done()
         assert not call.cancelled()
         assert ended == [None]
 
-    def _raising(self, at: int) -> list[Any]:
+    def _raising(self, at: int, error: type[Exception] = Mine) -> list[Any]:
         attempts = itertools.count(1)
 
         async def raises(kind: str, continuation: Any, details: Any, request: Any) -> Any:
             if next(attempts) >= at:
-                raise self.Mine
+                raise error
             return await continuation(details, request)
 
         return aio_interceptors(raises)
 
     @pytest.mark.parametrize("way", ["plain", "ours", "around another's"])
-    @pytest.mark.parametrize("kind", ["Unary", "ClientStream", "ClientStream.write"])
-    async def test_ends_the_call(self, here: Place, kind: str, way: str) -> None:
+    @pytest.mark.parametrize("kind", ["Unary", "ServerStream", "ClientStream", "ClientStream.write", "BidiStream.write"])
+    @pytest.mark.parametrize("error", [Mine, aio.UsageError, TimeoutError])  # one of gRPC's own is no other
+    async def test_ends_the_call(self, here: Place, kind: str, way: str, error: type[Exception]) -> None:
         name, _, writes = kind.partition(".")
-        below = aio.secure_channel(here.server.target, here.credentials, interceptors=self._raising(at=1))
+        below = aio.secure_channel(here.server.target, here.credentials, interceptors=self._raising(1, error))
         ours = {
             "plain": lambda: below,
             "ours": lambda: grpc_bearer.aio.intercept_channel(below, "by-hand"),
@@ -381,7 +382,13 @@ class TestAnInterceptorThatRaises:
         async with below:
             method = getattr(ProbeStub(ours), name)
             requests = () if writes else (iter([ProbeRequest()]),) if name == "ClientStream" else (ProbeRequest(),)
-            await self._asked(method(*requests, timeout=PATIENCE), bool(writes))
+            await self._asked(method(*requests, timeout=PATIENCE), bool(writes), error)
+
+    async def test_ends_the_call_that_has_waited_for_its_token_too(self, here: Place, clear: ProbeServer) -> None:
+        ours = grpc_bearer.aio.interceptors(lambda: "t0", allow_plaintext=True)
+        interceptors = [*ours, *self._raising(1, aio.UsageError)]
+        async with aio.insecure_channel(clear.target, interceptors=interceptors) as channel:
+            await self._asked(ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE), False, aio.UsageError)
 
     async def test_ends_the_call_in_its_second_attempt_too(self, here: Place) -> None:
         interceptors = [*grpc_bearer.aio.interceptors(here.auth()), *self._raising(at=2)]
