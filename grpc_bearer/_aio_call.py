@@ -70,7 +70,9 @@ class AioCall(aio.Call):
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _waiters: tuple[asyncio.Future[None], ...] = ()
 
-    def __init__(self, begun: Callable[[], Trial], replay: AsyncReplayBuffer | None, inner: Any, carrier: Carrier) -> None:
+    def __init__(
+        self, begun: Callable[[], Trial], replay: AsyncReplayBuffer | None, inner: Any, carrier: Carrier
+    ) -> None:
         self._begun = begun
         self._replay = replay
         if carrier is WAIT:
@@ -374,7 +376,7 @@ class AioCall(aio.Call):
         return await self._ask(lambda inner: inner.trailing_metadata())
 
     async def wait_for_connection(self) -> None:
-        # As with a plain call, this only asks if requests are a stream; without, it waits for the task that makes the call.
+        # Of a plain call with one request this waits for the task that makes it, and is not a question.
         connected = self._connected()
         await (connected if self._replay is not None else self._or_cancel(connected))
 

@@ -315,32 +315,95 @@ class TestClosedChannels:
         assert (done.returncode, done.stdout) == (0, "Cannot invoke RPC on closed channel!\n"), done.stderr
 
 
+class Between(aio.Channel):
+    """A channel of a user's own, around one with interceptors: of it we know nothing."""
+
+    def __init__(self, inner: aio.Channel) -> None:
+        self._mine = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mine, name)
+
+    for _name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+        locals()[_name] = functools.partialmethod(lambda self, name, *a, **k: getattr(self._mine, name)(*a, **k), _name)
+    for _name in ("close", "channel_ready", "wait_for_state_change", "__aenter__", "__aexit__"):
+        locals()[_name] = functools.partialmethod(lambda self, name, *a, **k: getattr(self._mine, name)(*a, **k), _name)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._mine.get_state(try_to_connect)
+
+
+async def _goes_on(_: str, continuation: Any, details: Any, request: Any) -> Any:
+    return await continuation(details, request)
+
+
+class TestWritesAfterTheEnd:
+    """With interceptors of the user's and without, what they raise is what a plain call's raise."""
+
+    def _channels(self, here: Place) -> dict[str, list[aio.Channel]]:
+        """Plain channels, each with ours that must be as it is."""
+        target, credentials = here.server.target, here.credentials
+
+        def plain(*before: aio.ClientInterceptor, after: tuple[aio.ClientInterceptor, ...] = ()) -> aio.Channel:
+            return aio.secure_channel(target, credentials, interceptors=[*before, *aio_interceptors(_goes_on), *after])
+
+        ours = grpc_bearer.aio.interceptors("by-hand")
+        return {
+            "bare": [aio.secure_channel(target, credentials), here.aio_channel("by-hand")],
+            "intercepted": [
+                plain(),
+                here.aio_channel("by-hand", interceptors=aio_interceptors(_goes_on)),
+                grpc_bearer.aio.intercept_channel(plain(), "by-hand"),
+                grpc_bearer.aio.intercept_channel(Between(plain()), "by-hand"),
+                plain(*ours),
+                plain(after=tuple(ours)),
+            ],
+        }
+
+    async def _ended(self, call: Any, end: str) -> None:
+        if end == "cancelled":
+            await call.write(ProbeRequest())
+            call.cancel()
+        elif end == "cancelled at once":
+            call.cancel()
+        else:
+            await call.code()
+
+    async def _raised(self, call: Any) -> list[str]:
+        def answer() -> Any:
+            return call if hasattr(call, "__await__") else call.read()
+
+        raised = []
+        for ask in (lambda: call.write(ProbeRequest()), call.done_writing, answer, lambda: call.write(ProbeRequest())):
+            try:
+                await asyncio.wait_for(ask(), PATIENCE)
+                raised.append("")
+            except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError, asyncio.CancelledError) as error:
+                raised.append(f"{type(error).__name__} {error.code() if isinstance(error, grpc.RpcError) else error}")
+        return raised
+
+    @pytest.mark.parametrize("which", ["bare", "intercepted"])
+    @pytest.mark.parametrize("end", ["cancelled", "cancelled at once", "refused"])
+    @pytest.mark.parametrize("kind", ["ClientStream", "BidiStream"])
+    async def test_are_refused_as_a_plain_calls_are(self, here: Place, kind: str, end: str, which: str) -> None:
+        raised = []
+        for channel in self._channels(here)[which]:
+            here.refuse(*[Refuse(grpc.StatusCode.PERMISSION_DENIED)] * (end == "refused"))
+            async with channel:
+                # Where there is a token of ours, ours is the one that is sent.
+                how = {} if isinstance(channel, grpc_bearer.aio.Channel) or raised else HAND
+                call = getattr(ProbeStub(channel), kind)(**{"timeout": PATIENCE, **how})
+                await self._ended(call, end)
+                raised.append(await self._raised(call))
+        assert raised == [raised[0]] * len(raised)
+        assert raised[0][0] == raised[0][-1] == "InvalidStateError RPC already finished."
+
+
 class TestAnInterceptorThatRaises:
     """An error of its own, in grpc.aio: the call ends with that, as a plain one does."""
 
     class Mine(Exception):
         pass
-
-    class Between(aio.Channel):
-        """A channel of a user's own, around one with interceptors: of it we know nothing."""
-
-        def __init__(self, inner: aio.Channel) -> None:
-            self._mine = inner
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._mine, name)
-
-        for _name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            locals()[_name] = functools.partialmethod(
-                lambda self, name, *a, **k: getattr(self._mine, name)(*a, **k), _name
-            )
-        for _name in ("close", "channel_ready", "wait_for_state_change", "__aenter__", "__aexit__"):
-            locals()[_name] = functools.partialmethod(
-                lambda self, name, *a, **k: getattr(self._mine, name)(*a, **k), _name
-            )
-
-        def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-            return self._mine.get_state(try_to_connect)
 
     async def _asked(self, call: Any, writes: bool, error: type[Exception] = Mine) -> None:
         ended: list[None] = []
@@ -369,7 +432,9 @@ class TestAnInterceptorThatRaises:
         return aio_interceptors(raises)
 
     @pytest.mark.parametrize("way", ["plain", "ours", "around another's"])
-    @pytest.mark.parametrize("kind", ["Unary", "ServerStream", "ClientStream", "ClientStream.write", "BidiStream.write"])
+    @pytest.mark.parametrize(
+        "kind", ["Unary", "ServerStream", "ClientStream", "ClientStream.write", "BidiStream.write"]
+    )
     @pytest.mark.parametrize("error", [Mine, aio.UsageError, TimeoutError])  # one of gRPC's own is no other
     async def test_ends_the_call(self, here: Place, kind: str, way: str, error: type[Exception]) -> None:
         name, _, writes = kind.partition(".")
@@ -377,7 +442,7 @@ class TestAnInterceptorThatRaises:
         ours = {
             "plain": lambda: below,
             "ours": lambda: grpc_bearer.aio.intercept_channel(below, "by-hand"),
-            "around another's": lambda: grpc_bearer.aio.intercept_channel(self.Between(below), "by-hand"),
+            "around another's": lambda: grpc_bearer.aio.intercept_channel(Between(below), "by-hand"),
         }[way]()
         async with below:
             method = getattr(ProbeStub(ours), name)
@@ -489,11 +554,31 @@ class TestClosingInTheClear:
     def _channel(self, server: ProbeServer, auth: Any) -> aio.Channel:
         return grpc_bearer.aio.insecure_channel(server.target, auth=auth, allow_plaintext=True)
 
-    async def test_a_call_with_its_token_at_hand_ends_well_within_the_grace(self, clear: ProbeServer) -> None:
-        channel = self._channel(clear, "t0")
-        call = ProbeStub(channel).Unary(ProbeRequest(index=7), timeout=PATIENCE)
-        await channel.close(grace=PATIENCE)
-        assert list((await call).indexes) == [7]
+    @pytest.mark.parametrize("kind", ["Unary", "ClientStream"])
+    async def test_a_call_with_its_token_at_hand_ends_well_within_the_grace(
+        self, clear: ProbeServer, kind: str
+    ) -> None:
+        for channel in aio.insecure_channel(clear.target), self._channel(clear, "t0"):
+            request = ProbeRequest(index=7)
+            method = getattr(ProbeStub(channel), kind)
+            call = method(request if kind == "Unary" else iter([request]), timeout=PATIENCE)
+            await channel.close(grace=PATIENCE)
+            assert list((await call).indexes) == [7]
+
+    async def test_with_interceptors_it_ends_as_a_plain_one_and_nobody_asks_for_ever(self, clear: ProbeServer) -> None:
+        mine = aio_interceptors(_goes_on)
+        for channel in (
+            aio.insecure_channel(clear.target, interceptors=mine),
+            grpc_bearer.aio.insecure_channel(clear.target, auth=lambda: "t0", allow_plaintext=True, interceptors=mine),
+            aio.insecure_channel(
+                clear.target, interceptors=grpc_bearer.aio.interceptors(lambda: "t0", allow_plaintext=True)
+            ),
+        ):
+            call = ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
+            await channel.close(grace=PATIENCE)
+            for question in call, call.code():
+                with pytest.raises(aio.UsageError, match="Channel is closed"):
+                    await asyncio.wait_for(question, PATIENCE)
 
     async def test_so_does_one_that_waits_for_it(self, clear: ProbeServer) -> None:
         async def token() -> str:
