@@ -30,11 +30,10 @@ from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._engine import Lease
 from grpc_bearer._failure import blame
 from grpc_bearer._grpc_private import is_response, let_status_come
-from grpc_bearer._replay import AsyncReplayBuffer, Once
+from grpc_bearer._replay import AsyncReplayBuffer
 from grpc_bearer._trial import SENT_OR_SEEN, Trial
 from grpc_bearer.errors import GrpcBearerError
 
-Replay = Once | AsyncReplayBuffer
 T = TypeVar("T")
 
 _LOGGER = logging.getLogger("grpc_bearer")
@@ -71,7 +70,9 @@ class AioCall(aio.Call):
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _waiters: tuple[asyncio.Future[None], ...] = ()
 
-    def __init__(self, begun: Callable[[], Trial], replay: Replay | None, inner: Any, carrier: Carrier) -> None:
+    def __init__(
+        self, begun: Callable[[], Trial], replay: AsyncReplayBuffer | None, inner: Any, carrier: Carrier
+    ) -> None:
         self._begun = begun
         self._replay = replay
         if carrier is WAIT:
@@ -178,7 +179,7 @@ class AioCall(aio.Call):
         if is_response(inner):
             self._end(inner)
         else:
-            if isinstance(self._replay, AsyncReplayBuffer):
+            if self._replay is not None:
                 let_status_come(inner, self._replay.ended_in)
             inner.add_done_callback(functools.partial(self._ended, inner))
 
@@ -279,7 +280,7 @@ class AioCall(aio.Call):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        if isinstance(self._replay, AsyncReplayBuffer):
+        if self._replay is not None:
             self._replay.wake()
 
     async def _change(self) -> None:
@@ -331,7 +332,7 @@ class AioCall(aio.Call):
         cause = insecure(self._carrier, error)
         if inner is self._inner and not self._final and cause is not None:
             self._show(None, cause)
-        if not self._final:
+        if inner is self._inner or not self._final:
             raise error
 
     async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]], *, shows: bool = False) -> Any:
@@ -379,13 +380,19 @@ class AioCall(aio.Call):
         return await self._ask(lambda inner: inner.trailing_metadata())
 
     async def wait_for_connection(self) -> None:
+        # Of a plain call with one request this waits for the task that makes it, and is not a question.
+        connected = self._connected()
+        await (connected if self._replay is not None else self._or_cancel(connected))
+
+    async def _connected(self) -> None:
         while True:
-            inner = await self._or_cancel(self._live())
+            inner = await self._live()
             try:
                 await inner.wait_for_connection()
                 return
             except (aio.AioRpcError, aio.UsageError) as error:
-                if await self._counts(inner, error):
+                await self._decided(inner, error)
+                if inner is self._inner:
                     raise
 
     def done(self) -> bool:
@@ -401,7 +408,7 @@ class AioCall(aio.Call):
         if self._final:
             return False
         self._cancelled = True
-        if isinstance(self._replay, AsyncReplayBuffer):
+        if self._replay is not None:
             self._replay.cancel()
         if self._inner is None:
             self._end(local_end(grpc.StatusCode.CANCELLED))

@@ -113,7 +113,7 @@ class _StreamResponse(AioCall):
 class _StreamRequest(AioCall):
     async def write(self, request: Any) -> None:
         replay = self._replay
-        if not isinstance(replay, AsyncReplayBuffer) or not replay.pushed:
+        if replay is None or not replay.pushed:
             inner = await self._or_cancel(self._live())
             await self._explained(inner, inner.write(request))
             return
@@ -128,7 +128,7 @@ class _StreamRequest(AioCall):
 
     async def done_writing(self) -> None:
         replay = self._replay
-        if not isinstance(replay, AsyncReplayBuffer) or not replay.pushed:
+        if replay is None or not replay.pushed:
             inner = await self._or_cancel(self._live())
             await self._explained(inner, inner.done_writing())
         elif not self._final:
@@ -171,10 +171,7 @@ class _StreamRequest(AioCall):
     @property
     def _done_writing_flag(self) -> bool:
         # grpc.aio's own InterceptedCall asks this of whatever an interceptor returned.
-        replay = self._replay
-        if isinstance(replay, AsyncReplayBuffer):
-            return replay.closed
-        return bool(getattr(self._inner, "_done_writing_flag", False))
+        return self._replay is not None and self._replay.closed
 
 
 class UnaryUnaryCall(_UnaryResponse, aio.UnaryUnaryCall):  # type: ignore[type-arg]

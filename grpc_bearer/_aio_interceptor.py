@@ -21,7 +21,7 @@ from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._door import WAIT, Door, Route, materialised
 from grpc_bearer._grpc_private import aio_channel_behind
 from grpc_bearer._interceptor import changed
-from grpc_bearer._replay import UNKNOWN, AsyncReplayBuffer, Once, serialise, snapshot
+from grpc_bearer._replay import UNKNOWN, AsyncReplayBuffer, serialise, snapshot, unkept
 from grpc_bearer._retry import DEFAULT, UNKEPT, RetryPolicy, checked_policy
 from grpc_bearer._security import door_to, unproved
 from grpc_bearer._trial import Trial
@@ -134,8 +134,9 @@ class Interceptor:
 
     async def _intercept_many(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         route = self._route(continuation, client_call_details)
-        replay: Once | AsyncReplayBuffer = Once(request_iterator)
-        if self._serializer is not UNKNOWN:
+        if self._serializer is UNKNOWN:
+            replay = unkept(request_iterator)
+        else:
             policy = route.policy or UNKEPT
             replay = AsyncReplayBuffer(request_iterator, self._serializer, policy.replay_messages, policy.replay_bytes)
         return await self._intercept(continuation, client_call_details, route, request_iterator, replay)

@@ -20,7 +20,7 @@ from grpc_bearer._door import WAIT, materialised
 from grpc_bearer._engine import Lease
 from grpc_bearer._grpc_private import below, is_grpcs
 from grpc_bearer._methods import MultiCallable, history
-from grpc_bearer._replay import AsyncReplayBuffer, Once
+from grpc_bearer._replay import AsyncReplayBuffer, Once, unkept
 
 # Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
 
@@ -128,12 +128,8 @@ class _StreamRequests(_AioMultiCallable):
         return None, self._many(request)
 
     def _many(self, requests: Any) -> Any:
-        # grpc.aio puts a placeholder before the server's status when a write fails, and only our call looks behind it:
-        # so every request stream gets one, those too that are not kept.
         replay = super()._many(requests)
-        if not isinstance(replay, Once):
-            return replay
-        return AsyncReplayBuffer(requests, None, 0, 0, kept=False)
+        return unkept(requests) if isinstance(replay, Once) else replay
 
 
 class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]

@@ -382,6 +382,15 @@ class AsyncReplayBuffer:
             self.wake()
 
 
+def unkept(requests: Any) -> AsyncReplayBuffer:
+    """Requests that cannot be sent again.
+
+    grpc.aio puts a placeholder in the place of the server's status, or cancels the call, when a request cannot be sent;
+    only our call looks behind that. So it knows of every request, and not only of those that are kept.
+    """
+    return AsyncReplayBuffer(requests, None, 0, 0, kept=False)
+
+
 class _AsyncReader:
     __slots__ = ("_buffer", "asked", "asker", "ended")
 

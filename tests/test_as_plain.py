@@ -9,9 +9,9 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -35,6 +35,12 @@ def here() -> Iterator[Place]:
     with place() as it:
         it.verifier.accept("by-hand")
         yield it
+
+
+@pytest.fixture(scope="module")
+def clear() -> Iterator[ProbeServer]:
+    with ProbeServer(credentials="insecure") as server:
+        yield server
 
 
 class OnlyNext:
@@ -156,33 +162,75 @@ class TestHeadersThatWereShown:
         assert served.begun == (1 if asks else 2)
 
 
-class TestWhoOnlyAsks:
-    @pytest.mark.parametrize("question", ["code", "details", "initial_metadata", "trailing_metadata"])
-    async def test_does_not_cancel_the_call_that_waits_for_its_token(self, here: Place, question: str) -> None:
-        go = asyncio.Event()
+QUESTIONS = (
+    "code",
+    "details",
+    "initial_metadata",
+    "trailing_metadata",
+    "debug_error_string",
+    "wait_for_connection",
+)
 
-        async def token() -> str:
-            await go.wait()
+
+class TestWhoOnlyAsks:
+    """And gives up: that cancels a call of ours where it cancels a plain one whose call credentials are as slow."""
+
+    def _plain(self, here: Place, token: Callable[[], str]) -> aio.Channel:
+        def plugin(_: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+            callback((("authorization", f"Bearer {token()}"),), None)
+
+        slow = grpc.metadata_call_credentials(plugin)  # type: ignore[arg-type]  # gRPC takes any callable
+        return aio.secure_channel(
+            here.server.target, grpc.composite_channel_credentials(here.credentials, slow), interceptors=[]
+        )
+
+    async def _outcome(self, call: Any, question: str, go: threading.Event) -> Any:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(getattr(call, question)(), 0.05)
+        go.set()
+        try:
+            replies = [await call] if hasattr(call, "__await__") else [reply async for reply in call]
+        except asyncio.CancelledError:
+            return "cancelled"
+        return [list(reply.indexes) for reply in replies]
+
+    @pytest.mark.parametrize("kind", ["Unary", "ServerStream", "ClientStream", "BidiStream"])
+    @pytest.mark.parametrize("question", QUESTIONS)
+    async def test_does_not_cancel_the_call_that_waits_for_its_token(
+        self, here: Place, clear: ProbeServer, question: str, kind: str
+    ) -> None:
+        go = threading.Event()
+
+        def token() -> str:
+            go.wait(PATIENCE)
             return "by-hand"
 
-        source = grpc_bearer.CallableSource(token, loop=asyncio.get_running_loop())
-        async with here.aio_stub(source) as stub:
-            call = stub.Unary(ProbeRequest(index=7), timeout=PATIENCE)
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(getattr(call, question)(), 0.05)
-            assert not call.done()
-            go.set()
-            assert list((await call).indexes) == [7]
+        outcomes = []
+        for channel in (
+            self._plain(here, token),
+            here.aio_channel(token),
+            grpc_bearer.aio.insecure_channel(clear.target, auth=token, allow_plaintext=True),
+        ):
+            go.clear()
+            request = ProbeRequest(index=7)
+            async with channel:
+                method = getattr(ProbeStub(channel), kind)
+                call = method(request if kind in ("Unary", "ServerStream") else iter([request]), timeout=PATIENCE)
+                outcomes.append(await self._outcome(call, question, go))
+        cancels = question == "wait_for_connection" and kind in ("Unary", "ServerStream")
+        assert outcomes == ["cancelled" if cancels else [[7]]] * 3
 
-    async def test_nor_the_call_between_two_attempts(self, here: Place) -> None:
+    @pytest.mark.parametrize(("kind", "question"), [("Unary", "code"), ("ClientStream", "wait_for_connection")])
+    async def test_nor_the_call_between_two_attempts(self, here: Place, kind: str, question: str) -> None:
         slowly = RetryPolicy(wait=tenacity.wait_fixed(0.3))
         async with here.aio_stub(here.auth(), retry=slowly) as stub:
             here.refuse(Refuse())
-            call = stub.Unary(ProbeRequest(index=7), timeout=PATIENCE)
+            request = ProbeRequest(index=7)
+            call = getattr(stub, kind)(request if kind == "Unary" else iter([request]), timeout=PATIENCE)
             while "between" not in repr(call):
                 await asyncio.sleep(0.01)
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(call.code(), 0.05)
+                await asyncio.wait_for(getattr(call, question)(), 0.05)
             assert list((await call).indexes) == [7]
 
     async def test_but_who_awaits_it_does_as_with_a_plain_call(self, here: Place) -> None:
@@ -268,6 +316,97 @@ class TestClosedChannels:
         assert (done.returncode, done.stdout) == (0, "Cannot invoke RPC on closed channel!\n"), done.stderr
 
 
+class Between(aio.Channel):
+    """A channel of a user's own, around one with interceptors: of it we know nothing."""
+
+    def __init__(self, inner: aio.Channel) -> None:
+        self._mine = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._mine, name)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._mine, name)(*args, **kwargs)
+
+    unary_unary = functools.partialmethod(_call, "unary_unary")
+    unary_stream = functools.partialmethod(_call, "unary_stream")
+    stream_unary = functools.partialmethod(_call, "stream_unary")
+    stream_stream = functools.partialmethod(_call, "stream_stream")
+    close = functools.partialmethod(_call, "close")
+    get_state = functools.partialmethod(_call, "get_state")
+    channel_ready = functools.partialmethod(_call, "channel_ready")
+    wait_for_state_change = functools.partialmethod(_call, "wait_for_state_change")
+    __aenter__ = functools.partialmethod(_call, "__aenter__")
+    __aexit__ = functools.partialmethod(_call, "__aexit__")
+
+
+async def _goes_on(_: str, continuation: Any, details: Any, request: Any) -> Any:
+    return await continuation(details, request)
+
+
+@pytest.mark.skipif(OLD_GRPC, reason="compared with plain calls of gRPC 1.80 and later")
+class TestWritesAfterTheEnd:
+    """With interceptors of the user's and without, what they raise is what a plain call's raise."""
+
+    def _channels(self, here: Place) -> dict[str, list[aio.Channel]]:
+        """Plain channels, each with ours that must be as it is."""
+        target, credentials = here.server.target, here.credentials
+
+        def plain(*before: aio.ClientInterceptor, after: tuple[aio.ClientInterceptor, ...] = ()) -> aio.Channel:
+            return aio.secure_channel(target, credentials, interceptors=[*before, *aio_interceptors(_goes_on), *after])
+
+        ours = grpc_bearer.aio.interceptors("by-hand")
+        return {
+            "bare": [aio.secure_channel(target, credentials), here.aio_channel("by-hand")],
+            "intercepted": [
+                plain(),
+                here.aio_channel("by-hand", interceptors=aio_interceptors(_goes_on)),
+                grpc_bearer.aio.intercept_channel(plain(), "by-hand"),
+                grpc_bearer.aio.intercept_channel(Between(plain()), "by-hand"),
+                plain(*ours),
+                plain(after=tuple(ours)),
+            ],
+        }
+
+    async def _ended(self, call: Any, end: str) -> None:
+        if end == "cancelled":
+            await call.write(ProbeRequest())
+            call.cancel()
+        elif end == "cancelled at once":
+            call.cancel()
+        else:
+            await call.code()
+
+    async def _raised(self, call: Any) -> list[str]:
+        def answer() -> Any:
+            return call if hasattr(call, "__await__") else call.read()
+
+        raised = []
+        for ask in (lambda: call.write(ProbeRequest()), call.done_writing, answer, lambda: call.write(ProbeRequest())):
+            try:
+                await asyncio.wait_for(ask(), PATIENCE)
+                raised.append("")
+            except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError, asyncio.CancelledError) as error:
+                raised.append(f"{type(error).__name__} {error.code() if isinstance(error, grpc.RpcError) else error}")
+        return raised
+
+    @pytest.mark.parametrize("which", ["bare", "intercepted"])
+    @pytest.mark.parametrize("end", ["cancelled", "cancelled at once", "refused"])
+    @pytest.mark.parametrize("kind", ["ClientStream", "BidiStream"])
+    async def test_are_refused_as_a_plain_calls_are(self, here: Place, kind: str, end: str, which: str) -> None:
+        raised = []
+        for channel in self._channels(here)[which]:
+            here.refuse(*[Refuse(grpc.StatusCode.PERMISSION_DENIED)] * (end == "refused"))
+            async with channel:
+                # Where there is a token of ours, ours is the one that is sent.
+                how = {} if isinstance(channel, grpc_bearer.aio.Channel) or raised else HAND
+                call = getattr(ProbeStub(channel), kind)(**{"timeout": PATIENCE, **how})
+                await self._ended(call, end)
+                raised.append(await self._raised(call))
+        assert raised == [raised[0]] * len(raised)
+        assert raised[0][0] == raised[0][-1] == "InvalidStateError RPC already finished."
+
+
 @pytest.mark.skipif(OLD_GRPC, reason="plain calls of gRPC before 1.80 do not tell of such an end either")
 class TestAnInterceptorThatRaises:
     """An error of its own, in grpc.aio: the call ends with that, as a plain one does."""
@@ -275,67 +414,55 @@ class TestAnInterceptorThatRaises:
     class Mine(Exception):
         pass
 
-    class Between(aio.Channel):
-        """A channel of a user's own, around one with interceptors: of it we know nothing."""
-
-        def __init__(self, inner: aio.Channel) -> None:
-            self._mine = inner
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._mine, name)
-
-        for _name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            locals()[_name] = functools.partialmethod(
-                lambda self, name, *a, **k: getattr(self._mine, name)(*a, **k), _name
-            )
-        for _name in ("close", "channel_ready", "wait_for_state_change", "__aenter__", "__aexit__"):
-            locals()[_name] = functools.partialmethod(
-                lambda self, name, *a, **k: getattr(self._mine, name)(*a, **k), _name
-            )
-
-        def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-            return self._mine.get_state(try_to_connect)
-
-    async def _asked(self, call: Any, writes: bool) -> None:
+    async def _asked(self, call: Any, writes: bool, error: type[Exception] = Mine) -> None:
         ended: list[None] = []
         call.add_done_callback(lambda _: ended.append(None))
         if writes:
             for _ in range(2):
-                with pytest.raises(self.Mine):
+                with pytest.raises(error):
                     await asyncio.wait_for(call.write(ProbeRequest()), PATIENCE)
-        with pytest.raises(self.Mine):
-            await asyncio.wait_for(call, PATIENCE)
-        for question in (call.code, call.details, call.initial_metadata, call.trailing_metadata):
-            with pytest.raises(self.Mine):
+        with pytest.raises(error):
+            await asyncio.wait_for(call if hasattr(call, "__await__") else call.read(), PATIENCE)
+        for question in (getattr(call, name) for name in QUESTIONS):
+            with pytest.raises(error):
                 await asyncio.wait_for(question(), PATIENCE)
         assert call.done()
         assert not call.cancelled()
         assert ended == [None]
 
-    def _raising(self, at: int) -> list[Any]:
+    def _raising(self, at: int, error: type[Exception] = Mine) -> list[Any]:
         attempts = itertools.count(1)
 
         async def raises(kind: str, continuation: Any, details: Any, request: Any) -> Any:
             if next(attempts) >= at:
-                raise self.Mine
+                raise error
             return await continuation(details, request)
 
         return aio_interceptors(raises)
 
     @pytest.mark.parametrize("way", ["plain", "ours", "around another's"])
-    @pytest.mark.parametrize("kind", ["Unary", "ClientStream", "ClientStream.write"])
-    async def test_ends_the_call(self, here: Place, kind: str, way: str) -> None:
+    @pytest.mark.parametrize(
+        "kind", ["Unary", "ServerStream", "ClientStream", "ClientStream.write", "BidiStream.write"]
+    )
+    @pytest.mark.parametrize("error", [Mine, aio.UsageError, TimeoutError])  # one of gRPC's own is no other
+    async def test_ends_the_call(self, here: Place, kind: str, way: str, error: type[Exception]) -> None:
         name, _, writes = kind.partition(".")
-        below = aio.secure_channel(here.server.target, here.credentials, interceptors=self._raising(at=1))
+        below = aio.secure_channel(here.server.target, here.credentials, interceptors=self._raising(1, error))
         ours = {
             "plain": lambda: below,
             "ours": lambda: grpc_bearer.aio.intercept_channel(below, "by-hand"),
-            "around another's": lambda: grpc_bearer.aio.intercept_channel(self.Between(below), "by-hand"),
+            "around another's": lambda: grpc_bearer.aio.intercept_channel(Between(below), "by-hand"),
         }[way]()
         async with below:
             method = getattr(ProbeStub(ours), name)
             requests = () if writes else (iter([ProbeRequest()]),) if name == "ClientStream" else (ProbeRequest(),)
-            await self._asked(method(*requests, timeout=PATIENCE), bool(writes))
+            await self._asked(method(*requests, timeout=PATIENCE), bool(writes), error)
+
+    async def test_ends_the_call_that_has_waited_for_its_token_too(self, here: Place, clear: ProbeServer) -> None:
+        ours = grpc_bearer.aio.interceptors(lambda: "t0", allow_plaintext=True)
+        interceptors = [*ours, *self._raising(1, aio.UsageError)]
+        async with aio.insecure_channel(clear.target, interceptors=interceptors) as channel:
+            await self._asked(ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE), False, aio.UsageError)
 
     async def test_ends_the_call_in_its_second_attempt_too(self, here: Place) -> None:
         interceptors = [*grpc_bearer.aio.interceptors(here.auth()), *self._raising(at=2)]
@@ -347,22 +474,38 @@ class TestAnInterceptorThatRaises:
 class TestARefusalBeforeTheRequestsAreSent:
     """A proxy's bare 401 may come before the requests: grpc.aio then cancels a plain call now and then, by itself."""
 
-    @pytest.mark.parametrize("retry", [RetryPolicy(), None], ids=["retry", "no retry"])
-    @pytest.mark.parametrize("kind", ["await", "write", "bidi"])
-    async def test_ends_with_the_servers_status(self, kind: str, retry: RetryPolicy | None) -> None:
+    WAYS: ClassVar[dict[str, Callable[[str], aio.Channel]]] = {
+        "channel": lambda to: grpc_bearer.aio.insecure_channel(to, auth="t0", allow_plaintext=True),
+        "channel, no retry": lambda to: grpc_bearer.aio.insecure_channel(
+            to, auth="t0", retry=None, allow_plaintext=True
+        ),
+        "interceptors": lambda to: aio.insecure_channel(
+            to, interceptors=grpc_bearer.aio.interceptors("t0", allow_plaintext=True)
+        ),
+    }
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("kind", ["await", "await at once", "write", "bidi"])
+    async def test_ends_with_the_servers_status(self, kind: str, way: str) -> None:
         statuses = set()
         with Peer(lambda request: request.bare(401)) as peer:
-            async with grpc_bearer.aio.insecure_channel(
-                peer.target, auth="t0", retry=retry, allow_plaintext=True
-            ) as channel:
+            async with self.WAYS[way](peer.target) as channel:
                 stub: Any = ProbeStub(channel)
                 for _ in range(100):
                     method = stub.BidiStream if kind == "bidi" else stub.ClientStream
-                    call = method(*[] if kind == "write" else [iter([ProbeRequest()] * 3)], timeout=PATIENCE)
+                    requests = iter([ProbeRequest()] * 3) if kind == "await at once" else self._requests(peer)
+                    call = method(None if kind == "write" else requests, timeout=PATIENCE)
                     with pytest.raises((aio.AioRpcError, asyncio.InvalidStateError)):
                         await self._through(call, kind)
                     statuses.add(await call.code())
         assert statuses == {UNAUTHENTICATED}
+
+    async def _requests(self, peer: Peer) -> AsyncIterator[ProbeRequest]:
+        """They end when the answer is on its way: of plain calls grpc.aio cancels half."""
+        before = len(peer.paths)
+        yield ProbeRequest()
+        while len(peer.paths) == before:
+            await asyncio.sleep(0)
 
     async def _through(self, call: Any, kind: str) -> None:
         if kind == "bidi":
@@ -417,19 +560,34 @@ class TestAConnectionThatEnds:
 class TestClosingInTheClear:
     """Where core cannot wait for a token we do; a channel that is closed meanwhile waits for such calls, too."""
 
-    @pytest.fixture
-    def clear(self) -> Iterator[ProbeServer]:
-        with ProbeServer(credentials="insecure") as server:
-            yield server
-
     def _channel(self, server: ProbeServer, auth: Any) -> aio.Channel:
         return grpc_bearer.aio.insecure_channel(server.target, auth=auth, allow_plaintext=True)
 
-    async def test_a_call_with_its_token_at_hand_ends_well_within_the_grace(self, clear: ProbeServer) -> None:
-        channel = self._channel(clear, "t0")
-        call = ProbeStub(channel).Unary(ProbeRequest(index=7), timeout=PATIENCE)
-        await channel.close(grace=PATIENCE)
-        assert list((await call).indexes) == [7]
+    @pytest.mark.parametrize("kind", ["Unary", "ClientStream"])
+    async def test_a_call_with_its_token_at_hand_ends_well_within_the_grace(
+        self, clear: ProbeServer, kind: str
+    ) -> None:
+        for channel in aio.insecure_channel(clear.target), self._channel(clear, "t0"):
+            request = ProbeRequest(index=7)
+            method = getattr(ProbeStub(channel), kind)
+            call = method(request if kind == "Unary" else iter([request]), timeout=PATIENCE)
+            await channel.close(grace=PATIENCE)
+            assert list((await call).indexes) == [7]
+
+    async def test_with_interceptors_it_ends_as_a_plain_one_and_nobody_asks_for_ever(self, clear: ProbeServer) -> None:
+        mine = aio_interceptors(_goes_on)
+        for channel in (
+            aio.insecure_channel(clear.target, interceptors=mine),
+            grpc_bearer.aio.insecure_channel(clear.target, auth=lambda: "t0", allow_plaintext=True, interceptors=mine),
+            aio.insecure_channel(
+                clear.target, interceptors=grpc_bearer.aio.interceptors(lambda: "t0", allow_plaintext=True)
+            ),
+        ):
+            call = ProbeStub(channel).Unary(ProbeRequest(), timeout=PATIENCE)
+            await channel.close(grace=PATIENCE)
+            for question in call, call.code():
+                with pytest.raises(aio.UsageError, match="Channel is closed"):
+                    await asyncio.wait_for(question, PATIENCE)
 
     async def test_so_does_one_that_waits_for_it(self, clear: ProbeServer) -> None:
         async def token() -> str:
