@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import signal
+# Not signal, which asks a handler for its repr, and that may be anybody's code. The stubs do not know it.
+import _signal  # type: ignore[import-not-found]
 import threading
 from asyncio import CancelledError
 from types import CodeType, TracebackType
@@ -25,8 +26,8 @@ def is_interrupt(error: BaseException) -> bool:
 def _handlers() -> set[CodeType]:
     """The code of every signal handler that is written in Python: of functions, methods, and objects with a call."""
     found = set()
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
+    for number in _signal.valid_signals():
+        handler = _signal.getsignal(number)
         call = getattr(type(handler), "__call__", None)  # noqa: B004  # of an object, its code
         code = getattr(handler, "__code__", None) or getattr(call, "__code__", None)
         if isinstance(code, CodeType):

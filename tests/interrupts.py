@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -43,12 +44,15 @@ class Interruption:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         before = signal.signal(signal.SIGUSR1, self._handle)
-        traced = sys.gettrace()
+        traced, collects = sys.gettrace(), gc.isenabled()
+        gc.disable()  # or the lines of what others have left behind come in between
         sys.settrace(self._called)
         try:
             yield
         finally:
             sys.settrace(traced)
+            if collects:
+                gc.enable()
             signal.signal(signal.SIGUSR1, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
