@@ -7,12 +7,13 @@ import inspect
 import logging
 import math
 import os
+import time
 from _thread import RLock  # what is in threading is a function around it
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from grpc_bearer._clock import Clock, Elapsed
+from grpc_bearer._clock import SYSTEM_CLOCK, Clock, Elapsed
 from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._notify import Notifier, Tale
 from grpc_bearer._promise import Promise
@@ -86,7 +87,8 @@ class Fetcher:
 
     def __post_init__(self) -> None:
         clock = self.clock
-        self.wall = clock.base.time if isinstance(clock, SkewedClock) else clock.time
+        base = clock.base if isinstance(clock, SkewedClock) else clock
+        self.wall = time.time if base is SYSTEM_CLOCK else base.time  # itself, for each call asks it
         self.elapsed = Elapsed(clock.monotonic, self.wall)
 
     @property

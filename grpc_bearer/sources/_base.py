@@ -31,7 +31,8 @@ class Source(ABC):
     #: True if each attempt needs a token of its own; nothing is kept then, and `fetch` runs for each attempt.
     single_use: bool = False
 
-    #: True if `fetch` is quick and does no I/O (a local file, a signature): it may then run on the thread that asks.
+    #: True if `fetch` is quick and does no I/O (a local file, a signature). A token for one attempt is then
+    #: made on the thread that asks; so is one for all where the system gives no thread to make it on.
     local: bool = False
 
     #: True if its tokens are signed on this machine, so that its clock decides what they are worth.
