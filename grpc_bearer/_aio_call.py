@@ -17,6 +17,7 @@ from grpc import aio
 
 from grpc_bearer import _fork
 from grpc_bearer._aio_ends import (
+    Broken,
     Ended,
     aio_error,
     deadline_exceeded,
@@ -29,7 +30,7 @@ from grpc_bearer._aio_ends import (
 from grpc_bearer._door import WAIT, Attempt, Carrier
 from grpc_bearer._engine import Lease
 from grpc_bearer._failure import blame
-from grpc_bearer._grpc_private import is_response, let_status_come
+from grpc_bearer._grpc_private import if_interceptors_raise, is_response, let_status_come
 from grpc_bearer._replay import AsyncReplayBuffer
 from grpc_bearer._trial import SENT_OR_SEEN, Trial
 from grpc_bearer.errors import GrpcBearerError
@@ -63,7 +64,6 @@ class AioCall(aio.Call):
     _final = False  # the attempt at hand is the one that counts
     _seen = False  # headers or a message of the answer have reached the user
     _cancelled = False
-    _broken = False  # it has ended with an error that is none of gRPC's, which the attempt raises
     _history: Trial | None = None
     _task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
     _pause: asyncio.TimerHandle | None = None  # between two attempts
@@ -181,6 +181,7 @@ class AioCall(aio.Call):
         else:
             if self._replay is not None:
                 let_status_come(inner, self._replay.ended_in)
+            if_interceptors_raise(inner, lambda: self._settle(inner))
             inner.add_done_callback(functools.partial(self._ended, inner))
 
     def _ended(self, inner: Any, _: object) -> None:
@@ -198,12 +199,11 @@ class AioCall(aio.Call):
         """Decide, once, about an attempt that has ended: it counts, or another is made."""
         if inner is not self._inner or self._final:
             return
-        cancelled = locally_cancelled(inner)
         try:
+            cancelled = locally_cancelled(inner)
             failure = None if cancelled else failure_of(inner)
-        except Exception:
-            self._broken = True
-            self._end(inner)
+        except Exception as error:
+            self._end(Broken(error))
             return
         if failure is None:
             cause = self._carrier.error if isinstance(self._carrier, Attempt) and cancelled else None

@@ -12,7 +12,7 @@ from typing import Any
 from grpc import aio
 
 from grpc_bearer._aio_call import ENDS, AioCall
-from grpc_bearer._aio_ends import FINISHED, Ended
+from grpc_bearer._aio_ends import FINISHED, Broken, Ended
 from grpc_bearer._door import Carrier
 from grpc_bearer._replay import AsyncReplayBuffer
 
@@ -121,6 +121,7 @@ class _StreamRequest(AioCall):
             await self._raise_if_broken()
             if isinstance(self._inner, Ended):
                 await self._inner.write(request)  # which raises, and knows best what
+        if self._final or self._cancelled:
             raise asyncio.InvalidStateError(FINISHED)
         if replay.closed:
             raise asyncio.InvalidStateError(_HALF_CLOSED)
@@ -131,7 +132,9 @@ class _StreamRequest(AioCall):
         if replay is None or not replay.pushed:
             inner = await self._or_cancel(self._live())
             await self._explained(inner, inner.done_writing())
-        elif not self._final:
+        elif self._final:
+            await self._raise_if_broken()
+        else:
             replay.close()
             await self._passed(replay, None)
 
@@ -158,7 +161,7 @@ class _StreamRequest(AioCall):
             await self._raise_for_status()
 
     async def _raise_if_broken(self) -> None:
-        if self._broken:
+        if isinstance(self._inner, Broken):
             await self._inner.code()
 
     async def _raise_for_status(self) -> None:

@@ -175,6 +175,21 @@ def intercepted(call: Any) -> Any:
     return task.result()
 
 
+def if_interceptors_raise(call: Any, tell: Callable[[], None]) -> None:
+    """Hear of it when an asyncio interceptor raises, of which grpc.aio tells nobody in its older versions (1.66).
+
+    Without it, such a call never ends there for those who wait for its end.
+    """
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            tell()
+
+    task = getattr(call, "_interceptors_task", None)
+    if task is not None:
+        task.add_done_callback(ended)
+
+
 def is_closed(channel: Any) -> bool:
     """Whether a sync channel is closed. Without it, a stub made on one that is may crash the process, as with gRPC."""
     while channel is not None and type(channel).__module__ in (_SYNC, "grpc._interceptor"):
