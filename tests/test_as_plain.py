@@ -601,7 +601,9 @@ class TestClosingInTheClear:
 
     @OLD_COMPLAINTS
     @pytest.mark.usefixtures("complaints")
-    async def test_with_interceptors_it_ends_with_the_channel_and_nobody_asks_for_ever(self, clear: ProbeServer) -> None:
+    async def test_with_interceptors_it_ends_with_the_channel_and_nobody_asks_for_ever(
+        self, clear: ProbeServer
+    ) -> None:
         mine = aio_interceptors(_goes_on)
         for channel in (
             aio.insecure_channel(clear.target, interceptors=mine),
