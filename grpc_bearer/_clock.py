@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time as _time
 from collections.abc import Callable
 from typing import Protocol
@@ -26,6 +25,10 @@ class Clock(Protocol):
 
 #: The two clocks differ by less than this, unless one was set or the machine slept; in seconds.
 STEP = 1.0
+
+
+#: Seconds for which nobody looks whether the wall clock still goes with the monotonic one: each look reads both.
+UNSEEN = 5.0
 
 
 class Elapsed:
@@ -61,10 +64,10 @@ class Elapsed:
             self._seen = ahead, slept
         return now + slept
 
-    def on_both_clocks(self, at: float) -> tuple[float, float]:
-        """A time of this clock on the monotonic clock and on the wall clock: it has come if it has on either."""
-        left = at - self()
-        return at - self._seen[1], self._wall() + left + STEP if math.isfinite(left) else left
+    def until(self, at: float) -> tuple[float, float, float]:
+        """A time of this clock on the monotonic one; and from when to when, on the wall clock, it cannot have come."""
+        left, wall = at - self(), self._wall()
+        return at - self._seen[1], wall, wall + min(left, UNSEEN)
 
 
 class _SystemClock:

@@ -93,7 +93,6 @@ class Engine:
         self._source = source
         self.notify: Notifier = notify or Notifier(source=type(source).__name__, monotonic=clock.monotonic)
         self._fetcher = Fetcher(source, metadata_of, clock, jitter, fetch_timeout, keep_warm, self.notify)
-        self._monotonic = clock.monotonic
         self._wall = self._fetcher.wall
         self._max_keys = max_keys
         self._closed = self._released = False
@@ -141,14 +140,17 @@ class Engine:
         """The token if it is at hand and fresh; otherwise `None`: then `request` it. Takes no lock."""
         entry = self._only
         if entry is None:
-            entry = self._found(context)
-            if entry is None:
+            try:
+                entry = self._entries[self._source.key(context)]
+            except BaseException as error:  # not there; or key() failed, and request() will tell
+                if not isinstance(error, KeyError) and is_interrupt(error):
+                    raise
                 return None
             entry.touched = True
         lease = entry.lease
-        if lease is not None and self._monotonic() < lease.fresh_until and self._wall() < lease.fresh_until_wall:
+        if lease is not None and lease.wall_from <= self._wall() < lease.wall_until:
             return lease
-        return None
+        return entry.fresh()
 
     def renewing(self, context: CallContext) -> Lease | None:
         """The token if it is past its refresh point but good, once a worker is told to fetch the next; else `None`."""

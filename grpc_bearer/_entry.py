@@ -144,6 +144,16 @@ class Entry:
                 error = closed_error() if after.state.closed else _refresh.last_error(after.state)
                 return Answer(decision, after.lease, error, after.fetch)
 
+    def fresh(self) -> Lease | None:
+        """The token if nobody need ask for another, now that both clocks are looked at."""
+        while True:
+            known = self.known
+            if known.lease is None or self._fetcher.elapsed() >= _refresh.use_until(known.state):
+                return None
+            lease = self._renewed(known.lease, known.state)
+            if (lease is self.lease is known.lease) or self._step(known, known._replace(lease=lease)):
+                return lease
+
     def to_be_renewed(self) -> bool:
         """Whether to `ask` begins a fetch that nobody waits for."""
         return _refresh.decide(self.state, self._fetcher.elapsed()) is Decision.AHEAD
@@ -171,8 +181,10 @@ class Entry:
         """The same token, with what the state now says of how long nobody need ask."""
         if lease is None:
             return None
-        until = self._fetcher.elapsed.on_both_clocks(_refresh.use_until(state))
-        return lease if lease.fresh_until == until[0] else Lease(lease.token, lease.metadata, *until)
+        until, wall_from, wall_until = self._fetcher.elapsed.until(_refresh.use_until(state))
+        if lease.fresh_until == until and lease.wall_from <= wall_from < lease.wall_until:
+            return lease
+        return Lease(lease.token, lease.metadata, until, wall_from, wall_until)
 
     # ----------------------------------------------------------------------------------------------------- fetches
 
@@ -229,7 +241,7 @@ class Entry:
             state, verdict = _refresh.fetched(known.state, held, now=now, delay=delay)
             after = known
             if verdict is Verdict.KEPT:
-                until = fetcher.elapsed.on_both_clocks(_refresh.use_until(state))
+                until = fetcher.elapsed.until(_refresh.use_until(state))
                 after = Known(state, Lease(token, metadata, *until))
             elif verdict is Verdict.AGAIN and fetch.pending.kept:  # it took too long, and nobody waits any more
                 after = known._replace(state=state, fetch=None)

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._token import LARGE_TOKEN, Token
 from grpc_bearer.errors import GrpcBearerError
 
@@ -77,8 +78,13 @@ def rich(failure: Failure) -> tuple[str, float]:
     blob = next((value for key, value in failure.trailing if key == _RICH_STATUS), None)
     if blob is None:
         return "", 0.0
-    from google.protobuf.message import DecodeError
-    from google.rpc import error_details_pb2, status_pb2
+    try:
+        from google.protobuf.message import DecodeError
+        from google.rpc import error_details_pb2, status_pb2
+    except Exception as error:  # no file can be opened, say: the server's error is told all the same
+        if is_interrupt(error):
+            raise
+        return "", 0.0
 
     reason, delay = "", 0.0
     try:

@@ -54,13 +54,15 @@ class Lease:
         metadata: the same as gRPC metadata, made once a token.
         fresh_until: the monotonic time until which it may be used without asking again: its refresh point, or later
             while a fetch is under way or in backoff.
-        fresh_until_wall: the same on the wall clock, which goes on while the machine sleeps.
+        wall_from: the beginning of a part of that time, on the wall clock, in which no other clock need be read.
+        wall_until: its end. A wall clock goes on while the machine sleeps, and is set; so the part is short.
     """
 
     token: Token
     metadata: Metadata = field(repr=False)
     fresh_until: float
-    fresh_until_wall: float = math.inf
+    wall_from: float = math.inf
+    wall_until: float = -math.inf
 
 
 Deliver: TypeAlias = Callable[[Lease | None, GrpcBearerError | None], None]

@@ -397,10 +397,41 @@ def test_a_token_that_arrives_expired_is_an_error_that_names_the_clock(make: Any
 
 def test_a_wall_clock_that_is_put_back_changes_nothing_for_a_token_in_hand(make: Any, clock: ManualClock) -> None:
     engine = make(Scripted())
-    lease = engine.token(CALL, SOON)
+    engine.token(CALL, SOON)
     clock.step_wall(-1e6)
+    for seconds in (0, 3, 3, 793):
+        clock.advance(seconds)
+        assert engine.peek(CALL).token.value == "t1"
+    clock.advance(2)
 
-    assert engine.peek(CALL) is lease
+    assert engine.peek(CALL) is None  # the monotonic clock counts
+
+
+@pytest.mark.parametrize("kind", [Scripted, ByUrl])
+def test_a_token_at_hand_costs_one_look_at_one_clock(make: Any, kind: type[Scripted]) -> None:
+    """Each call pays for it; once in some seconds both clocks are looked at."""
+
+    class Counting(ManualClock):
+        looks = 0
+
+        def time(self) -> float:
+            self.looks += 1
+            return super().time()
+
+        def monotonic(self) -> float:
+            self.looks += 1
+            return super().monotonic()
+
+    clock = Counting()
+    source = kind()
+    engine = make(source, clock=clock)
+    source.clock = clock
+    value(engine)
+    clock.looks = 0
+    for _ in range(100):
+        assert engine.peek(CALL) is not None
+
+    assert clock.looks == 100
 
 
 def test_a_token_that_expired_while_the_machine_slept_is_not_handed_out(make: Any, clock: ManualClock) -> None:

@@ -380,3 +380,24 @@ def test_an_outage_of_the_token_endpoint_after_a_refusal_shows_the_refusal(here:
 
     assert (error.code(), error.details(), attempts) == (UNAUTHENTICATED, "revoked", 1)
     assert isinstance(error.__cause__, grpc_bearer.TokenUnavailableError)
+
+
+def test_what_cannot_be_imported_to_read_a_rich_status_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded when the first one comes, which may be when no file can be opened."""
+    refused = failure(UNAUTHENTICATED, retry_info(30))
+    assert rich(refused) == ("", 30.0)
+    package = sys.modules["google.rpc"]
+    for name in ("status_pb2", "error_details_pb2"):
+        monkeypatch.delattr(package, name, raising=False)
+    for name in [name for name in sys.modules if name.startswith("google.rpc.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NoFile()])
+
+    assert rich(refused) == ("", 0.0)
+
+
+class NoFile:
+    """Finds no module, since no file can be opened."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        raise OSError(24, "Too many open files")
