@@ -203,8 +203,8 @@ def lifetime_of(document: object, path: str | None, where: str) -> float | None:
 
 # -- OAuth ------------------------------------------------------------------------------------------------------------
 
-# The codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 6750, RFC 8628, RFC 8707, RFC 9396, RFC 9449 and of OpenID Connect.
-# No other text of an answer is ever shown: an error_description is free text, and some servers quote the request in it.
+# The codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 6750, 8628, 8707, 9396 and 9449, and OpenID Connect. No other text
+# of an answer is ever shown: an error_description is free text, and some servers quote the request in it.
 _OAUTH_RETRYABLE = frozenset({"server_error", "temporarily_unavailable"})
 _OAUTH_FINAL = frozenset(
     {

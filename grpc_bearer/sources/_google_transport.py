@@ -66,7 +66,9 @@ def _plain(url: str, method: str, body: bytes | str | None, headers: dict[str, s
 
     from grpc_bearer.sources._wire import Exchange, Request, WatchedAdapter
 
-    exchange = Exchange(Request(method, url, headers, None, timeout + 1, MAX_BYTES, verify=True, cert=None, proxied=False))
+    exchange = Exchange(
+        Request(method, url, headers, None, timeout + 1, MAX_BYTES, verify=True, cert=None, proxied=False)
+    )
     adapter = WatchedAdapter()
     try:
         run_within(timeout, exchange, adapter)

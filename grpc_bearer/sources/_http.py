@@ -156,7 +156,8 @@ class Endpoint:
         return adapter
 
     def _trust(self) -> tuple[str, str | None]:
-        """Where trust comes from: our own `ca`, else the environment as `requests` reads it, else certifi (`None`); by its name."""
+        """Where trust comes from, by name: our own `ca`, else the environment as `requests` reads it, else certifi
+        (`None`)."""
         if self.ca:
             return "ca", self.ca
         names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

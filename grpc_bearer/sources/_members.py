@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import TypeAlias
 
-from grpc_bearer._given import as_dict
 from grpc_bearer._failure import of_call
+from grpc_bearer._given import as_dict
 from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenRejectedError

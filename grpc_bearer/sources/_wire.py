@@ -205,11 +205,12 @@ def _inflated(wire: bytes, encoding: str, limit: int) -> tuple[bytes, bool]:
     """The body without its compression, bounded as it was on the wire: few bytes may stand for gigabytes, and many for
     none at all.
 
-    What is gzip tells its first bytes: some proxies take away the header that says so, others unpack and leave it.
+    Some proxies take away the header that says gzip; its first two bytes say it too, and begin no text.
     """
-    if wire.startswith(b"\x1f\x8b"):
+    encoding = encoding.lower()
+    if wire.startswith(b"\x1f\x8b") or (wire and "gzip" in encoding):
         window = zlib.MAX_WBITS | 16
-    elif wire and "deflate" in encoding.lower():
+    elif wire and "deflate" in encoding:
         window = zlib.MAX_WBITS if _has_zlib_header(wire) else -zlib.MAX_WBITS  # some servers send it without
     else:
         return wire, False
@@ -271,7 +272,7 @@ def _proxy_reason(causes: list[BaseException]) -> str | None:
 
 
 def _named_proxy() -> str:
-    """The proxy in words, by the name of the variable in which `requests` finds it. Empty in lower case, it hides the other."""
+    """The proxy in words, by the variable in which `requests` finds it. An empty one in lower case hides the other."""
     for name in ("https_proxy", "all_proxy"):
         found = next((each for each in (name, name.upper()) if each in os.environ), "")
         if os.environ.get(found):

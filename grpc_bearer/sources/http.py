@@ -298,9 +298,7 @@ def _encoded(body: object) -> bytes:
 def _form_bytes(fields: Mapping[object, object] | list[object]) -> bytes:
     members = fields.items() if isinstance(fields, Mapping) else ()
     pairs = {
-        name: revealed(value)
-        for name, value in members
-        if isinstance(name, str) and isinstance(value, (str, Secret))
+        name: revealed(value) for name, value in members if isinstance(name, str) and isinstance(value, (str, Secret))
     }
     if len(pairs) != len(fields):
         raise TokenFormatError("body: expected the fields of a form as a mapping of str to str")
