@@ -11,7 +11,7 @@ import grpc
 
 from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._token import LARGE_TOKEN, Token
-from grpc_bearer.errors import GrpcBearerError
+from grpc_bearer.errors import GrpcBearerError, TokenRejectedError, TokenUnavailableError
 
 # Core's words for a connection that the peer has ended by an error (11 is ENHANCE_YOUR_CALM, which gRPC's own servers
 # say to too many pings; older cores only say that the socket was closed), and for an answer without gRPC's status.
@@ -20,6 +20,36 @@ _GOAWAY = re.compile(r"GOAWAY received; Error code: (?!0;|11;)")
 _BARE = re.compile(r"http2 header with status: (?:400|413|431)\b")
 _RICH_STATUS = "grpc-status-details-bin"
 _NOTE = "grpc-bearer: "
+
+
+# What a service says to a credential that it does not take: to ask again soon is of no use.
+_LASTING = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def of_call(error: BaseException, where: str) -> GrpcBearerError | None:
+    """For code of the user's that logs in over gRPC: our error for the call that failed in it, `None` if none did.
+
+    The call's error may have another one around it. The details of a status are free text, and stay out.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        code = _code(cause)
+        if code is not None:
+            kind = TokenRejectedError if code in _LASTING else TokenUnavailableError
+            return kind(f"{where}: its call ended with {code.name}")
+        cause = cause.__cause__
+    return None
+
+
+def _code(error: BaseException) -> grpc.StatusCode | None:
+    try:
+        # Google's clients raise errors of their own, which are no RpcError and name it so.
+        code = error.code() if isinstance(error, grpc.RpcError) else getattr(error, "grpc_status_code", None)
+    except Exception:
+        return None
+    return code if isinstance(code, grpc.StatusCode) else None
 
 
 @dataclass(frozen=True, slots=True)

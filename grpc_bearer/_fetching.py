@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from grpc_bearer._clock import SYSTEM_CLOCK, Clock, Elapsed
+from grpc_bearer._failure import of_call
 from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._notify import Notifier, Tale
 from grpc_bearer._promise import Promise
@@ -196,4 +197,4 @@ def _wrapped(error: BaseException, what: str) -> GrpcBearerError:
             return error.fresh()
         except Exception:  # a subclass that does not copy
             _LOGGER.debug("%s does not copy", type(error).__name__)
-    return TokenUnavailableError(f"{what} raised {type(error).__name__}")
+    return of_call(error, what) or TokenUnavailableError(f"{what} raised {type(error).__name__}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from grpc_bearer._credentials import as_path
+from grpc_bearer._failure import of_call
 from grpc_bearer._given import as_dict, expanded_path
 from grpc_bearer._keys import KeyFile, LoadedKey, is_key_text, load_jwk, load_text, passphrase_of
 from grpc_bearer._token import Shared, secrets_may_travel
@@ -270,10 +271,12 @@ def _guarded(function: Callable[[bytes], object], algorithm: str, where: str) ->
         except GrpcBearerError:
             raise
         except Exception as error:  # whatever a KMS client raises; its text may hold anything
-            failure = type(error).__name__
+            failure = of_call(error, where) or TokenUnavailableError(
+                f"{where}: signing failed with {type(error).__name__}"
+            )
         else:
             return _checked_signature(signature, algorithm, where)
-        raise TokenUnavailableError(f"{where}: signing failed with {failure}")
+        raise failure
 
     return sign
 

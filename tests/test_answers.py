@@ -1,18 +1,19 @@
-"""What real token endpoints, proxies and functions give: taken where it is meant well, and told where it is not."""
+"""What real token endpoints and functions give: taken where it is meant well, and told where it is not."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import socket
 import ssl
+import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from _https import Reply, Server, assert_hidden, https_server, raw_server, read_request
-from grpc import aio
+from _https import Reply, Server, https_server, raw_server, read_request
 
 from grpc_bearer import BearerAuth, CallableSource, Source, Token
 from grpc_bearer._token import CallContext, Secret
@@ -102,16 +103,51 @@ class TestAnswersThatAreTaken:
         server.replies[:] = [Reply(body)]
         assert http().fetch(CONTEXT).value == "t0ken"
 
-    @pytest.mark.parametrize("body", ['""', '" "', '"cut', "[]", '["t0ken"]', "null"])
-    def test_but_no_other_json(self, body: str, server: Server, http: Make) -> None:
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            ('""', "the answer is empty"),
+            ('" "', "the answer is empty"),
+            ('"cut', "not JSON"),
+            ("[]", "the answer is JSON"),
+            ('["t0ken"]', "the answer is JSON"),
+            ("null", "the answer is JSON"),
+            ("true", "the answer is JSON"),
+            ("false", "the answer is JSON"),
+            ('"[\\"t0ken\\"]"', "the answer is JSON"),
+            ('"{\\"access_token\\":\\"t0ken\\"}"', "the answer is JSON"),
+            ('"\\"t0ken\\""', "the answer is JSON"),
+            ('"null"', "the answer is JSON"),
+        ],
+    )
+    def test_but_no_other_json(self, body: str, words: str, server: Server, http: Make) -> None:
         server.replies[:] = [Reply(body)]
-        failure(http(), TokenFormatError)
+        assert words in str(failure(http(), TokenFormatError))
 
-    @pytest.mark.parametrize("charset", ["ISO-8859-1", '"iso-8859-15"', "windows-1252", "us-ascii", "utf-16"])
-    def test_a_declared_charset(self, charset: str, server: Server, http: Make) -> None:
-        text = json.dumps({"access_token": "t0ken", "note": "x" if "ascii" in charset else "é"}, ensure_ascii=False)
-        kind = f"application/json; charset={charset}"
-        server.replies[:] = [Reply(text.encode(charset.strip('"')), headers={"content-type": kind})]
+    @pytest.mark.parametrize(
+        ("declared", "sent"),
+        [
+            ("ISO-8859-1", "iso-8859-1"),
+            ('"iso-8859-15"', "iso-8859-15"),
+            ("'ISO_8859-1'", "iso-8859-1"),
+            ("latin1", "iso-8859-1"),
+            ("Latin-1; profile=x", "iso-8859-1"),
+            ("windows-1252", "windows-1252"),
+            ("cp1252", "windows-1252"),
+            ("utf-16", "utf-16"),
+            ("utf-16le", "utf-16le"),
+            ("utf-32", "utf-32"),
+            ("GBK", "gbk"),
+            ("us-ascii", "utf-8"),
+            ("euc-jp", "utf-8"),
+            ("utf8", "utf-8-sig"),
+            ("rot13", "utf-8"),
+        ],
+    )
+    def test_a_declared_charset_or_else_utf_8(self, declared: str, sent: str, server: Server, http: Make) -> None:
+        text = json.dumps({"access_token": "t0ken", "note": "é"}, ensure_ascii=False)
+        kind = f"application/json; charset={declared}"
+        server.replies[:] = [Reply(text.encode(sent), headers={"content-type": kind})]
         assert http(field="access_token").fetch(CONTEXT).value == "t0ken"
 
     @pytest.mark.parametrize("charset", ["rot13", "unicode_escape", "idna", "iso-8859-99", "utf-8"])
@@ -139,34 +175,118 @@ class TestAnswersThatAreTaken:
         failure(http(body=lambda: {"secret": value}, headers=form), TokenFormatError)
         assert server.requests == []
 
+    def test_a_list_is_no_form(self, server: Server, http: Make) -> None:
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        failure(http(body=lambda: [["secret", "hunter2"]], headers=form), TokenFormatError)
+        assert server.requests == []
+
+
+GZIP = {"content-encoding": "gzip"}
+EMPTY_BLOCK = b"\0\0\0\xff\xff"  # of deflate: five bytes that stand for nothing
+
+
+def bare_deflate(data: bytes) -> bytes:
+    """Without the header that RFC 9110 wants."""
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return deflate.compress(data) + deflate.flush()
+
+
+def with_long_name(data: bytes, length: int) -> bytes:
+    """gzip that says it was made of a file with a name of that length."""
+    packed = gzip.compress(data)
+    return packed[:3] + b"\x08" + packed[4:10] + b"n" * length + b"\0" + packed[10:]
+
+
+def with_empty_blocks(data: bytes, count: int) -> bytes:
+    packed = gzip.compress(data)
+    return packed[:10] + EMPTY_BLOCK * count + packed[10:]
+
 
 class TestCompressedAnswers:
-    """`max_bytes` bounds what is read, whatever the server sends behind the end of what it compressed."""
+    """`max_bytes` bounds what comes over the wire and what it stands for."""
 
     def _source(self, server: Server, ca: Path) -> HTTPTokenSource:
         return HTTPTokenSource(server.url, ca=ca, max_bytes=1000)
 
-    @pytest.mark.parametrize("tail", [b"x", b"x" * 1_000_000, gzip.compress(b"more"), gzip.compress(b"") * 10_000])
+    @pytest.mark.parametrize("tail", [b"x", b"\0" * 8, gzip.compress(b"more")])
     def test_bytes_behind_the_end_are_refused(self, tail: bytes, server: Server, ca: Path) -> None:
-        server.replies[:] = [Reply(gzip.compress(b"t0ken") + tail, headers={"content-encoding": "gzip"})]
+        server.replies[:] = [Reply(gzip.compress(b"t0ken") + tail, headers=GZIP)]
         assert "compressed, and broken" in str(failure(self._source(server, ca), TokenUnavailableError))
 
     @pytest.mark.parametrize("missing", [1, 8, 9, 15])
     def test_a_cut_one_is_refused(self, missing: int, server: Server, ca: Path) -> None:
-        server.replies[:] = [Reply(gzip.compress(b"t0ken" * 10)[:-missing], headers={"content-encoding": "gzip"})]
+        server.replies[:] = [Reply(gzip.compress(b"t0ken" * 10)[:-missing], headers=GZIP)]
         assert "compressed, and broken" in str(failure(self._source(server, ca), TokenUnavailableError))
 
-    def test_one_that_grows_is_refused(self, server: Server, ca: Path) -> None:
-        server.replies[:] = [Reply(gzip.compress(b"x" * 50_000_000), headers={"content-encoding": "gzip"})]
-        assert "more than 1000 bytes" in str(failure(self._source(server, ca), TokenFormatError))
+    @pytest.mark.parametrize(
+        "body",
+        [
+            pytest.param(gzip.compress(b"x" * 50_000_000), id="one that grows"),
+            pytest.param(gzip.compress(b"x" * 1001), id="one byte too many"),
+            pytest.param(gzip.compress(b"t0ken") + b"x" * 1_000_000, id="much behind its end"),
+            pytest.param(gzip.compress(b"t0ken") + gzip.compress(b"") * 10_000, id="ten thousand behind its end"),
+            pytest.param(with_long_name(b"t0ken", 1_000_000), id="a header without end"),
+            pytest.param(with_empty_blocks(b"t0ken", 200_000), id="blocks that stand for nothing"),
+        ],
+    )
+    @pytest.mark.parametrize("headers", [GZIP, {}])
+    def test_a_longer_one_is_refused(self, body: bytes, headers: dict[str, str], server: Server, ca: Path) -> None:
+        server.replies[:] = [Reply(body, headers=headers)]
+        assert str(failure(self._source(server, ca), TokenFormatError)).endswith("answered with more than 1000 bytes")
 
-    def test_a_whole_one_is_read(self, server: Server, ca: Path) -> None:
-        server.replies[:] = [Reply(gzip.compress(b"t0ken"), headers={"content-encoding": "gzip"})]
+    def test_it_is_not_read_to_its_end(self, tls: ssl.SSLContext, ca: Path) -> None:
+        def pour(connection: socket.socket, over: threading.Event) -> None:
+            read_request(connection)
+            head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\nconnection: close\r\n\r\n"
+            connection.sendall(head + with_long_name(b"", 0)[:10])
+            while not over.is_set():
+                connection.sendall(b"n" * 10_000)
+
+        with raw_server(pour, tls) as port:
+            source = HTTPTokenSource(f"https://localhost:{port}/", ca=ca, max_bytes=1000)
+            assert "more than 1000 bytes" in str(failure(source, TokenFormatError))
+
+    @pytest.mark.parametrize(
+        ("encoding", "body"),
+        [
+            ("gzip", gzip.compress(b"t0ken")),
+            ("GZIP", with_long_name(b"t0ken", 500)),
+            ("x-gzip", with_empty_blocks(b"t0ken", 100)),
+            ("gzip, identity", gzip.compress(b"t0ken")),
+            ("deflate", zlib.compress(b"t0ken")),
+            ("deflate", bare_deflate(b"t0ken")),
+            ("identity", b"t0ken"),
+            ("utf-8", b"t0ken"),
+        ],
+    )
+    def test_a_whole_one_is_read(self, encoding: str, body: bytes, server: Server, ca: Path) -> None:
+        server.replies[:] = [Reply(body, headers={"content-encoding": encoding})]
         assert self._source(server, ca).fetch(CONTEXT).value == "t0ken"
+
+    def test_as_long_as_it_may_be(self, server: Server, ca: Path) -> None:
+        server.replies[:] = [Reply(gzip.compress(b"x" * 1000), headers=GZIP)]
+        assert self._source(server, ca).fetch(CONTEXT).value == "x" * 1000
+
+    def test_one_whose_header_a_proxy_took_away_is_read(self, server: Server, ca: Path) -> None:
+        server.replies[:] = [Reply(gzip.compress(b"t0ken"))]
+        assert self._source(server, ca).fetch(CONTEXT).value == "t0ken"
+
+    @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+    def test_what_is_not_compressed_as_it_says_is_refused(self, encoding: str, server: Server, ca: Path) -> None:
+        server.replies[:] = [Reply(b"t0ken", headers={"content-encoding": encoding})]
+        assert "compressed, and broken" in str(failure(self._source(server, ca), TokenUnavailableError))
+
+    def test_one_that_is_announced_and_empty_is_empty(self, server: Server, ca: Path) -> None:
+        server.replies[:] = [Reply(b"", 401, GZIP)]
+        assert "answered 401" in str(failure(self._source(server, ca), TokenRejectedError))
+
+    def test_a_compressed_refusal_tells_its_code(self, server: Server, ca: Path) -> None:
+        server.replies[:] = [Reply(gzip.compress(b'{"error": "invalid_client"}'), 401, GZIP)]
+        assert "answered 401 invalid_client" in str(failure(self._source(server, ca), TokenRejectedError))
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("code", ["invalid_grant", "invalid_client", "unauthorized_client", "invalid_token"])
+    @pytest.mark.parametrize("code", ["invalid_grant", "invalid_client", "interaction_required", "use_dpop_nonce"])
     def test_the_registered_code_is_told(self, code: str, server: Server, http: Make) -> None:
         server.replies[:] = [Reply({"error": code, "error_description": "s3cret-text"}, 400)]
         error = failure(http(), TokenRejectedError)
@@ -180,110 +300,6 @@ class TestRefusals:
     def test_one_that_passes_is_no_refusal(self, server: Server, http: Make) -> None:
         server.replies[:] = [Reply({"error": "temporarily_unavailable"}, 400)]
         failure(http(), TokenUnavailableError)
-
-
-class Refused(grpc.RpcError):
-    def __init__(self, code: Any) -> None:
-        self._code = code
-
-    def code(self) -> Any:
-        if isinstance(self._code, Exception):
-            raise self._code
-        return self._code
-
-    def details(self) -> str:
-        return "s3cret"
-
-
-class TestFunctionsThatLogInOverGrpc:
-    @pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED", "INVALID_ARGUMENT"])
-    @pytest.mark.parametrize("kind", ["sync", "asyncio"])
-    def test_a_refusal_names_the_status_and_is_lasting(self, code: str, kind: str) -> None:
-        status, calls = grpc.StatusCode[code], []
-
-        def login() -> str:
-            calls.append(None)
-            raise Refused(status)
-
-        async def alogin() -> str:
-            calls.append(None)
-            raise aio.AioRpcError(status, aio.Metadata(), aio.Metadata(), "s3cret")
-
-        clock = ManualClock(NOW)
-        auth = BearerAuth(login if kind == "sync" else alogin, clock=clock)
-        for _ in range(5):
-            with pytest.raises(TokenRejectedError, match=rf"login\(\): its call ended with {code}$") as caught:
-                auth.token(timeout=20)
-            assert_hidden(caught.value, "s3cret")
-            clock.advance(10)
-        assert len(calls) == 1
-        auth.close()
-
-    @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED])
-    def test_others_pass(self, code: grpc.StatusCode) -> None:
-        def login() -> str:
-            raise Refused(code)
-
-        assert code.name in str(failure(CallableSource(login), TokenUnavailableError))
-
-    @pytest.mark.parametrize("code", [None, 16, ValueError("s3cret")])
-    def test_one_that_does_not_say_is_told_by_its_type(self, code: Any) -> None:
-        def login() -> str:
-            raise Refused(code)
-
-        error = failure(CallableSource(login), TokenUnavailableError)
-        assert str(error).endswith("raised Refused")
-
-
-class TestWhatTheEnvironmentNames:
-    @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-    def test_a_bundle_that_is_not_there(self, name: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(name, "/nowhere/ca.pem")
-        error = failure(HTTPTokenSource(server.url), TokenUnavailableError)
-        assert f"{name} names a file that is not there: '/nowhere/ca.pem'" in str(error)
-
-    def test_a_ca_that_went_away(self, server: Server, tmp_path: Path) -> None:
-        source = HTTPTokenSource(server.url, ca=(path := AUTHORITY.write(tmp_path)))
-        path.unlink()
-        assert f"ca names a file that is not there: {str(path)!r}" in str(failure(source, TokenUnavailableError))
-
-    def test_a_bundle_that_holds_no_certificates(
-        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (bundle := tmp_path / "ca.pem").write_text("nothing")
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
-        assert "REQUESTS_CA_BUNDLE" in str(failure(HTTPTokenSource(server.url), TokenUnavailableError))
-
-    @pytest.mark.parametrize(
-        ("proxy", "words"),
-        [
-            ("http//proxy.example.com:3128", "could not be used"),
-            ("http://", "its address is not one"),
-            ("htp://user:s3cret@127.0.0.1:1", "cannot be used"),
-            ("socks5://user:s3cret@127.0.0.1:1", "SOCKS needs the package PySocks"),
-        ],
-    )
-    @pytest.mark.parametrize("name", ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"])
-    def test_a_proxy_that_cannot_be_used(
-        self, proxy: str, words: str, name: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv(name, proxy)
-        error = failure(HTTPTokenSource("https://auth.example.com/token"), TokenUnavailableError)
-        assert f"the proxy in {name} " in str(error)
-        assert words in str(error)
-        assert_hidden(error, "s3cret")
-
-    @pytest.mark.parametrize("status", [407, 403, 502])
-    def test_a_proxy_that_refuses_tells_its_status(self, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(connection: Any, over: Any) -> None:
-            read_request(connection)
-            connection.sendall(f"HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n".encode())
-
-        with raw_server(refuse, None) as port:
-            monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
-            error = failure(HTTPTokenSource("https://auth.example.com/token"), TokenUnavailableError)
-        assert f"the proxy in HTTPS_PROXY refused to connect (it answered {status})" in str(error)
-        assert ("a user and a password" in str(error)) is (status == 407)
 
 
 class TestMaxAge:
@@ -315,6 +331,12 @@ class TestMaxAge:
     def test_the_earlier_end_counts(self, expires: float | None, expected: float) -> None:
         token = Token("t0", expires_at=None if expires is None else NOW + expires)
         assert CallableSource(lambda: token, max_age=60).fetch(CONTEXT).expires_at == NOW + expected
+
+    @pytest.mark.parametrize(("refresh", "expected"), [(30.0, 30.0), (60.0, None), (100.0, None), (None, None)])
+    def test_a_time_to_refresh_at_stays_if_it_comes_before(self, refresh: float | None, expected: float | None) -> None:
+        token = Token("t0", refresh_at=None if refresh is None else NOW + refresh)
+        given = CallableSource(lambda: token, max_age=60).fetch(CONTEXT).refresh_at
+        assert given == (None if expected is None else NOW + expected)
 
     @pytest.mark.parametrize("age", [0, -1, True, "60", float("inf"), float("nan")])
     def test_it_is_a_number_of_seconds(self, age: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,15 @@ def test_a_function_gives_the_token(ours: object, tmp_path: Path, function: str,
     assert grpc_bearer.load("a", path).headers() == {"authorization": token}
 
 
+def test_the_age_of_what_a_function_gives_may_be_bounded(ours: object, tmp_path: Path) -> None:
+    text = '[auth.a]\nsource = "callable"\nfunction = "ours_for_config:token"\nmax_age = 3600\n'
+    auth = grpc_bearer.load("a", config=write(tmp_path, text))
+    before = time.time()
+    expires_at = auth.token().expires_at
+    assert expires_at is not None
+    assert before + 3600 <= expires_at <= time.time() + 3600
+
+
 def test_a_function_of_the_call_shares_by_its_key(ours: object, tmp_path: Path) -> None:
     text = '[auth.a]\nsource = "callable"\nfunction = "ours_for_config:of_call"\nkey = "ours_for_config:key"\n'
     auth = grpc_bearer.load("a", write(tmp_path, text))
@@ -104,6 +114,8 @@ def test_observers_by_name_hear_of_events(ours: object, tmp_path: Path) -> None:
         ('function = "ours_for_config:constant"', "function: expected constant in ours_for_config to be a function"),
         ('function = "ours_for_config.token"', 'function: expected "package.module:name"'),
         ("function = 7", 'function: expected "package.module:name", got a number'),
+        ('function = "ours_for_config:token"\nmax_age = 0', "max_age: expected a number of seconds above 0"),
+        ('function = "ours_for_config:token"\nmax_age = "1h"', "max_age: expected a number"),
         ("", "auths.toml:1: [auth.a]: function: missing"),
         ('function = "ours_for_config:token"\nobservers = "x"', 'observers: expected a list of "package.module:name"'),
         ('function = "ours_for_config:token"\nobservers = ["x:y"]', "observers: importing x raised"),

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import google.auth.api_key
 import google.auth.jwt
 import google.auth.transport.grpc
 import pytest
+from _https import raw_server, read_request
 from google.auth import compute_engine, exceptions
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.transport.requests import AuthorizedSession
@@ -40,6 +42,7 @@ from grpc_bearer.errors import (
     TokenUnavailableError,
 )
 from grpc_bearer.sources._base import Source
+from grpc_bearer.sources._google_transport import send
 from grpc_bearer.sources.google import GoogleAuthSource
 from grpc_bearer.testing import (
     CA,
@@ -190,6 +193,41 @@ def test_the_metadata_server_is_asked_over_plain_http() -> None:
 
     assert run.stdout.split() == ["t0"], run.stderr
     assert {exchange.headers["metadata-flavor"] for exchange in metadata.exchanges} == {"Google"}
+
+
+def test_an_answer_that_is_too_long_is_refused_and_never_half_of_it_taken(tokens: TokenServer) -> None:
+    def endless(request: Any) -> Response:
+        return Response(200, b"t" * 2_000_000, content_type="text/plain")
+
+    with TokenServer(None) as metadata:
+        for url in (tokens.serve("/endless", endless), metadata.serve("/endless", endless)):
+            with pytest.raises(TokenFormatError, match="answered with more than 1048576 bytes"):
+                send(url)
+
+
+def test_a_metadata_server_that_trickles_is_left_in_time() -> None:
+    def trickle(connection: socket.socket, over: threading.Event) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        while not over.wait(0.05):
+            connection.sendall(b"t")
+
+    late = r"did not answer \(not within 0.3 s\)"
+    with raw_server(trickle, None) as port, pytest.raises(exceptions.TransportError, match=late):
+        send(f"http://127.0.0.1:{port}/token", timeout=0.3)
+
+
+def test_a_metadata_server_is_known_by_its_header_and_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+
+    def answer(connection: socket.socket, over: threading.Event) -> None:
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\ncontent-length: 2\r\n\r\nok")
+
+    with raw_server(answer, None) as port:
+        response = send(f"http://127.0.0.1:{port}/", timeout=5)
+    assert (response.status, response.data) == (200, b"ok")
+    assert response.headers["metadata-flavor"] == "Google"
 
 
 def test_a_metadata_server_that_is_away_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:

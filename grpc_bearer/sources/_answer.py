@@ -111,13 +111,10 @@ def decoded_text(answer: Answer, where: str) -> str:
     """The whole body as text, without white space around it."""
     if answer.overlong:
         raise TokenFormatError(f"{where}: answered with more than {len(answer.body)} bytes")
-    charset = _charset(answer)
-    try:
-        text: str | None = answer.body.decode(charset).strip()
-    except (UnicodeDecodeError, LookupError):
-        text = None
+    charsets = [*_declared_charset(answer), "UTF-8"]  # what is declared is not always what is sent
+    text = next((text for charset in charsets if (text := _decoded(answer.body, charset)) is not None), None)
     if text is None:
-        raise TokenFormatError(f"{where}: the answer is not {'UTF-8' if charset == _UTF_8 else charset} text")
+        raise TokenFormatError(f"{where}: the answer is not {charsets[0]} text")
     if not text:
         raise TokenFormatError(f"{where}: the answer is empty")
     if text.startswith("<"):
@@ -125,24 +122,34 @@ def decoded_text(answer: Answer, where: str) -> str:
     return text
 
 
-# With or without a byte order mark.
-_UTF_8 = "utf-8-sig"
-# Those of old servers. Not every codec of Python's is one for text.
-_CHARSET = re.compile(r'charset\s*=\s*"?(us-ascii|iso-8859-\d{1,2}|windows-125\d|utf-16(?:le|be)?)"?', re.IGNORECASE)
+# Those of old servers, under their usual names. Not every codec of Python's is for text, or quick.
+_CHARSET = re.compile(
+    r"""charset\s*=\s*["']?("""
+    r"latin-?1|iso[-_]?8859-\d{1,2}|(?:windows-|cp)125\d|utf-(?:16|32)(?:[lb]e)?"
+    r"|shift[-_]jis|euc-(?:jp|kr)|gb(?:k|2312|18030)|big5|koi8-[ru])(?![\w-])",
+    re.IGNORECASE,
+)
 
 
-def _charset(answer: Answer) -> str:
+def _declared_charset(answer: Answer) -> list[str]:
     declared = _CHARSET.search(answer.headers.get("content-type", ""))
-    return _UTF_8 if declared is None else declared[1].lower()
+    return [] if declared is None else [declared[1].lower()]
+
+
+def _decoded(body: bytes, charset: str) -> str | None:
+    try:
+        return body.decode(charset).removeprefix("\ufeff").strip()  # without a byte order mark
+    except (UnicodeDecodeError, LookupError):
+        return None
 
 
 def raw_token(text: str, where: str) -> str:
-    """The text itself, or what it holds as a JSON string; other JSON is no token."""
+    """The text itself, or what it holds as a JSON string; other JSON is no token, nor is it in a string."""
     if text[0] == '"':
-        value = json_document(text, where)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-    if text[0] in '{["' or text == "null":
+        text = str(json_document(text, where)).strip()
+    if not text:
+        raise TokenFormatError(f"{where}: the answer is empty")
+    if text[0] in '{["' or text in ("null", "true", "false"):
         raise TokenFormatError(f"{where}: the answer is JSON, not a bare token; name its field with field=")
     return text
 
@@ -196,15 +203,18 @@ def lifetime_of(document: object, path: str | None, where: str) -> float | None:
 
 # -- OAuth ------------------------------------------------------------------------------------------------------------
 
-# The codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 6750, RFC 8628, RFC 8707 and RFC 9449. No other text of an answer
-# is ever shown: an error_description is free text, and some servers quote the request in it.
+# The codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 6750, 8628, 8707, 9396 and 9449, and OpenID Connect. No other text
+# of an answer is ever shown: an error_description is free text, and some servers quote the request in it.
 _OAUTH_RETRYABLE = frozenset({"server_error", "temporarily_unavailable"})
 _OAUTH_FINAL = frozenset(
     {
         "access_denied",
         "authorization_pending",
+        "consent_required",
         "expired_token",
         "insufficient_scope",
+        "interaction_required",
+        "invalid_authorization_details",
         "invalid_client",
         "invalid_dpop_proof",
         "invalid_grant",
@@ -212,9 +222,12 @@ _OAUTH_FINAL = frozenset(
         "invalid_scope",
         "invalid_target",
         "invalid_token",
+        "login_required",
         "slow_down",
         "unauthorized_client",
         "unsupported_grant_type",
+        "unsupported_response_type",
+        "use_dpop_nonce",
     }
 )
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import TypeVar
 
-import grpc
-
+from grpc_bearer._failure import of_call
 from grpc_bearer._interrupts import is_interrupt
-from grpc_bearer.errors import GrpcBearerError, TokenRejectedError, TokenUnavailableError
+from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 
 T = TypeVar("T")
 
@@ -38,9 +37,7 @@ def scrubbed(error: BaseException, where: str) -> GrpcBearerError:
     if isinstance(error, GrpcBearerError):
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
-    if isinstance(error, grpc.RpcError):
-        return _of_call(error, where)
-    return TokenUnavailableError(f"{where}: raised {type(error).__name__}{hint(error)}")
+    return of_call(error, where) or TokenUnavailableError(f"{where}: raised {type(error).__name__}{hint(error)}")
 
 
 def hint(error: BaseException) -> str:
@@ -49,22 +46,6 @@ def hint(error: BaseException) -> str:
         return ""
     # What a context variable raises that is not set.
     return "; without key= a token is everybody's, and its function runs without the context variables of any caller"
-
-
-# What a service says to a credential that it does not take: to ask again soon is of no use.
-_LASTING = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
-
-
-def _of_call(error: grpc.RpcError, where: str) -> GrpcBearerError:
-    """For a function that logs in over gRPC. The details of the status are free text, and stay out."""
-    try:
-        code = error.code()
-    except Exception:
-        code = None
-    if not isinstance(code, grpc.StatusCode):
-        return TokenUnavailableError(f"{where}: raised {type(error).__name__}")
-    kind = TokenRejectedError if code in _LASTING else TokenUnavailableError
-    return kind(f"{where}: its call ended with {code.name}")
 
 
 def called(where: str, function: Callable[..., T], *args: object) -> T:

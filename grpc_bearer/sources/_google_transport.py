@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from grpc_bearer.errors import TokenRejectedError
-from grpc_bearer.sources._http import TIMEOUT, Endpoint, checked_headers
+from grpc_bearer.errors import TokenFormatError, TokenRejectedError
+from grpc_bearer.sources._answer import Answer
+from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, checked_headers, run_within
 
 
 class _Response(NamedTuple):
@@ -55,20 +56,30 @@ def _secure(
         answer = endpoint.send(method, checked_headers(headers), data)
     finally:
         endpoint.close()
-    return _Response(answer.status, answer.headers, answer.body)
+    return _response(answer)
 
 
 def _plain(url: str, method: str, body: bytes | str | None, headers: dict[str, str], timeout: float) -> _Response:
     if body or "authorization" in {name.lower() for name in headers}:
         raise TokenRejectedError("google-auth: token_uri: http:// would send the credential in the clear; use https://")
-    import requests
     from google.auth.exceptions import TransportError
 
-    with requests.Session() as session:
-        session.trust_env = False
-        try:
-            answer = session.request(method, url, headers=headers, timeout=timeout, allow_redirects=False)
-            return _Response(answer.status_code, answer.headers, answer.content)
-        except requests.RequestException as error:
-            failure = type(error).__name__
-    raise TransportError(f"the metadata server did not answer ({failure})")
+    from grpc_bearer.sources._wire import Exchange, Request, WatchedAdapter
+
+    exchange = Exchange(
+        Request(method, url, headers, None, timeout + 1, MAX_BYTES, verify=True, cert=None, proxied=False)
+    )
+    adapter = WatchedAdapter()
+    try:
+        run_within(timeout, exchange, adapter)
+    finally:
+        adapter.close()
+    if exchange.answer is None:
+        raise TransportError(f"the metadata server did not answer ({exchange.reason or f'not within {timeout:g} s'})")
+    return _response(exchange.answer)
+
+
+def _response(answer: Answer) -> _Response:
+    if answer.overlong:  # what was read of it must not pass for the whole
+        raise TokenFormatError(f"google-auth: the endpoint answered with more than {len(answer.body)} bytes")
+    return _Response(answer.status, answer.headers, answer.body)

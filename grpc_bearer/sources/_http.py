@@ -114,27 +114,35 @@ class Endpoint:
             # For that thread's own sake, should the shutdown miss it; the deadline comes first.
             seconds=self.timeout + 1,
             max_bytes=self.max_bytes,
-            verify=self._verify(),
+            verify=self._trust()[1] or True,
             cert=self.cert,
             # Never a proxy to this machine: its loopback is another one, and http:// would reach it in the clear.
             proxied=not self._loopback,
         )
         exchange = Exchange(request)
-        self._run(exchange)
-        if exchange.reason is not None:
-            raise TokenUnavailableError(f"{self.host}: {exchange.reason}{self._trust_advice(exchange.reason)}")
-        if exchange.answer is None:
-            raise TokenUnavailableError(f"{self.host}: no complete answer within {self.timeout:g} s")
-        return exchange.answer
-
-    def _run(self, exchange: Exchange) -> None:
-        done = start(partial(exchange.run, self._adapter()))
-        try:
-            done.wait(self.timeout)
-        finally:
-            exchange.cut()
+        run_within(self.timeout, exchange, self._adapter())
         # The system's own clock: connections age in real time, whatever clock the tests move.
         self._last_used = SYSTEM_CLOCK.monotonic()
+        if exchange.answer is None:
+            raise TokenUnavailableError(f"{self.host}: {self._why(exchange)}")
+        return exchange.answer
+
+    def _why(self, exchange: Exchange) -> str:
+        from grpc_bearer.sources._wire import FAILED
+
+        if exchange.reason is None:
+            through = exchange.proxy and f" through {exchange.proxy}"
+            return f"no complete answer within {self.timeout:g} s{through}"
+        return (FAILED in exchange.reason and self._file_problem()) or exchange.reason
+
+    def _file_problem(self) -> str | None:
+        """What is wrong by now with the files that were right when this was built."""
+        name, trusted = self._trust()
+        problem = trusted and _ca_problem(trusted)
+        if problem:
+            return f"{name}: {problem}"
+        problem = self.cert and _cert_problem(self.cert)
+        return f"cert: {problem}" if problem else None
 
     def _adapter(self) -> WatchedAdapter:
         from grpc_bearer.sources._wire import WatchedAdapter
@@ -147,33 +155,28 @@ class Endpoint:
             adapter.close()  # forgets its connections; it stays usable
         return adapter
 
-    def _verify(self) -> str | bool:
-        """Where trust comes from.
-
-        Raises:
-            TokenUnavailableError: what is named is not there.
-        """
-        name, path = self._trust()
-        if path and not os.path.exists(path):
-            raise TokenUnavailableError(f"{self.host}: {name} names a file that is not there: {path!r}")
-        return path or True
-
     def _trust(self) -> tuple[str, str | None]:
-        """Our own `ca`, else the environment as `requests` reads it, else certifi (`None`); by its name."""
+        """Where trust comes from, by name: our own `ca`, else the environment as `requests` reads it, else certifi
+        (`None`)."""
         if self.ca:
             return "ca", self.ca
         names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
         return next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("certifi", None))
-
-    def _trust_advice(self, reason: str) -> str:
-        name, path = self._trust()
-        return f": {name} names a file without PEM certificates: {path!r}" if "NO_CERTIFICATE" in reason else ""
 
     def close(self) -> None:
         """Close the connections. Idempotent; a later `send` opens new ones."""
         pool, self._pool = self._pool, None
         if pool is not None and pool[0] == os.getpid():
             pool[1].close()
+
+
+def run_within(seconds: float, exchange: Exchange, adapter: WatchedAdapter) -> None:
+    """Run the exchange on another thread, and cut it if it has not ended by then."""
+    done = start(partial(exchange.run, adapter))
+    try:
+        done.wait(seconds)
+    finally:
+        exchange.cut()
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------
@@ -246,23 +249,12 @@ def carried(headers: Mapping[str, Secret]) -> dict[str, Secret]:
     return sent
 
 
-def _checked_file(field: str, path: object) -> str:
-    text = expanded_path(field, path)
-    if not os.path.exists(text):
-        raise ConfigurationError(f"{field}: no such file: {text!r}")
-    return text
-
-
 def _checked_ca(ca: object) -> str | None:
     if ca is None:
         return None
-    path = _checked_file("ca", ca)
-    if os.path.isdir(path):
-        return path
-    try:
-        ssl.create_default_context(cafile=path)
-    except OSError:  # ssl.SSLError is one
-        raise ConfigurationError(f"ca: no PEM certificates in {path!r}") from None
+    path = expanded_path("ca", ca)
+    if problem := _ca_problem(path):
+        raise ConfigurationError(f"ca: {problem}")
     return path
 
 
@@ -271,12 +263,38 @@ def _checked_cert(cert: object) -> tuple[str, str] | None:
         return None
     if not isinstance(cert, tuple) or len(cert) != 2:
         raise ConfigurationError("cert: expected a pair of paths: (certificate, key)")
-    pair = _checked_file("cert", cert[0]), _checked_file("cert", cert[1])
+    pair = expanded_path("cert", cert[0]), expanded_path("cert", cert[1])
+    if problem := _cert_problem(pair):
+        raise ConfigurationError(f"cert: {problem}")
+    return pair
+
+
+def _ca_problem(path: str) -> str | None:
+    if os.path.isdir(path):
+        return None
     try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        return _unreadable(error, path) or f"no PEM certificates in {path!r}"
+    return None
+
+
+def _cert_problem(pair: tuple[str, str]) -> str | None:
+    try:
+        for path in pair:
+            with open(path, "rb"):  # ssl does not say which of the two it is
+                pass
         # The password is a function so that an encrypted key fails here instead of asking at the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(*pair, password=lambda: "")
-    except (OSError, ValueError):
-        raise ConfigurationError(
-            f"cert: {pair[0]!r} and {pair[1]!r} are no PEM certificate with its unencrypted key"
-        ) from None
-    return pair
+    except (OSError, ValueError) as error:
+        mismatch = f"{pair[0]!r} and {pair[1]!r} are no PEM certificate with its unencrypted key"
+        return _unreadable(error, path) or mismatch
+    return None
+
+
+def _unreadable(error: Exception, path: str) -> str | None:
+    if isinstance(error, FileNotFoundError):
+        return f"no such file: {path!r}"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        return f"cannot read {path!r} ({error.strerror or type(error).__name__})"
+    return None

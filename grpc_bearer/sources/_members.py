@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import TypeAlias
 
+from grpc_bearer._failure import of_call
 from grpc_bearer._given import as_dict
 from grpc_bearer._interrupts import is_interrupt
 from grpc_bearer._token import CallContext
@@ -162,7 +163,8 @@ class Members:
 
     def _failed(self, where: str, error: Exception, *context: CallContext) -> TokenRejectedError:
         service = "".join(f" for service {call.service!r}" for call in context)
-        return TokenRejectedError(f"{where}: the function failed with {type(error).__name__}{service}{hint(error)}")
+        said = of_call(error, where) or f"{where}: the function failed with {type(error).__name__}"
+        return TokenRejectedError(f"{said}{service}{hint(error)}")
 
     def _json(self, value: object, name: str) -> str:
         try:

@@ -19,7 +19,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ProtocolError
@@ -28,7 +28,9 @@ from urllib3.util.ssl_match_hostname import CertificateError
 from grpc_bearer._clock import SYSTEM_CLOCK
 from grpc_bearer.sources._answer import Answer, http_date
 
-_KEPT_HEADERS = ("age", "content-type", "date", "retry-after")
+#: Stands in a reason that says little: it may be the fault of a file of certificates.
+FAILED = "failed"
+_KEPT_HEADERS = ("age", "content-type", "date", "metadata-flavor", "retry-after")
 _CHUNK = 16 * 1024
 
 # An exchange has its thread to itself while it runs, so the connection finds it here.
@@ -101,12 +103,14 @@ class Request:
 class Exchange:
     """One request and its answer: `run` on one thread, `cut` at the deadline from the one that waits.
 
-    One of `answer` and `reason` is set in the end, and neither after a cut that came first.
+    One of `answer` and `reason` is set in the end, and neither after a cut that came first. `proxy` says which one is
+    in between, if any.
     """
 
     def __init__(self, request: Request) -> None:
         self.answer: Answer | None = None
         self.reason: str | None = None
+        self.proxy = ""
         self._request = request
         self._lock = threading.Lock()  # guards the two below
         self._cut = False
@@ -119,7 +123,7 @@ class Exchange:
             answer = self._exchange(adapter)
         # Whatever it is, it is told by its reason: the exception holds the request, and with it the credential.
         except Exception as error:
-            reason = _reason(error)
+            reason = _reason(error, self.proxy)
         finally:
             del _running.exchange  # the thread stays, and must not keep the credential
         with self._lock:
@@ -153,6 +157,9 @@ class Exchange:
         prepared = requests.Request(
             request.method, request.url, headers=dict(request.headers), data=request.body
         ).prepare()
+        proxies = get_environ_proxies(request.url) if request.proxied else {}
+        if select_proxy(request.url, proxies):
+            self.proxy = _named_proxy()
         began = SYSTEM_CLOCK.monotonic()
         response = adapter.send(
             prepared,
@@ -160,14 +167,16 @@ class Exchange:
             timeout=request.seconds,
             verify=request.verify,
             cert=request.cert,
-            proxies=get_environ_proxies(request.url) if request.proxied else {},
+            proxies=proxies,
         )
         response.raw.enforce_content_length = True  # urllib3 1.26 would take half an answer for a whole one
         try:
-            content, overlong = _bounded(_decoded(response), request.max_bytes)
+            content, overlong = _bounded(response.raw.stream(_CHUNK, decode_content=False), request.max_bytes)
         finally:
             # Closed if unread bytes are left, given back to the pool if none are.
             response.close()
+        if not overlong:
+            content, overlong = _inflated(content, response.headers.get("content-encoding", ""), request.max_bytes)
         return Answer(
             status=response.status_code,
             headers={name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers},
@@ -183,23 +192,6 @@ def _shut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _decoded(response: requests.Response) -> Iterator[bytes]:
-    """The body in pieces of bounded size: a small compressed answer may stand for gigabytes."""
-    chunks = response.raw.stream(_CHUNK, decode_content=False)
-    if response.headers.get("content-encoding", "identity").lower() not in ("gzip", "x-gzip", "deflate"):
-        yield from chunks
-        return
-    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out itself whether gzip or zlib
-    for chunk in chunks:
-        while chunk:
-            if inflate.eof:
-                raise zlib.error("more than one piece")  # it would be read without end, and never counted
-            yield inflate.decompress(chunk, _CHUNK)
-            chunk = inflate.unconsumed_tail or inflate.unused_data
-    if not inflate.eof and response.raw.tell():
-        raise zlib.error("cut short")
-
-
 def _bounded(chunks: Iterator[bytes], limit: int) -> tuple[bytes, bool]:
     content = bytearray()
     for chunk in chunks:
@@ -209,49 +201,83 @@ def _bounded(chunks: Iterator[bytes], limit: int) -> tuple[bytes, bool]:
     return bytes(content), False
 
 
+def _inflated(wire: bytes, encoding: str, limit: int) -> tuple[bytes, bool]:
+    """The body without its compression, bounded as it was on the wire: few bytes may stand for gigabytes, and many for
+    none at all.
+
+    Some proxies take away the header that says gzip; its first two bytes say it too, and begin no text.
+    """
+    encoding = encoding.lower()
+    if wire.startswith(b"\x1f\x8b") or (wire and "gzip" in encoding):
+        window = zlib.MAX_WBITS | 16
+    elif wire and "deflate" in encoding:
+        window = zlib.MAX_WBITS if _has_zlib_header(wire) else -zlib.MAX_WBITS  # some servers send it without
+    else:
+        return wire, False
+    inflate = zlib.decompressobj(window)
+    content = inflate.decompress(wire, limit + 1)
+    if len(content) > limit:
+        return content[:limit], True
+    if not inflate.eof or inflate.unused_data:
+        raise zlib.error("cut short, or with something behind its end")
+    return content, False
+
+
+def _has_zlib_header(wire: bytes) -> bool:
+    return wire[0] & 15 == zlib.DEFLATED and int.from_bytes(wire[:2], "big") % 31 == 0
+
+
 # -- reasons ----------------------------------------------------------------------------------------------------------
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, proxy: str) -> str:
     """A few words that hold nothing of the request."""
     causes = list(_causes(error))
-    if any(isinstance(cause, _PROXY) for cause in causes):
-        return _proxy_reason(causes)
-    for kind, words in _REASONS:
-        if any(isinstance(cause, kind) for cause in causes):
-            return words
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            advice = "; name the authority that issued it with ca=" if cause.verify_code in _UNKNOWN_ISSUER else ""
-            return f"certificate verify failed ({cause.verify_message.rstrip('.')}){advice}"
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS failed ({cause.reason or type(cause).__name__})"
-    return f"failed ({type(error).__name__})"
+    reason = _network_reason(causes) or _tls_reason(causes) or f"{FAILED} ({type(error).__name__})"
+    if proxy and any(isinstance(cause, _PROXY) for cause in causes):
+        return f"{proxy} {_proxy_reason(causes) or f'could not be used: {reason}'}"
+    return reason
 
 
-# Our own address was checked long ago, so what is wrong with an address is wrong with the proxy's.
+def _network_reason(causes: list[BaseException]) -> str | None:
+    return next((words for kind, words in _REASONS if any(isinstance(cause, kind) for cause in causes)), None)
+
+
+def _tls_reason(causes: list[BaseException]) -> str | None:
+    cause = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        advice = "; name the authority that issued it with ca=" if cause.verify_code in _UNKNOWN_ISSUER else ""
+        return f"certificate verify failed ({cause.verify_message.rstrip('.')}){advice}"
+    return None if cause is None else f"TLS {FAILED} ({cause.reason or type(cause).__name__})"
+
+
+# Our own address has been taken by then, so what is wrong with an address is wrong with the proxy's.
 _PROXY = (requests.exceptions.ProxyError, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 _STATUS = re.compile(r"[Tt]unnel connection failed: (\d{3})\b")
 
 
-def _proxy_reason(causes: list[BaseException]) -> str:
-    """What is wrong with the proxy, without its address, which may hold a password."""
-    proxy = f"the proxy in {_proxy_variable()}"
+def _proxy_reason(causes: list[BaseException]) -> str | None:
+    """What a proxy said, or what is wrong with its address, which is not shown: it may hold a password."""
     status = next((found[1] for cause in causes if (found := _STATUS.search(str(cause)))), None)
     if status is not None:
         wants = ", so it wants a user and a password in its address" if status == "407" else ""
-        return f"{proxy} refused to connect (it answered {status}){wants}"
+        return f"refused to connect (it answered {status}){wants}"
     if any(isinstance(cause, requests.exceptions.InvalidSchema) for cause in causes):
-        return f"{proxy} cannot be used: SOCKS needs the package PySocks, and other schemes are not known"
+        return "cannot be used: SOCKS needs the package PySocks, and other schemes are not known"
     if any(isinstance(cause, requests.exceptions.InvalidURL) for cause in causes):
-        return f"{proxy} cannot be used: its address is not one, such as http://proxy.example.com:3128"
-    return f"{proxy} could not be used"
+        return "cannot be used: its address is not one, such as http://proxy.example.com:3128"
+    if any(isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS for cause in causes):
+        return "does not speak TLS: its own address begins with http:// then, also for https:// addresses behind it"
+    return None
 
 
-def _proxy_variable() -> str:
-    """The name of the variable that names the proxy, in the order in which `requests` looks for it."""
-    names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-    return next((name for name in names if os.environ.get(name)), "this system's settings")
+def _named_proxy() -> str:
+    """The proxy in words, by the variable in which `requests` finds it. An empty one in lower case hides the other."""
+    for name in ("https_proxy", "all_proxy"):
+        found = next((each for each in (name, name.upper()) if each in os.environ), "")
+        if os.environ.get(found):
+            return f"the proxy in {found}"
+    return "the proxy of this system's settings"
 
 
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -263,8 +289,11 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (zlib.error, "the answer is compressed, and broken"),
     (TimeoutError, "timed out"),
     (requests.exceptions.Timeout, "timed out"),
+    (requests.exceptions.InvalidURL, "the host name is none"),
     (ProtocolError, "the answer was cut short, or is no HTTP"),
 )
+# What OpenSSL makes of an answer in plain HTTP.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
 # OpenSSL's X509_V_ERR_…: self-signed, self-signed in the chain, no local issuer, no issuer of the first certificate.
 _UNKNOWN_ISSUER = (18, 19, 20, 21)
 

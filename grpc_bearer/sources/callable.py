@@ -119,7 +119,10 @@ class CallableSource(Source):
 
 def _no_older(token: Token, until: float) -> Token:
     """The token, to be replaced at that time (in seconds since the Unix epoch), if not earlier."""
-    return token if token.expires_at is not None and token.expires_at <= until else replace(token, expires_at=until)
+    if token.expires_at is not None and token.expires_at <= until:
+        return token
+    early = token.refresh_at is not None and token.refresh_at < until
+    return replace(token, expires_at=until, refresh_at=token.refresh_at if early else None)
 
 
 def _wants_context(fn: Callable[..., object]) -> bool:

@@ -179,7 +179,7 @@ class HTTPTokenSource(Source):
         if not isinstance(body, (Mapping, list)):
             return headers, _encoded(body)
         kind = headers.get("content-type")
-        if isinstance(body, Mapping) and kind is not None and kind.reveal().lower().startswith(_FORM):
+        if kind is not None and kind.reveal().lower().startswith(_FORM):
             return headers, _form_bytes(body)
         return {**_content_type(_JSON), **headers}, _encoded(body)
 
@@ -295,12 +295,13 @@ def _encoded(body: object) -> bytes:
     return _json_bytes("body", body, TokenFormatError)
 
 
-def _form_bytes(fields: Mapping[object, object]) -> bytes:
-    pairs: dict[str, str] = {}
-    for name, value in fields.items():
-        if not isinstance(name, str) or not isinstance(value, (str, Secret)):
-            raise TokenFormatError("body: expected the fields of a form as a mapping of str to str")
-        pairs[name] = revealed(value)
+def _form_bytes(fields: Mapping[object, object] | list[object]) -> bytes:
+    members = fields.items() if isinstance(fields, Mapping) else ()
+    pairs = {
+        name: revealed(value) for name, value in members if isinstance(name, str) and isinstance(value, (str, Secret))
+    }
+    if len(pairs) != len(fields):
+        raise TokenFormatError("body: expected the fields of a form as a mapping of str to str")
     return urlencode(pairs, errors="replace").encode()
 
 

@@ -88,7 +88,8 @@ def with_a_default(token: str = "t0") -> str:
 
 
 CallableSource(lambda: "t0")
-CallableSource(from_a_vault, loop=asyncio.new_event_loop(), timeout=5)
+CallableSource(from_a_vault, loop=asyncio.new_event_loop(), timeout=5, max_age=3600)
+CallableSource(lambda: "t0", max_age="1h")  # type: ignore[arg-type]
 CallableSource(by_call, key=lambda call: call.method)
 CallableSource(lambda: 7)  # type: ignore[arg-type, return-value]
 CallableSource("t0")  # type: ignore[arg-type]
