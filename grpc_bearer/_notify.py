@@ -13,9 +13,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc_bearer import _workers
 from grpc_bearer._interrupts import is_interrupt
@@ -33,7 +33,13 @@ WRITTEN_WITHIN = 0.5
 BACKLOG = 1000
 
 _LOGGER = logging.getLogger("grpc_bearer")
+T = TypeVar("T")
+
 _here = threading.local()
+#: The thread that holds back what it has to tell, and where.
+_held: contextvars.ContextVar[tuple[int, list[Any] | None]] = contextvars.ContextVar(
+    "grpc_bearer_held", default=(0, None)
+)
 _numbers = itertools.count(1)
 #: Which observers were complained of: the type of what each raised.
 _complaints: set[tuple[str, str]] = set()
@@ -78,14 +84,14 @@ class Notifier:
         return self.heard or _LOGGER.isEnabledFor(logging.DEBUG)
 
     def __call__(self, event: Event, *, wait: bool = True) -> None:
-        """Tell everybody, here and now, and the log; or later, inside of `held_back`.
+        """Tell everybody, here and now, and the log; or later, inside of `holding_back`.
 
         Args:
             event: what happened.
             wait: go on when the log has been written, or after `WRITTEN_WITHIN`.
         """
-        held = getattr(_here, "held", None)
-        if held is not None:
+        thread, held = _held.get()
+        if held is not None and thread == threading.get_ident():  # a fetch takes this context to a worker
             held.append((self, event))
             return
         written = self._have_written(event)
@@ -153,14 +159,17 @@ def taken_from_cache(taken: bool) -> None:
     _here.shared = taken
 
 
-@contextmanager
-def held_back(news: list[tuple[Notifier, Event]]) -> Iterator[None]:
-    """What this thread has to tell inside is put into `news`, for `tell` to pass on once no lock is held."""
-    before, _here.held = getattr(_here, "held", None), news
-    try:
-        yield
-    finally:
-        _here.held = before
+def holding_back(news: list[tuple[Notifier, Event]], do: Callable[[], T]) -> T:
+    """Do something; what this thread has to tell meanwhile is put into `news`, for `tell` to pass on without a lock.
+
+    In a context of its own, so that nothing has to be put back if an exception comes in between.
+    """
+    return contextvars.copy_context().run(_hold_and, news, do)
+
+
+def _hold_and(news: list[tuple[Notifier, Event]], do: Callable[[], T]) -> T:
+    _held.set((threading.get_ident(), news))
+    return do()
 
 
 def tell(news: list[tuple[Notifier, Event]]) -> None:

@@ -13,7 +13,7 @@ from grpc_bearer._attempts import renewable
 from grpc_bearer._door import Attempt, Carrier, Route, explain
 from grpc_bearer._engine import Deliver, Lease
 from grpc_bearer._failure import Failure, too_large
-from grpc_bearer._notify import held_back, tell
+from grpc_bearer._notify import holding_back, tell
 from grpc_bearer._retry import RetryPolicy, delay_before, means_stale
 from grpc_bearer._token import CallContext
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
@@ -126,8 +126,7 @@ class Trial:
             failure: how it ended.
             obstacle: why there can be no other, if its caller knows such a reason.
         """
-        with held_back(self.news):
-            return self.as_caller(lambda: self._after(call, carrier, failure, obstacle))
+        return self.as_caller(lambda: holding_back(self.news, lambda: self._after(call, carrier, failure, obstacle)))
 
     def _after(self, call: Any, carrier: Carrier, failure: Failure, obstacle: str) -> float | None:
         self.attempts += 1
