@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, NoReturn
 
@@ -96,18 +97,12 @@ def _now(answer: Coroutine[Any, Any, Any]) -> Any:
     raise RuntimeError("the call has not ended")
 
 
-class Ended:
-    """A call that ended on our side before gRPC made one: answers as a finished `grpc.aio` call of any kind does."""
+class _Over(ABC):
+    """What every call that is over answers alike."""
 
-    def __init__(self, error: aio.AioRpcError, *, locally: bool = False) -> None:
-        self.error = error
-        self._locally = locally
-
-    def __repr__(self) -> str:
-        return repr(self.error)
-
-    def cancelled(self) -> bool:
-        return bool(self.error.code() is grpc.StatusCode.CANCELLED)
+    @abstractmethod
+    async def _raise(self, *_: Any) -> NoReturn:
+        """What comes out of it."""
 
     def done(self) -> bool:
         return True
@@ -120,6 +115,27 @@ class Ended:
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         callback(self)
+
+    def __await__(self) -> Generator[Any, None, NoReturn]:
+        return self._raise().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        await self._raise()
+        yield
+
+
+class Ended(_Over):
+    """A call that ended on our side before gRPC made one: answers as a finished `grpc.aio` call of any kind does."""
+
+    def __init__(self, error: aio.AioRpcError, *, locally: bool = False) -> None:
+        self.error = error
+        self._locally = locally
+
+    def __repr__(self) -> str:
+        return repr(self.error)
+
+    def cancelled(self) -> bool:
+        return bool(self.error.code() is grpc.StatusCode.CANCELLED)
 
     async def initial_metadata(self) -> Any:
         return self.error.initial_metadata()
@@ -143,13 +159,6 @@ class Ended:
 
     read = wait_for_connection = _raise
 
-    def __await__(self) -> Generator[Any, None, NoReturn]:
-        return self._raise().__await__()
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        await self._raise()
-        yield
-
     async def write(self, request: Any) -> None:
         # Of a call that never began nobody could know that it has ended.
         raise self.error if isinstance(self.error, LocalError) else asyncio.InvalidStateError(FINISHED)
@@ -171,7 +180,7 @@ def local_end(code: grpc.StatusCode, text: str = _CANCELLED) -> Ended:
     return Ended(aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), text), locally=True)
 
 
-class Broken:
+class Broken(_Over):
     """A call that an interceptor of the user's has ended with an error of its own, which answers every question."""
 
     def __init__(self, error: BaseException) -> None:
@@ -180,33 +189,14 @@ class Broken:
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {type(self._error).__name__}>"
 
-    def done(self) -> bool:
-        return True
-
     def cancelled(self) -> bool:
         return False
 
-    def cancel(self) -> bool:
-        return False
-
-    def time_remaining(self) -> float | None:
-        return None
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        callback(self)
-
-    async def code(self) -> NoReturn:
+    async def _raise(self, *_: Any) -> NoReturn:
         raise self._error
 
-    details = debug_error_string = initial_metadata = trailing_metadata = code
-    read = wait_for_connection = code
-
-    def __await__(self) -> Generator[Any, None, NoReturn]:
-        return self.code().__await__()
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        await self.code()
-        yield
+    code = details = debug_error_string = initial_metadata = trailing_metadata = _raise
+    read = wait_for_connection = _raise
 
 
 def result_of(task: asyncio.Task[Any]) -> Any:

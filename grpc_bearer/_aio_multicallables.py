@@ -85,6 +85,8 @@ class _AioMultiCallable(MultiCallable):
         if carrier is not WAIT:
             plain = carrier is None or (route.policy is None and type(carrier) is Lease)
             plain = plain and replay is None
+            if carrier is None and replay is not None:
+                replay.release()  # the caller's own token: the call is not made again
             try:
                 inner = call(
                     one if replay is None else replay.reader(),
