@@ -4,21 +4,24 @@ hang, callbacks that take long. The call that meets them may fail; all others go
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
 from doors import PATIENCE, eventually
+from tenacity import wait_fixed
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, StaticSource, _workers
+from grpc_bearer import BearerAuth, RetryPolicy, StaticSource, _workers
 from grpc_bearer.errors import TokenUnavailableError
-from grpc_bearer.testing import ProbeRequest, ProbeStub
+from grpc_bearer.testing import ProbeRequest, ProbeServer, ProbeStub, Refuse
 
 SOON = 5.0  # seconds: what another call may take, and never does
 
@@ -254,6 +257,7 @@ def test_functions_that_hang_keep_nobody_else_from_a_token(
 
 
 def test_done_callbacks_that_take_long_keep_no_other_call_from_its_deadline(going_on: threading.Event) -> None:
+    ended = threading.Event()
     auth = BearerAuth(lambda: going_on.wait() and "never")  # type: ignore[arg-type,return-value]
     with grpc_bearer.insecure_channel("localhost:1", auth=auth, allow_plaintext=True) as channel:
         stub = ProbeStub(channel)
@@ -261,9 +265,45 @@ def test_done_callbacks_that_take_long_keep_no_other_call_from_its_deadline(goin
         for call in calls:
             call.add_done_callback(lambda _: going_on.wait(PATIENCE))
         last = stub.Unary.future(ProbeRequest(), timeout=0.1)
+        last.add_done_callback(lambda _: ended.set())  # nobody asks for its end: the timer alone can bring it
 
-        assert last.exception(PATIENCE).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert ended.wait(PATIENCE / 2)
+        assert last.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         going_on.set()
+
+
+def test_what_runs_after_a_pause_of_one_call_keeps_no_other_from_its_deadline(going_on: threading.Event) -> None:
+    """An interceptor of the user's runs once more with the attempt that follows the pause, and may take its time."""
+
+    class Slow(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+        attempts = 0
+
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            self.attempts += 1
+            if self.attempts == 2:
+                entered.set()
+                going_on.wait(PATIENCE)
+            return continuation(details, request)
+
+    entered, ended = threading.Event(), threading.Event()
+    numbers = itertools.count()
+    auth = BearerAuth(lambda: f"s3cret{next(numbers)}")
+    ours = grpc_bearer.interceptor(auth, retry=RetryPolicy(wait=wait_fixed(0.05)))
+    never = BearerAuth(lambda: going_on.wait() and "never")  # type: ignore[arg-type,return-value]
+    with (
+        ProbeServer() as server,
+        server.channel() as plain,
+        grpc_bearer.insecure_channel("localhost:1", auth=never, allow_plaintext=True) as channel,
+    ):
+        server.script(Refuse())
+        slow = ProbeStub(grpc.intercept_channel(plain, ours, Slow())).Unary.future(ProbeRequest(), timeout=PATIENCE)
+        assert entered.wait(PATIENCE)
+        last = ProbeStub(channel).Unary.future(ProbeRequest(), timeout=0.1)
+        last.add_done_callback(lambda _: ended.set())
+
+        assert ended.wait(PATIENCE / 2)
+        going_on.set()
+        assert slow.code() is grpc.StatusCode.OK
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
