@@ -69,7 +69,7 @@ def bearer_clock() -> ManualClock:
 
 @pytest.fixture
 def _bearer_time(request: pytest.FixtureRequest) -> Clock:
-    from grpc_bearer._clock import SYSTEM_CLOCK
+    from grpc_bearer._base.clock import SYSTEM_CLOCK
 
     clock: Clock = SYSTEM_CLOCK
     if "bearer_clock" in request.fixturenames:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpc_bearer import CallContext, Token
-from grpc_bearer._refresh import arrival
+from grpc_bearer._engine.refresh_table import arrival
 from grpc_bearer.cache._judged import Mine, judged
 from grpc_bearer.cache._sealed import Entry
 from grpc_bearer.cache._store import Stored

@@ -15,7 +15,7 @@ from benchmarks import peers
 from benchmarks.peers import BY_HAND, TOKEN
 from benchmarks.server import Server
 from grpc_bearer import BearerAuth, Source, Token
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.token import CallContext
 from grpc_bearer.events import Event
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 

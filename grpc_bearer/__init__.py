@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_bearer import aio, errors
 from grpc_bearer._auth import AuthLike, BearerAuth
-from grpc_bearer._channel import (
+from grpc_bearer._base.clock import Clock
+from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer._calls.retry_policy import RetryPolicy
+from grpc_bearer._calls.stub import wrap_stub
+from grpc_bearer._calls.sync_channel import (
     call_credentials,
     channel_credentials,
     insecure_channel,
     intercept_channel,
     secure_channel,
 )
-from grpc_bearer._clock import Clock
-from grpc_bearer._interceptor import BearerInterceptor, interceptor
-from grpc_bearer._retry import RetryPolicy
-from grpc_bearer._stub import wrap_stub
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._calls.sync_interceptor import BearerInterceptor, interceptor
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -37,7 +37,7 @@ from grpc_bearer.sources import Source
 
 if TYPE_CHECKING:
     from grpc_bearer import events, profiles, rest
-    from grpc_bearer._config import load
+    from grpc_bearer._config.toml_file import load
     from grpc_bearer.cache import SharedCache
     from grpc_bearer.events import Observer
     from grpc_bearer.sources import (
@@ -98,7 +98,7 @@ __all__ = [
 _LATER = {
     "Observer": "grpc_bearer.events",
     "SharedCache": "grpc_bearer.cache",
-    "load": "grpc_bearer._config",
+    "load": "grpc_bearer._config.toml_file",
     **dict.fromkeys(
         (
             "CallableSource",
@@ -117,7 +117,7 @@ _LATER = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from grpc_bearer._version import version
+        from grpc_bearer._base.version import version
 
         return version()
     if name in _LATER or name in ("events", "profiles", "rest"):

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
 import grpc
 
-from grpc_bearer._clock import SYSTEM_CLOCK, Clock
-from grpc_bearer._engine import Engine
-from grpc_bearer._given import checked_flag, checked_wait
-from grpc_bearer._grpc_private import load_plugin_wrapper
-from grpc_bearer._misplaced import NotCredentials
-from grpc_bearer._notify import Notifier, checked_name, checked_observers
-from grpc_bearer._skew import SkewedClock
-from grpc_bearer._token import (
+from grpc_bearer._base.arguments import checked_flag, checked_wait
+from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._base.clock_skew import SkewedClock
+from grpc_bearer._base.grpc_private import load_plugin_wrapper
+from grpc_bearer._base.not_credentials import NotCredentials
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import (
     CallContext,
     HiddenText,
     Shared,
@@ -30,8 +29,9 @@ from grpc_bearer._token import (
     is_b64token,
     secrets_may_travel,
 )
+from grpc_bearer._engine.engine import Engine
+from grpc_bearer._engine.notify import Notifier, checked_name, checked_observers
 from grpc_bearer.errors import ConfigurationError
-from grpc_bearer.sources._base import Source
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -246,7 +246,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
 def _load(source: Source) -> None:
     """Import what only a fetch, a failure or a refusal needs: by then there may be no more files to be opened."""
-    for name in ("hashlib", "grpc_bearer._diagnosis", *source.needs):
+    for name in ("hashlib", "grpc_bearer._calls.diagnosis", *source.needs):
         import_module(name)
     load_plugin_wrapper()
 

@@ -34,7 +34,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from grpc_bearer._observers import checked_observer, everywhere
+from grpc_bearer._base.observers import checked_observer, everywhere
 
 __all__ = [
     "CallRetried",

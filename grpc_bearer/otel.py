@@ -35,7 +35,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from grpc_bearer._version import version
+from grpc_bearer._base.user_code import carried
+from grpc_bearer._base.version import version
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.events import (
     CallRetried,
@@ -47,7 +48,6 @@ from grpc_bearer.events import (
     SkewLearnt,
     TokenFetched,
 )
-from grpc_bearer.sources._foreign import carried
 
 if TYPE_CHECKING:
     from contextvars import Token

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from grpc_bearer._auth import AuthOptions, BearerAuth, HeaderOptions, as_source
-from grpc_bearer._credentials import checked_fields, read_object
-from grpc_bearer._given import as_dict, checked_text
-from grpc_bearer._identity import Identity
-from grpc_bearer._keys import KeyFile
-from grpc_bearer._signing import load_signer
-from grpc_bearer._token import Secret, TokenFunction
+from grpc_bearer._base.arguments import as_dict, checked_text
+from grpc_bearer._base.credential_files import checked_fields, read_object
+from grpc_bearer._base.identity import Identity
+from grpc_bearer._base.keys import KeyFile
+from grpc_bearer._base.signing import load_signer
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import Secret, TokenFunction
 from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
-from grpc_bearer.sources._base import Source
 from grpc_bearer.sources.http import HTTPTokenSource
 from grpc_bearer.sources.jwt import JWTSource, nonce
 from grpc_bearer.sources.routed import RoutedSource
@@ -28,7 +28,7 @@ from grpc_bearer.sources.routed import RoutedSource
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # in typing from Python 3.11 on; only checkers need it
 
-    from grpc_bearer._signing import KeyLike
+    from grpc_bearer._base.signing import KeyLike
 
 _TokenLike: TypeAlias = str | os.PathLike[str] | TokenFunction
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grpc_bearer._auth import AuthLike
-from grpc_bearer._rest import Giver
+from grpc_bearer._rest.token_for_url import Giver
 from grpc_bearer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def httpx_auth(auth: AuthLike, *, url: str | None = None, allow_plaintext: bool 
     """
     giver = Giver(auth, url, allow_plaintext)
     try:
-        from grpc_bearer._rest_httpx import HTTPXAuth
+        from grpc_bearer._rest.httpx_auth import HTTPXAuth
     except ImportError as error:
         raise ConfigurationError("httpx_auth: httpx is not installed: pip install httpx") from error
     return HTTPXAuth(giver)
@@ -60,6 +60,6 @@ def requests_auth(auth: AuthLike, *, url: str | None = None, allow_plaintext: bo
 
     A request whose body is a generator, or a file that cannot be rewound, is not sent twice.
     """
-    from grpc_bearer._rest_requests import RequestsAuth
+    from grpc_bearer._rest.requests_auth import RequestsAuth
 
     return RequestsAuth(Giver(auth, url, allow_plaintext))

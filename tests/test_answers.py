@@ -16,7 +16,7 @@ import pytest
 from _https import Reply, Server, https_server, raw_server, read_request
 
 from grpc_bearer import BearerAuth, CallableSource, Source, Token
-from grpc_bearer._token import CallContext, Secret
+from grpc_bearer._base.token import CallContext, Secret
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,

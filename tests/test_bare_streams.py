@@ -11,7 +11,7 @@ import pytest
 
 import grpc_bearer
 from grpc_bearer import BearerAuth
-from grpc_bearer._bare import BareStream, whole, whole_streams
+from grpc_bearer._calls.sync_iterator_call import BareStream, whole, whole_streams
 from grpc_bearer.testing import ProbeRequest, ProbeServer, ProbeStub, TokenServer
 
 

@@ -32,7 +32,7 @@ from grpc_bearer import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.cache import _cached, _errand
+from grpc_bearer.cache import _cached, _fetch
 from grpc_bearer.cache._cached import CachedSource
 from grpc_bearer.cache._store import Denied, Grant
 from grpc_bearer.events import TokenFetched
@@ -170,7 +170,7 @@ def test_a_holder_that_is_at_it_is_waited_for_as_long_as_a_fetch_may_take(
             issuer.gate.set()  # type: ignore[union-attr]
             held.result(PATIENCE)
 
-    monkeypatch.setattr(_errand, "time", types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(_fetch, "time", types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     assert future_of(second._engine, CallContext(clock=clock)).result(PATIENCE).token.value == "t1"
 
     assert issuer.exchanges == 1
@@ -209,7 +209,7 @@ def test_refresh_points_are_spread_over_the_fleet(
     clock.advance(100)
     start, points = clock.time() - 100, []
     for jitter in (0.0, 0.5, 0.999):
-        monkeypatch.setattr(_errand, "system_random", lambda jitter=jitter: jitter)
+        monkeypatch.setattr(_fetch, "system_random", lambda jitter=jitter: jitter)
         token = CachedSource(issuer, shared(store)).fetch(CallContext(clock=clock))
         points.append(round((token.refresh_at or 0) - start))
 

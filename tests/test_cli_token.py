@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from grpc_bearer import _cli, _terminal
+from grpc_bearer import _cli
+from grpc_bearer._cli import _terminal
 from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
 from grpc_bearer.testing import CA, Response, Services, Status, TokenServer, private_pem, throwaway_key
 from tests._cli_server import TOKEN, run

@@ -11,7 +11,7 @@ import pytest
 
 import grpc_bearer
 from grpc_bearer import ConfigurationError, SigningError, TokenRejectedError, profiles
-from grpc_bearer._config_kinds import PROFILES, SOURCES
+from grpc_bearer._config.kinds import PROFILES, SOURCES
 from grpc_bearer.testing import CA, JWTVerifier, OpaqueVerifier, TokenServer, private_pem, throwaway_key
 from tests.jose import verified
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import grpc_bearer
-from grpc_bearer import _config_trust
-from grpc_bearer._config import given_by, read_config
-from grpc_bearer._config_spec import specified
+from grpc_bearer._config import trust
+from grpc_bearer._config.build import specified
+from grpc_bearer._config.toml_file import given_by, read_config
 from tests.test_config import TOKEN, refused, write
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="modes and owners are POSIX's")
@@ -279,4 +279,4 @@ def test_a_group_counts_as_others_if_somebody_else_is_in_it(
     monkeypatch.setattr(grp, "getgrgid", by_number)
     status = os.stat_result((stat.S_IFREG | 0o664, 0, 0, 1, os.geteuid(), 0 if group == "root's" else 4711, 0, 0, 0, 0))
 
-    assert _config_trust._writable(status) is not allowed
+    assert trust._writable(status) is not allowed

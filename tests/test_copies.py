@@ -32,7 +32,7 @@ from grpc_bearer import (
     Token,
     profiles,
 )
-from grpc_bearer._interceptor import changed
+from grpc_bearer._calls.sync_interceptor import changed
 from grpc_bearer.testing import OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub, private_pem, throwaway_key
 
 SECRET = "s3cret-" * 8

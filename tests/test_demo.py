@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from grpc_bearer import _cli, _demo
+from grpc_bearer import _cli
+from grpc_bearer._cli import _demo
 from grpc_bearer.testing import Attempt, Ledger, OpaqueVerifier, Service
 
 # Four kinds of call, two rounds, through each of ten doors.

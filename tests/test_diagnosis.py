@@ -19,8 +19,8 @@ from grpc_status import rpc_status
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, FileSource, StaticSource, Token, TokenRejectedError
-from grpc_bearer._diagnosis import diagnose
-from grpc_bearer._failure import Failure, blame
+from grpc_bearer._calls.diagnosis import diagnose
+from grpc_bearer._calls.failure import Failure, blame
 from grpc_bearer.testing import ManualClock, ProbeServer, ProbeStub, Refuse
 from grpc_bearer.testing._script import _rich_status
 

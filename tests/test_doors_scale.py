@@ -16,7 +16,7 @@ from doors import PATIENCE, TLS, eventually
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, HTTPTokenSource, Source, Token, TokenUnavailableError
-from grpc_bearer._door import Attempt
+from grpc_bearer._calls.attach_token import Attempt
 from grpc_bearer.testing import Hang, ManualClock, OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub, TokenServer
 from grpc_bearer.testing._http import Request, Response
 

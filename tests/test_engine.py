@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 from doors import eventually, future_of
 
-from grpc_bearer import _workers
-from grpc_bearer._clock import Clock
-from grpc_bearer._engine import FETCH_TIMEOUT, Engine, Lease
-from grpc_bearer._entry import LOOK_AROUND
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._base import threads
+from grpc_bearer._base.clock import Clock
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer._engine.engine import FETCH_TIMEOUT, Engine, Lease
+from grpc_bearer._engine.entry import LOOK_AROUND
 from grpc_bearer.errors import (
     GrpcBearerError,
     SigningError,
@@ -34,7 +35,6 @@ from grpc_bearer.errors import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.sources._base import Source
 from grpc_bearer.testing._clock import ManualClock
 
 CALL = CallContext()
@@ -751,7 +751,7 @@ def test_a_source_that_asks_for_its_own_token_is_told_so(make: Any) -> None:
 
 def test_sources_that_ask_other_auths_do_not_starve_each_other(make: Any) -> None:
     inner = make(Scripted(gate=False))
-    outers = [make(Scripted(lambda: inner.token(CALL, SOON).token)) for _ in range(3 * _workers.MAX_WORKERS)]
+    outers = [make(Scripted(lambda: inner.token(CALL, SOON).token)) for _ in range(3 * threads.MAX_WORKERS)]
 
     futures = [ask(engine) for engine in outers]
 
@@ -1068,15 +1068,15 @@ def test_close_forgets_a_token_in_hand_of_every_key(make: Any) -> None:
 def _drain() -> None:
     """Until the workers have done what they were given so far."""
     barrier = threading.Barrier(2)
-    _workers.submit(lambda: barrier.wait(SOON))
+    threads.submit(lambda: barrier.wait(SOON))
     barrier.wait(SOON)
 
 
 EXIT = """
 import threading, time
-from grpc_bearer._engine import Engine
-from grpc_bearer._token import CallContext, Token
-from grpc_bearer.sources._base import Source
+from grpc_bearer._engine.engine import Engine
+from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer._base.source import Source
 
 class Hangs(Source):
     def fetch(self, context):
@@ -1200,7 +1200,7 @@ def test_a_thousand_engines_share_a_few_threads(make: Any) -> None:
         assert future.result(SOON).token.value == "t1"
 
     ours = [thread for thread in threading.enumerate() if thread.name.startswith("grpc-bearer-worker")]
-    assert 1 <= len(ours) <= _workers.MAX_WORKERS
+    assert 1 <= len(ours) <= threads.MAX_WORKERS
     assert all(thread.daemon for thread in ours)
 
 
@@ -1208,7 +1208,7 @@ def test_a_worker_survives_what_its_job_raises(caplog: Any) -> None:
     def bad() -> None:
         raise SystemExit("s3cret")
 
-    _workers.submit(bad)
+    threads.submit(bad)
     _drain()
 
     assert "s3cret" not in caplog.text
@@ -1217,9 +1217,9 @@ def test_a_worker_survives_what_its_job_raises(caplog: Any) -> None:
 def test_the_real_timer_calls_what_is_due_in_order_and_skips_what_was_cancelled() -> None:
     called: list[str] = []
     done = threading.Event()
-    _workers.call_later(0.02, lambda: (called.append("second"), done.set()))
-    cancel = _workers.call_later(0.01, lambda: called.append("cancelled"))
-    _workers.call_later(0.0, lambda: called.append("first"))
+    threads.call_later(0.02, lambda: (called.append("second"), done.set()))
+    cancel = threads.call_later(0.01, lambda: called.append("cancelled"))
+    threads.call_later(0.0, lambda: called.append("first"))
     cancel()
     cancel()
 

@@ -19,11 +19,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 PREAMBLE = """
 import os, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks with threads; they are the point here
-from grpc_bearer import _workers
-from grpc_bearer._engine import Engine
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._base import threads
+from grpc_bearer._engine.engine import Engine
+from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer.errors import TokenError
-from grpc_bearer.sources._base import Source
+from grpc_bearer._base.source import Source
 
 CALL = CallContext()
 

@@ -23,7 +23,8 @@ from _refusing import AIO, PATIENCE, SYNC, Place, expected, place, request
 from doors import AIO_DOORS, SYNC_DOORS, eventually, future_of
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, CallContext, JWTSource, RetryPolicy, Source, StaticSource, Token, _notify, events
+from grpc_bearer import BearerAuth, CallContext, JWTSource, RetryPolicy, Source, StaticSource, Token, events
+from grpc_bearer._engine import notify
 from grpc_bearer.errors import ConfigurationError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.events import (
     CallRetried,
@@ -369,7 +370,7 @@ def test_a_fetch_that_gets_no_thread_is_a_failure_without_a_beginning(
     def no_thread(job: Callable[[], object]) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("grpc_bearer._workers.submit", no_thread)
+    monkeypatch.setattr("grpc_bearer._base.threads.submit", no_thread)
     for single_use in (False, True):
         with pytest.raises(TokenUnavailableError):
             make(Scripted(clock, single_use=single_use)).token()
@@ -431,7 +432,7 @@ def test_skew_is_told_when_it_is_learnt_and_when_somebody_sets_the_clock(
 def test_skew_learnt_from_a_refusal_is_told_between_the_fetches(ear: Ear) -> None:
     class Slow:
         monotonic = staticmethod(time.monotonic)
-        call_later = staticmethod(grpc_bearer._clock.SYSTEM_CLOCK.call_later)
+        call_later = staticmethod(grpc_bearer._base.clock.SYSTEM_CLOCK.call_later)
 
         def time(self) -> float:
             return time.time() - 600.0
@@ -596,7 +597,7 @@ def test_an_observer_that_raises_harms_nobody_and_is_logged_once_by_type(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_notify, "_complaints", set())
+    monkeypatch.setattr(notify, "_complaints", set())
 
     def broken(event: Event) -> None:
         raise error
@@ -787,7 +788,7 @@ def test_events_are_imported_when_an_auth_is_built() -> None:
 import sys
 import grpc_bearer
 def known():
-    return [name for name in ("grpc_bearer.events", "grpc_bearer._log") if name in sys.modules]
+    return [name for name in ("grpc_bearer.events", "grpc_bearer._engine.log") if name in sys.modules]
 print(known())
 grpc_bearer.BearerAuth("s3cret")
 print(known())
@@ -795,7 +796,7 @@ print(grpc_bearer.Observer is grpc_bearer.events.Observer)
 """
     run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
 
-    assert run.stdout.splitlines() == ["[]", "['grpc_bearer.events', 'grpc_bearer._log']", "True"]
+    assert run.stdout.splitlines() == ["[]", "['grpc_bearer.events', 'grpc_bearer._engine.log']", "True"]
 
 
 @pytest.mark.parametrize("observers", [0, 1])
@@ -817,4 +818,4 @@ def test_a_call_with_its_token_at_hand_runs_no_code_of_events(here: Place, ear: 
             sys.setprofile(None)
 
     assert "_multicallables.py" in ours  # it does see what runs
-    assert ours.isdisjoint({"events.py", "_notify.py", "_log.py", "otel.py"})
+    assert ours.isdisjoint({"events.py", "notify.py", "_log.py", "otel.py"})

@@ -33,7 +33,8 @@ from jose import verified
 
 import grpc_bearer
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -41,7 +42,6 @@ from grpc_bearer.errors import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._google_transport import send
 from grpc_bearer.sources.google import GoogleAuthSource
 from grpc_bearer.testing import (
@@ -175,7 +175,7 @@ def test_a_token_that_is_there_already_is_used_once_and_cannot_be_refreshed() ->
 
 ASK_THE_METADATA_SERVER = """
 from google.auth.compute_engine import Credentials
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.token import CallContext
 from grpc_bearer.sources.google import GoogleAuthSource
 print(GoogleAuthSource(Credentials()).fetch(CallContext()).value)
 """

@@ -15,7 +15,7 @@ from doors import PATIENCE
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext
-from grpc_bearer._token import HiddenText
+from grpc_bearer._base.token import HiddenText
 from grpc_bearer.testing import OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub, Refuse
 
 #: Longer than what tools show of a long text: they cut it first, and show what is left.

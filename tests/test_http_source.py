@@ -35,7 +35,7 @@ from _https import (
 )
 from doors import eventually
 
-from grpc_bearer._token import CallContext, Secret
+from grpc_bearer._base.token import CallContext, Secret
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources import HTTPTokenSource
 from grpc_bearer.testing import CA, ManualClock

@@ -16,81 +16,19 @@ import grpc_bearer
 ROOT = Path(grpc_bearer.__file__).parent.parent
 PACKAGE = "grpc_bearer"
 
-# The house, from the ground up. A module may import from the lines above its own, never from its own line or below it.
-# Modules named without the package's name; "" is the package itself. What protoc generated counts as one module.
+# The house, from the ground up. What stands on a line may import from the lines above its own, never from its own or
+# from one below. A folder counts as one; "package" is `grpc_bearer` itself.
 LAYERS = """
-errors _version _streams _interrupts _identity _grpc_private _around
-_workers _promise _replay _bare _terminal
-_observers
-events
-_log
-_notify
-_given
-_clock
-_skew
-_token _credentials _misplaced
-_keys _failure
-_signing
-sources._foreign
-sources._base sources._answer sources._threads
-sources._wire sources._files sources._members sources._loop
-sources._secrets sources._segment
-sources._http
-sources._google_transport
-sources.static sources.file sources.callable sources.http sources.jwt sources.google sources.routed
-sources.oauth
-sources
-_refresh _fetching
-cache._store cache._sealed cache._locks
-cache._files cache._redis
-cache._bounded
-cache._shared cache._judged
-cache cache._errand
-cache._cached
-_entry
-_presign _single_use
-_engine
-_diagnosis
-_auth _attempts
-_retry _combine
-_fork
-_door
-_security
-_trial
-_ends _aio_ends
-_call _aio_call
-_calls _aio_calls
-_methods
-_multicallables _interceptor
-_aio_interceptor
-_channel _aio_multicallables
-aio
-_stub
-profiles otel
-_config_fields _config_trust
-_config_cache
-_config_kinds
-_config_spec
-_config
-_rest
-_rest_httpx _rest_requests
+errors
+_base
+events sources
+_engine otel
+cache
+_auth
+_calls profiles
+_config _rest aio testing
 rest
-
-testing._ca testing._clock testing._frames testing._keys testing._ledger testing._pb testing._ports testing._script
-testing._verifiers testing._http testing._recorder testing._watch
-testing._http_faults testing._oauth testing._gate
-testing._probe testing._token_server
-testing._goaway testing._services testing._oauth_client
-testing
-_demo_doors
-_demo _bench
-_cli._codes
-_cli._parser _cli._jwt
-_cli._certificate _cli._auth _cli._status _cli._completion
-_cli._network _cli._token _cli._inspect _cli._reflection
-_cli._channel _cli._skewed
-_cli._probe
-_cli._check _cli._call
+package
 _cli
 __main__
 """
@@ -110,17 +48,14 @@ SLOW = (
 
 
 def layer_table(text: str) -> dict[str, int]:
-    """Module to height. An empty line is the package itself."""
-    table: dict[str, int] = {}
-    for height, line in enumerate(text.strip().splitlines()):
-        table |= dict.fromkeys(line.split() or [""], height)
-    return table
+    """Unit to height."""
+    return {unit: height for height, line in enumerate(text.strip().splitlines()) for unit in line.split()}
 
 
-def short(module: str) -> str:
-    """The module's name in the table."""
-    name = module.removeprefix(PACKAGE).removeprefix(".")
-    return "testing._pb" if name.startswith("testing._pb") else name
+def unit_of(module: str) -> str:
+    """The file or folder of the table that holds a module."""
+    _, _, rest = module.partition(".")
+    return rest.split(".")[0] or "package"
 
 
 def modules() -> dict[str, Path]:
@@ -156,49 +91,91 @@ def absolute(module: str, is_package: bool, node: ast.ImportFrom) -> str:
     return ".".join(parents + ([node.module] if node.module else []))
 
 
-def upward(table: dict[str, int]) -> list[str]:
-    """Each import that does not point downward, as `file:line imports module`."""
+def imports() -> dict[str, list[tuple[int, str]]]:
+    """Each module and what it imports of ours, but for what protoc generated."""
     found = modules()
-    return [
-        f"{path.relative_to(ROOT)}:{line} imports {target}"
+    return {
+        module: list(imported(module, path.name == "__init__.py", path.read_text("utf-8"), set(found)))
         for module, path in found.items()
-        for line, target in imported(module, path.name == "__init__.py", path.read_text("utf-8"), set(found))
-        if not short(module) == short(target) == "testing._pb"  # what protoc generated may import its own
-        if table.get(short(target), sys.maxsize) >= table.get(short(module), -1)
+        if "._pb" not in module
+    }
+
+
+def upward(table: dict[str, int]) -> list[str]:
+    """Each import of another unit that does not point downward, as `module:line imports module`."""
+    return [
+        f"{module}:{line} imports {target}"
+        for module, targets in imports().items()
+        for line, target in targets
+        if unit_of(target) != unit_of(module)
+        if table.get(unit_of(target), sys.maxsize) >= table.get(unit_of(module), -1)
     ]
 
 
-def test_every_module_stands_in_the_table_and_the_table_names_no_other() -> None:
-    expected = sorted({short(module) for module in modules()})
+def circular(graph: dict[str, set[str]]) -> set[str]:
+    """The modules that import themselves by way of others."""
+    left = dict(graph)
+    while free := [module for module, targets in left.items() if not targets & left.keys()]:
+        for module in free:
+            del left[module]
+    return set(left)
 
-    assert sorted(layer_table(LAYERS)) == expected
+
+def test_every_module_stands_in_the_table_and_the_table_names_no_other() -> None:
+    assert sorted(layer_table(LAYERS)) == sorted({unit_of(module) for module in modules()})
 
 
 def test_imports_point_downward_only() -> None:
-    # No cycle is possible then: along a cycle some import would have to point up or sideways.
     assert upward(layer_table(LAYERS)) == []
 
 
-def test_the_check_sees_an_upward_import() -> None:
-    upside_down = {module: -height for module, height in layer_table(LAYERS).items()}
+def test_no_modules_import_each_other_within_a_folder_either() -> None:
+    graph = {module: {target for _, target in targets} for module, targets in imports().items()}
 
-    assert any("_token.py" in line and "grpc_bearer.errors" in line for line in upward(upside_down))
+    assert circular(graph) == set()
+
+
+def test_a_module_that_only_one_folder_uses_lives_in_that_folder() -> None:
+    users: dict[str, set[str]] = {}
+    for module, targets in imports().items():
+        for _, target in targets:
+            users.setdefault(target, set()).add(unit_of(module))
+    astray = {
+        module: by for module, by in users.items() if unit_of(module) == "_base" and len(by) == 1 and "_base" not in by
+    }
+
+    assert astray == {}
+
+
+def test_no_file_is_longer_than_can_be_read_in_one_sitting() -> None:
+    lengths = {module: len(path.read_text("utf-8").splitlines()) for module, path in modules().items()}
+
+    assert {module: lines for module, lines in lengths.items() if lines > 400 and "._pb" not in module} == {}
+
+
+def test_the_checks_see_an_upward_import_and_a_circle() -> None:
+    upside_down = {unit: -height for unit, height in layer_table(LAYERS).items()}
+
+    assert any(
+        line.startswith("grpc_bearer._base.token:") and "grpc_bearer.errors" in line for line in upward(upside_down)
+    )
+    assert circular({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
         ("import grpc_bearer.errors", ["grpc_bearer.errors"]),
-        ("def f():\n    from grpc_bearer._token import Token", ["grpc_bearer._token"]),
+        ("def f():\n    from grpc_bearer._base.token import Token", ["grpc_bearer._base.token"]),
         ("if TYPE_CHECKING:\n    from grpc_bearer import errors, BearerAuth", ["grpc_bearer.errors", "grpc_bearer"]),
-        ("from . import _base", ["grpc_bearer.sources._base"]),
-        ("from ._base import Source", ["grpc_bearer.sources._base"]),
+        ("from . import _parse", ["grpc_bearer.sources._parse"]),
+        ("from ._parse import Answer", ["grpc_bearer.sources._parse"]),
         ("from ..errors import TokenError", ["grpc_bearer.errors"]),
         ("import grpc, grpc_bearerish", []),
     ],
 )
 def test_the_check_reads_every_form_of_import(source: str, expected: list[str]) -> None:
-    known = {"grpc_bearer", "grpc_bearer.errors", "grpc_bearer._token", "grpc_bearer.sources._base"}
+    known = {"grpc_bearer", "grpc_bearer.errors", "grpc_bearer._base.token", "grpc_bearer.sources._parse"}
 
     found = [target for _, target in imported("grpc_bearer.sources._jwt", False, source, known)]
 
@@ -240,7 +217,9 @@ print(*sorted(set(sys.modules) - before))
 def test_importing_brings_nothing_that_waits_for_a_fetch_an_observer_or_a_refusal() -> None:
     new = brought("grpc_bearer")
 
-    assert new.isdisjoint({"hashlib", "random", "grpc_bearer.events", "grpc_bearer._log", "grpc_bearer._diagnosis"})
+    assert new.isdisjoint(
+        {"hashlib", "random", "grpc_bearer.events", "grpc_bearer._engine.log", "grpc_bearer._calls.diagnosis"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -252,5 +231,5 @@ def test_importing_brings_no_slow_package(module: str) -> None:
     assert module in new
     assert not [name for name in new if name.startswith(SLOW)]
     assert not [
-        name for name in new if name.startswith(("grpc_bearer.testing", "grpc_bearer._demo", "grpc_bearer._cli"))
+        name for name in new if name.startswith(("grpc_bearer.testing", "grpc_bearer._cli._demo", "grpc_bearer._cli"))
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grpc_bearer import BearerAuth, CallContext, Source, Token
-from grpc_bearer._log import QUIET, Log, level_of, text_of
+from grpc_bearer._engine.log import QUIET, Log, level_of, text_of
 from grpc_bearer.errors import TokenRejectedError, TokenUnavailableError
 from grpc_bearer.events import (
     CallRetried,
@@ -193,7 +193,7 @@ def test_at_the_default_level_nothing_is_put_into_words_for_routine(
 ) -> None:
     caplog.set_level(logging.WARNING, "grpc_bearer")
     asked: list[Event] = []
-    monkeypatch.setattr("grpc_bearer._log.text_of", lambda event: asked.append(event) or "")
+    monkeypatch.setattr("grpc_bearer._engine.log.text_of", lambda event: asked.append(event) or "")
     for event in (FetchBegun(*WHO, fetch=1), FETCHED, REFUSED, FETCHED):
         log(event)
 

@@ -13,7 +13,7 @@ import pytest
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallableSource
-from grpc_bearer._clock import SYSTEM_CLOCK
+from grpc_bearer._base.clock import SYSTEM_CLOCK
 
 #: Nobody listens there; a call that went by it would fail.
 DEAD_PROXY = "http://127.0.0.1:1"
@@ -183,7 +183,7 @@ class TestAPackageWithoutItsPapers:
         code = f"""
             import sys, importlib.metadata
             import grpc_bearer
-            from grpc_bearer._version import version
+            from grpc_bearer._base.version import version
             sys.path = [{str(tmp_path)!r}]
             print(grpc_bearer.__version__, version())
         """

@@ -1,6 +1,6 @@
 """Forks with gRPC's fork support on, auth and channel in the parent. Each in a process of its own.
 
-What `grpc_bearer._fork` waits for, and for how long.
+What `grpc_bearer._calls.fork` waits for, and for how long.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import asyncio, faulthandler, os, sys, threading, time, warnings
 faulthandler.dump_traceback_later(50, exit=True)
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # 3.12 on: threads and fork
 import grpc, grpc_bearer
-from grpc_bearer import _fork
+from grpc_bearer._calls import fork
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
 TARGET, CA = sys.argv[1:]
@@ -125,8 +125,8 @@ def test_a_child_waits_only_for_channels_that_are_connected(run: Run) -> None:
         call(ProbeStub(closed))
         closed.close()
         looks = []
-        seems = _fork._seems_connected
-        _fork._seems_connected = lambda channel: looks.append(seems(channel))
+        seems = fork._seems_connected
+        fork._seems_connected = lambda channel: looks.append(seems(channel))
         print(end_of(forked(lambda: looks and not any(looks))))
         """
     )
@@ -149,10 +149,10 @@ def test_a_fork_waits_for_the_plugin_of_a_call_that_goes_on_once_and_not_for_eve
         waits = []
         before = time.monotonic()
         for _ in range(2):
-            _fork._before()  # gRPC takes a second of its own for such a fork
+            fork._before()  # gRPC takes a second of its own for such a fork
             waits.append(time.monotonic() - before - sum(waits))
         enough.set()
-        print([wait >= _fork.PLUGINS for wait in waits], len(list(going_on)))
+        print([wait >= fork.PLUGINS for wait in waits], len(list(going_on)))
         """
     )
 
@@ -167,7 +167,7 @@ def test_a_fork_does_not_wait_for_what_grpc_aio_never_lets_go(run: Run) -> None:
                 await ProbeStub(channel).Unary(ProbeRequest(index=1), timeout=20)
 
         asyncio.run(one_call())
-        print(len(_fork._lent))
+        print(len(fork._lent))
         """
     )
 
@@ -179,7 +179,7 @@ def test_nothing_is_kept_for_forks_where_fork_support_is_off(run: Run) -> None:
         """
         channel = grpc_bearer.secure_channel(TARGET, TLS, auth=auth)
         held = ProbeStub(channel).Unary.future(ProbeRequest(index=1), timeout=20)
-        print(held.result().count, len(_fork._channels), len(_fork._lent))
+        print(held.result().count, len(fork._channels), len(fork._lent))
         """,
         fork_support="0",
     )

@@ -16,10 +16,12 @@ import pytest
 from doors import eventually
 from jose import verified
 
-from grpc_bearer import BearerAuth, JWTSource, Token, _presign, _workers, profiles
-from grpc_bearer._attempts import renewable
-from grpc_bearer._presign import Presigned
-from grpc_bearer._token import CallContext
+from grpc_bearer import BearerAuth, JWTSource, Token, profiles
+from grpc_bearer._base import threads
+from grpc_bearer._base.token import CallContext
+from grpc_bearer._calls.retry_block import renewable
+from grpc_bearer._engine import presign
+from grpc_bearer._engine.presign import Presigned
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 from grpc_bearer.sources.jwt import PerToken, nonce
 from grpc_bearer.testing import ManualClock, private_pem, throwaway_key
@@ -237,11 +239,11 @@ def test_calls_get_tokens_of_their_own_key_only(clock: ManualClock) -> None:
 def test_the_number_of_keys_with_a_stock_is_bounded(clock: ManualClock) -> None:
     auth = BearerAuth(Counting(audience=lambda call: call.service), clock=clock)
 
-    for number in range(3 * _presign.MAX_STOCKS):
+    for number in range(3 * presign.MAX_STOCKS):
         take(auth, url=f"https://x/service{number}")
 
-    assert len(stocks(auth)._stocks) == _presign.MAX_STOCKS
-    assert lying(auth) <= _presign.MAX_STOCKS
+    assert len(stocks(auth)._stocks) == presign.MAX_STOCKS
+    assert lying(auth) <= presign.MAX_STOCKS
 
 
 TENANT: contextvars.ContextVar[str] = contextvars.ContextVar("TENANT", default="nobody")
@@ -285,7 +287,7 @@ def test_without_a_thread_each_call_signs_for_itself(clock: ManualClock, monkeyp
     def none_left(job: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(_workers, "submit", none_left)
+    monkeypatch.setattr(threads, "submit", none_left)
     source = Counting()
 
     assert len({token.value for token in take(BearerAuth(source, clock=clock), 5)}) == 5

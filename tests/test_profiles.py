@@ -17,7 +17,8 @@ from jose import verified
 
 from grpc_bearer import profiles
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -26,7 +27,6 @@ from grpc_bearer.errors import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.sources._base import Source
 from grpc_bearer.sources.routed import RoutedSource
 from grpc_bearer.sources.static import StaticSource
 from grpc_bearer.testing import CA, ManualClock, Status, TokenServer, private_pem, public_pem, throwaway_key

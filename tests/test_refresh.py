@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from grpc_bearer import _refresh
-from grpc_bearer._refresh import Backoff, Budget, Decision, Flight, Held, Phase, State, Verdict
-from grpc_bearer._token import Token
+from grpc_bearer._base.token import Token
+from grpc_bearer._engine import refresh_table
+from grpc_bearer._engine.refresh_table import Backoff, Budget, Decision, Flight, Held, Phase, State, Verdict
 from grpc_bearer.errors import TokenRejectedError, TokenUnavailableError
 
 WALL, NOW = 1_700_000_000.0, 1000.0
@@ -19,20 +19,20 @@ def held(value: str = "a", *, life: float | None = 1000.0, flight: int = 1, at: 
     """A token that arrived `at` seconds after NOW with `life` seconds to go."""
     wall = WALL + at
     token = Token(value, expires_at=None if life is None else wall + life, **more)
-    arrived = _refresh.arrival(token, flight, now_wall=wall, now=NOW + at, jitter=0.5)
+    arrived = refresh_table.arrival(token, flight, now_wall=wall, now=NOW + at, jitter=0.5)
     assert arrived is not None
     return arrived
 
 
 def in_flight(state: State) -> State:
-    return _refresh.began(state)
+    return refresh_table.began(state)
 
 
 def kept(state: State, value: str = "a", *, at: float = 0.0, delay: float = 1.0, life: float | None = 1000.0) -> State:
     """After a fetch begun and ended `at` seconds after NOW."""
-    state = _refresh.began(state)
+    state = refresh_table.began(state)
     arrived = held(value, life=life, flight=state.sequence, at=at)
-    state, verdict = _refresh.fetched(state, arrived, now=NOW + at, delay=delay)
+    state, verdict = refresh_table.fetched(state, arrived, now=NOW + at, delay=delay)
     assert verdict is Verdict.KEPT
     return state
 
@@ -86,7 +86,7 @@ CELLS = [(*cell, moment) for cell in EXPECTED for moment in MOMENTS[cell[0]]]
 def test_every_row_of_the_table(what: str, flight: bool, backoff: bool, moment: float) -> None:
     state = State() if what == "none" else kept(State())
     if what == "invalidated":
-        state = _refresh.invalidated(state, state.held and state.held.fingerprint, NOW)
+        state = refresh_table.invalidated(state, state.held and state.held.fingerprint, NOW)
     if flight:
         state = in_flight(state)
     if backoff:
@@ -94,11 +94,11 @@ def test_every_row_of_the_table(what: str, flight: bool, backoff: bool, moment: 
     if what == "closed":
         state = state._replace(closed=True)
 
-    assert _refresh.decide(state, NOW + moment) is EXPECTED[what, flight, backoff]
+    assert refresh_table.decide(state, NOW + moment) is EXPECTED[what, flight, backoff]
 
 
 def test_the_rows_do_not_contradict_each_other_and_leave_nothing_out() -> None:
-    cells = [(p, f, b) for p, fs, bs, _ in _refresh.ROWS for f in fs for b in bs]
+    cells = [(p, f, b) for p, fs, bs, _ in refresh_table.ROWS for f in fs for b in bs]
 
     assert len(cells) == len(set(cells)) == len(Phase) * 4
 
@@ -106,8 +106,8 @@ def test_the_rows_do_not_contradict_each_other_and_leave_nothing_out() -> None:
 def test_the_backoff_ends_at_its_very_end() -> None:
     state = State(backoff=Backoff(NOW + 5, 1, False, DOWN))
 
-    assert _refresh.decide(state, NOW + 4.999) is Decision.FAIL
-    assert _refresh.decide(state, NOW + 5) is Decision.FETCH
+    assert refresh_table.decide(state, NOW + 4.999) is Decision.FAIL
+    assert refresh_table.decide(state, NOW + 5) is Decision.FETCH
 
 
 # ------------------------------------------------------------------------------------------------------- arrival
@@ -128,7 +128,7 @@ def test_the_backoff_ends_at_its_very_end() -> None:
 def test_the_points_of_a_life_scale_with_it(life: float, jitter: float, refresh: float, margin: float) -> None:
     token = Token("a", expires_at=WALL + life)
 
-    arrived = _refresh.arrival(token, 1, now_wall=WALL, now=NOW, jitter=jitter)
+    arrived = refresh_table.arrival(token, 1, now_wall=WALL, now=NOW, jitter=jitter)
 
     assert arrived is not None
     points = (arrived.refresh_at - NOW, arrived.margin_at - NOW, arrived.expires_at - NOW)
@@ -145,7 +145,7 @@ def test_a_refresh_point_of_the_source_is_honoured_up_to_the_margin(asked: float
 def test_a_token_without_expiry_is_never_stale() -> None:
     state = kept(State(), life=None)
 
-    assert _refresh.phase(state, NOW + 1e9) is Phase.FRESH
+    assert refresh_table.phase(state, NOW + 1e9) is Phase.FRESH
 
 
 def test_a_token_without_expiry_may_still_be_asked_for_again() -> None:
@@ -158,7 +158,7 @@ def test_a_token_without_expiry_may_still_be_asked_for_again() -> None:
 def test_a_token_that_arrives_without_life_is_no_token(life: float) -> None:
     token = Token("a", expires_at=WALL + life)
 
-    assert _refresh.arrival(token, 1, now_wall=WALL, now=NOW, jitter=0.5) is None
+    assert refresh_table.arrival(token, 1, now_wall=WALL, now=NOW, jitter=0.5) is None
 
 
 # ------------------------------------------------------------------------------------------------------- flights
@@ -170,7 +170,7 @@ def test_a_second_flight_cannot_begin_beside_the_first() -> None:
 
 
 def test_success_clears_the_backoff() -> None:
-    state = _refresh.failed(in_flight(State()), 1, DOWN, now=NOW, delay=1)
+    state = refresh_table.failed(in_flight(State()), 1, DOWN, now=NOW, delay=1)
 
     state = kept(state, at=2)
 
@@ -181,9 +181,9 @@ def test_failures_count_and_begin_anew_when_the_kind_changes() -> None:
     state = State()
     counts = []
     for lasting in (False, False, True, True, False):
-        counts.append(_refresh.strikes(state, lasting=lasting))
+        counts.append(refresh_table.strikes(state, lasting=lasting))
         state = in_flight(state)
-        state = _refresh.failed(state, state.sequence, DOWN, now=NOW, delay=0, lasting=lasting)
+        state = refresh_table.failed(state, state.sequence, DOWN, now=NOW, delay=0, lasting=lasting)
 
     assert counts == [1, 2, 1, 2, 1]
 
@@ -191,40 +191,40 @@ def test_failures_count_and_begin_anew_when_the_kind_changes() -> None:
 def test_a_failure_keeps_the_token() -> None:
     state = in_flight(kept(State()))
 
-    state = _refresh.failed(state, 2, DOWN, now=NOW + 900, delay=500)
+    state = refresh_table.failed(state, 2, DOWN, now=NOW + 900, delay=500)
 
-    assert _refresh.decide(state, NOW + 999.9) is Decision.USE
-    assert _refresh.decide(state, NOW + 1000) is Decision.FAIL
-    assert _refresh.last_error(state) is DOWN
+    assert refresh_table.decide(state, NOW + 999.9) is Decision.USE
+    assert refresh_table.decide(state, NOW + 1000) is Decision.FAIL
+    assert refresh_table.last_error(state) is DOWN
 
 
 def test_results_of_another_flight_are_dropped() -> None:
     state = in_flight(kept(State()))
 
-    assert _refresh.fetched(state, held("late", flight=1), now=NOW, delay=0) == (state, Verdict.DROPPED)
-    assert _refresh.failed(state, 1, DOWN, now=NOW, delay=9) is state
+    assert refresh_table.fetched(state, held("late", flight=1), now=NOW, delay=0) == (state, Verdict.DROPPED)
+    assert refresh_table.failed(state, 1, DOWN, now=NOW, delay=9) is state
 
 
-@pytest.mark.parametrize("end", [_refresh.closed, _refresh.forked])
+@pytest.mark.parametrize("end", [refresh_table.closed, refresh_table.forked])
 def test_results_from_before_close_or_fork_are_dropped(end: object) -> None:
     assert callable(end)
     state = end(in_flight(State()))
 
-    assert _refresh.fetched(state, held(flight=1), now=NOW, delay=0) == (state, Verdict.DROPPED)
-    assert _refresh.failed(state, 1, DOWN, now=NOW, delay=9) is state
+    assert refresh_table.fetched(state, held(flight=1), now=NOW, delay=0) == (state, Verdict.DROPPED)
+    assert refresh_table.failed(state, 1, DOWN, now=NOW, delay=9) is state
 
 
 def test_an_overdue_fetch_is_not_waited_for_nor_doubled_and_still_counts() -> None:
-    state = _refresh.overdue(in_flight(State()), DOWN)
+    state = refresh_table.overdue(in_flight(State()), DOWN)
 
-    assert _refresh.decide(state, NOW + 1e6) is Decision.FAIL
-    assert _refresh.last_error(state) is DOWN
-    state, verdict = _refresh.fetched(state, held(flight=1), now=NOW, delay=0)
-    assert (verdict, _refresh.decide(state, NOW)) == (Verdict.KEPT, Decision.USE)
+    assert refresh_table.decide(state, NOW + 1e6) is Decision.FAIL
+    assert refresh_table.last_error(state) is DOWN
+    state, verdict = refresh_table.fetched(state, held(flight=1), now=NOW, delay=0)
+    assert (verdict, refresh_table.decide(state, NOW)) == (Verdict.KEPT, Decision.USE)
 
 
 def test_overdue_says_nothing_where_nothing_is_in_flight() -> None:
-    assert _refresh.overdue(State(), DOWN) == State()
+    assert refresh_table.overdue(State(), DOWN) == State()
 
 
 # ---------------------------------------------------------------------------------------- fetches that extend nothing
@@ -234,12 +234,12 @@ def test_an_issuer_that_gives_the_same_token_again_is_left_alone() -> None:
     state = in_flight(kept(State()))
     same = held("a", life=150, flight=2, at=850)
 
-    state, verdict = _refresh.fetched(state, same, now=NOW + 850, delay=7)
+    state, verdict = refresh_table.fetched(state, same, now=NOW + 850, delay=7)
 
     assert verdict is Verdict.KEPT
     assert state.backoff == Backoff(NOW + 857, 1)
-    assert _refresh.decide(state, NOW + 856) is Decision.USE
-    assert _refresh.decide(state, NOW + 857) is Decision.AHEAD
+    assert refresh_table.decide(state, NOW + 856) is Decision.USE
+    assert refresh_table.decide(state, NOW + 857) is Decision.AHEAD
     assert state.held is not None
     assert state.held.margin_at == NOW + 970  # measured afresh it would creep up to the expiry
 
@@ -248,55 +248,55 @@ def test_a_new_token_that_expires_no_later_is_kept_and_backs_off() -> None:
     state = in_flight(kept(State()))
     no_later = held("b", life=150, flight=2, at=850)
 
-    state, _ = _refresh.fetched(state, no_later, now=NOW + 850, delay=7)
+    state, _ = refresh_table.fetched(state, no_later, now=NOW + 850, delay=7)
 
     assert state.held is not None
     assert state.held.token.value == "b"
-    assert _refresh.decide(state, NOW + 856) is Decision.USE
+    assert refresh_table.decide(state, NOW + 856) is Decision.USE
 
 
 def test_such_a_backoff_ends_with_the_token_for_it_has_no_error_to_fail_with() -> None:
     state = in_flight(kept(State()))
 
-    state, _ = _refresh.fetched(state, held("a", life=10, flight=2, at=990), now=NOW + 990, delay=120)
+    state, _ = refresh_table.fetched(state, held("a", life=10, flight=2, at=990), now=NOW + 990, delay=120)
 
-    assert _refresh.decide(state, NOW + 999.9) is Decision.USE
-    assert _refresh.decide(state, NOW + 1000) is Decision.FETCH
+    assert refresh_table.decide(state, NOW + 999.9) is Decision.USE
+    assert refresh_table.decide(state, NOW + 1000) is Decision.FETCH
 
 
 def test_a_later_expiry_extends_even_for_the_same_value() -> None:
     state = kept(kept(State()), "a", at=850, life=1000)
 
     assert state.backoff == Backoff()
-    assert _refresh.phase(state, NOW + 1000) is Phase.FRESH
+    assert refresh_table.phase(state, NOW + 1000) is Phase.FRESH
 
 
 def test_a_source_that_sets_its_own_pace_is_not_slowed_down() -> None:
     first = held("a", refresh_at=WALL + 5)
-    state, _ = _refresh.fetched(in_flight(State()), first, now=NOW, delay=1)
+    state, _ = refresh_table.fetched(in_flight(State()), first, now=NOW, delay=1)
     again = held("a", life=995, flight=2, at=5, refresh_at=WALL + 10)
 
-    state, _ = _refresh.fetched(in_flight(state), again, now=NOW + 5, delay=60)
+    state, _ = refresh_table.fetched(in_flight(state), again, now=NOW + 5, delay=60)
 
     assert state.backoff == Backoff()
-    assert _refresh.phase(state, NOW + 9.9) is Phase.FRESH
-    assert _refresh.decide(state, NOW + 10) is Decision.AHEAD
+    assert refresh_table.phase(state, NOW + 9.9) is Phase.FRESH
+    assert refresh_table.decide(state, NOW + 10) is Decision.AHEAD
 
 
 def test_a_token_that_arrives_stale_is_used_and_not_fetched_on_each_call() -> None:
     stale = held("a", refresh_at=WALL - 1)
 
-    state, _ = _refresh.fetched(in_flight(State()), stale, now=NOW, delay=3)
+    state, _ = refresh_table.fetched(in_flight(State()), stale, now=NOW, delay=3)
 
-    assert _refresh.decide(state, NOW) is Decision.USE
-    assert _refresh.decide(state, NOW + 3) is Decision.AHEAD
+    assert refresh_table.decide(state, NOW) is Decision.USE
+    assert refresh_table.decide(state, NOW + 3) is Decision.AHEAD
 
 
 # ------------------------------------------------------------------------------------------------- invalidation
 
 
 def refuse(state: State, value: str = "a", at: float = 0.0) -> State:
-    return _refresh.invalidated(state, Token(value).fingerprint, NOW + at)
+    return refresh_table.invalidated(state, Token(value).fingerprint, NOW + at)
 
 
 def test_only_the_current_token_can_be_refused() -> None:
@@ -310,7 +310,7 @@ def test_only_the_current_token_can_be_refused() -> None:
 
 
 def test_a_closed_state_refuses_nothing() -> None:
-    state = _refresh.closed(kept(State()))
+    state = refresh_table.closed(kept(State()))
 
     assert refuse(state) is state
 
@@ -318,25 +318,25 @@ def test_a_closed_state_refuses_nothing() -> None:
 def test_a_flight_begun_before_the_refusal_does_not_count_if_it_brings_the_same_token() -> None:
     state = refuse(in_flight(kept(State())))
 
-    state, verdict = _refresh.fetched(state, held("a", flight=2), now=NOW, delay=1)
+    state, verdict = refresh_table.fetched(state, held("a", flight=2), now=NOW, delay=1)
 
     assert (verdict, state.held, state.flight) == (Verdict.AGAIN, None, None)
-    assert _refresh.decide(state, NOW) is Decision.FETCH
+    assert refresh_table.decide(state, NOW) is Decision.FETCH
 
 
 def test_a_flight_begun_before_the_refusal_counts_if_it_brings_another() -> None:
     state = refuse(in_flight(kept(State())))
 
-    state, verdict = _refresh.fetched(state, held("b", flight=2), now=NOW, delay=1)
+    state, verdict = refresh_table.fetched(state, held("b", flight=2), now=NOW, delay=1)
 
     assert (verdict, state.refusal) == (Verdict.KEPT, None)
-    assert _refresh.decide(state, NOW) is Decision.USE
+    assert refresh_table.decide(state, NOW) is Decision.USE
 
 
 def test_a_refused_token_that_a_later_flight_brings_again_is_accepted_and_backs_off() -> None:
     state = kept(refuse(kept(State(), life=None)), life=None, delay=1)
 
-    assert _refresh.decide(state, NOW) is Decision.USE
+    assert refresh_table.decide(state, NOW) is Decision.USE
     assert refuse(state, at=0.9) is state
     assert refuse(state, at=1.0).held is None
 
@@ -352,20 +352,20 @@ def test_the_backoff_for_a_refused_token_grows_each_time_it_comes_back() -> None
 
 def test_refusal_clears_the_backoff_of_failures() -> None:
     state = in_flight(kept(State()))
-    state = _refresh.failed(state, 2, TokenRejectedError("no"), now=NOW, delay=300, lasting=True)
+    state = refresh_table.failed(state, 2, TokenRejectedError("no"), now=NOW, delay=300, lasting=True)
 
     state = refuse(state)
 
-    assert _refresh.decide(state, NOW) is Decision.FETCH
+    assert refresh_table.decide(state, NOW) is Decision.FETCH
 
 
 def test_without_a_fingerprint_whatever_there_is_goes_failures_too() -> None:
-    failed = _refresh.failed(in_flight(State()), 1, DOWN, now=NOW, delay=300)
+    failed = refresh_table.failed(in_flight(State()), 1, DOWN, now=NOW, delay=300)
 
-    assert _refresh.decide(failed, NOW) is Decision.FAIL
-    assert _refresh.decide(_refresh.invalidated(failed, None, NOW), NOW) is Decision.FETCH
-    assert _refresh.invalidated(kept(State()), None, NOW).held is None
-    assert _refresh.invalidated(State(), None, NOW) == State()
+    assert refresh_table.decide(failed, NOW) is Decision.FAIL
+    assert refresh_table.decide(refresh_table.invalidated(failed, None, NOW), NOW) is Decision.FETCH
+    assert refresh_table.invalidated(kept(State()), None, NOW).held is None
+    assert refresh_table.invalidated(State(), None, NOW) == State()
 
 
 def test_ten_refusals_at_once_then_one_each_six_seconds() -> None:
@@ -384,7 +384,7 @@ def test_ten_refusals_at_once_then_one_each_six_seconds() -> None:
 def test_the_bucket_holds_no_more_than_ten() -> None:
     budget: Budget | None = Budget(0.0, NOW)
     spent = 0
-    while (budget := _refresh._spent(budget, NOW + 1e6)) is not None:
+    while (budget := refresh_table._spent(budget, NOW + 1e6)) is not None:
         spent += 1
 
     assert spent == 10
@@ -396,11 +396,11 @@ def test_the_bucket_holds_no_more_than_ten() -> None:
 def test_the_next_fetch_is_at_the_refresh_point_or_when_the_backoff_ends() -> None:
     state = kept(State())
 
-    assert _refresh.next_fetch_at(State()) == math.inf
-    assert _refresh.next_fetch_at(state) == NOW + 800
-    failed = _refresh.failed(in_flight(state), 2, DOWN, now=NOW + 800, delay=5)
-    assert _refresh.next_fetch_at(failed) == NOW + 805
-    assert _refresh.next_fetch_at(_refresh.closed(state)) == math.inf
+    assert refresh_table.next_fetch_at(State()) == math.inf
+    assert refresh_table.next_fetch_at(state) == NOW + 800
+    failed = refresh_table.failed(in_flight(state), 2, DOWN, now=NOW + 800, delay=5)
+    assert refresh_table.next_fetch_at(failed) == NOW + 805
+    assert refresh_table.next_fetch_at(refresh_table.closed(state)) == math.inf
 
 
 def test_no_state_shows_a_token() -> None:
@@ -415,12 +415,12 @@ def test_until_use_until_the_table_says_use_and_then_no_more(flight: Flight | No
     held = Held(Token("t"), "f", 1, refresh_at=75.0, margin_at=90.0, expires_at=100.0)
     state = State(held=held, flight=flight, sequence=2, backoff=Backoff(backoff_until, 1))
 
-    until = _refresh.use_until(state)
+    until = refresh_table.use_until(state)
 
-    assert all(_refresh.decide(state, now) is Decision.USE for now in (0.0, 74.9, until - 0.1))
-    assert _refresh.decide(state, until) is not Decision.USE
+    assert all(refresh_table.decide(state, now) is Decision.USE for now in (0.0, 74.9, until - 0.1))
+    assert refresh_table.decide(state, until) is not Decision.USE
 
 
 def test_without_a_token_there_is_nothing_to_use() -> None:
-    assert _refresh.use_until(State()) == -math.inf
-    assert _refresh.use_until(_refresh.closed(State())) == -math.inf
+    assert refresh_table.use_until(State()) == -math.inf
+    assert refresh_table.use_until(refresh_table.closed(State())) == -math.inf

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from grpc_bearer import _refresh
-from grpc_bearer._engine import Engine, Lease
-from grpc_bearer._entry import LOOK_AROUND
-from grpc_bearer._refresh import Decision, State, Verdict
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer._engine import refresh_table
+from grpc_bearer._engine.engine import Engine, Lease
+from grpc_bearer._engine.entry import LOOK_AROUND
+from grpc_bearer._engine.refresh_table import Decision, State, Verdict
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
-from grpc_bearer.sources._base import Source
 from grpc_bearer.testing._clock import ManualClock
 
 LIFETIMES = st.sampled_from([None, -5.0, 0.0, 1.0, 60.0, 120.0, 3600.0])
@@ -72,7 +72,7 @@ class PureState(RuleBasedStateMachine):
             self.a_caller_comes()
 
     def a_caller_comes(self) -> None:
-        decision = _refresh.decide(self.state, self.now)
+        decision = refresh_table.decide(self.state, self.now)
         held = self.state.held
         if decision in (Decision.USE, Decision.AHEAD):
             assert held is not None
@@ -82,16 +82,16 @@ class PureState(RuleBasedStateMachine):
         if decision is Decision.WAIT:
             assert self.running is not None, "somebody waits for nothing"
         if decision is Decision.FAIL:
-            assert _refresh.last_error(self.state) is not None, "a failure without a reason"
-        patient = _refresh.decide(self.state, self.now, patient=True)
+            assert refresh_table.last_error(self.state) is not None, "a failure without a reason"
+        patient = refresh_table.decide(self.state, self.now, patient=True)
         if patient is Decision.REST:
             assert decision is Decision.FAIL, "somebody rests who could be served"
-            assert _refresh.rest_until(self.state) > self.now, "somebody rests who could ask"
+            assert refresh_table.rest_until(self.state) > self.now, "somebody rests who could ask"
         else:
             assert patient is decision
         if decision in (Decision.AHEAD, Decision.FETCH):
             assert self.running is None, "two fetches in flight"
-            self.state = _refresh.began(self.state)
+            self.state = refresh_table.began(self.state)
             self.running = self.state.sequence
 
     def token(self, value: str | None, life: float | None, ahead: float | None) -> Token:
@@ -105,14 +105,14 @@ class PureState(RuleBasedStateMachine):
 
     def arrives(self, flight: int, token: Token) -> Verdict | None:
         wall = self.clock.time()
-        held = _refresh.arrival(token, flight, now_wall=wall, now=self.now, jitter=0.5)
+        held = refresh_table.arrival(token, flight, now_wall=wall, now=self.now, jitter=0.5)
         if held is None:
             assert token.expires_at is not None
             assert token.expires_at <= wall
             error = TokenFormatError("expired")
-            self.state = _refresh.failed(self.state, flight, error, now=self.now, delay=1.0)
+            self.state = refresh_table.failed(self.state, flight, error, now=self.now, delay=1.0)
             return None
-        self.state, verdict = _refresh.fetched(self.state, held, now=self.now, delay=120.0)
+        self.state, verdict = refresh_table.fetched(self.state, held, now=self.now, delay=120.0)
         return verdict
 
     @precondition(lambda self: self.running)
@@ -139,7 +139,7 @@ class PureState(RuleBasedStateMachine):
         flight, self.running = self.running, None
         assert flight is not None
         error = TokenRejectedError("no") if lasting else TokenUnavailableError("down")
-        self.state = _refresh.failed(self.state, flight, error, now=self.now, delay=delay, lasting=lasting)
+        self.state = refresh_table.failed(self.state, flight, error, now=self.now, delay=delay, lasting=lasting)
 
     @precondition(lambda self: self.running)
     @rule(near=NEAR)
@@ -166,14 +166,14 @@ class PureState(RuleBasedStateMachine):
         flight, before = self.lost.pop(), self.state
         if fails:
             error = TokenUnavailableError("down")
-            self.state = _refresh.failed(before, flight, error, now=self.now, delay=120.0)
+            self.state = refresh_table.failed(before, flight, error, now=self.now, delay=120.0)
         else:
             assert self.arrives(flight, self.token(value, 3600.0, None)) is Verdict.DROPPED
         assert self.state is before, "a late result won"
 
     @rule()
     def the_fetch_takes_too_long(self) -> None:
-        self.state = _refresh.overdue(self.state, TokenUnavailableError("too long"))
+        self.state = refresh_table.overdue(self.state, TokenUnavailableError("too long"))
 
     @rule(times=st.integers(1, 5))
     def a_server_refuses_the_token(self, times: int) -> None:
@@ -182,7 +182,7 @@ class PureState(RuleBasedStateMachine):
             return
         changes = 0
         for _ in range(times):  # as many calls as failed with it
-            state = _refresh.invalidated(self.state, held.fingerprint, self.now)
+            state = refresh_table.invalidated(self.state, held.fingerprint, self.now)
             changes += state is not self.state
             self.state = state
         assert changes <= 1, "one refused token was given up twice"
@@ -200,11 +200,11 @@ class PureState(RuleBasedStateMachine):
 
     @rule()
     def a_server_refuses_a_token_of_long_ago(self) -> None:
-        assert _refresh.invalidated(self.state, "0" * 64, self.now) is self.state
+        assert refresh_table.invalidated(self.state, "0" * 64, self.now) is self.state
 
     @rule()
     def the_process_forks(self) -> None:
-        self.state = _refresh.forked(self.state)
+        self.state = refresh_table.forked(self.state)
         self.lost += [self.running] if self.running else []
         self.running = None
         self.callers_come(1)
@@ -216,8 +216,8 @@ class PureState(RuleBasedStateMachine):
     @invariant()
     def waits_are_bounded(self) -> None:
         assert self.state.backoff.until <= self.now + 3600
-        if _refresh.decide(self.state, self.now) is Decision.FAIL and self.running is None:
-            assert _refresh.decide(self.state, self.now + 3600) is Decision.FETCH
+        if refresh_table.decide(self.state, self.now) is Decision.FAIL and self.running is None:
+            assert refresh_table.decide(self.state, self.now + 3600) is Decision.FETCH
 
     @invariant()
     def forced_refreshes_keep_within_their_budget(self) -> None:
@@ -232,7 +232,7 @@ class PureState(RuleBasedStateMachine):
     def a_valid_token_is_never_withheld(self) -> None:
         held = self.state.held
         if held is not None and self.now < held.expires_at:
-            assert _refresh.decide(self.state, self.now) is not Decision.FAIL
+            assert refresh_table.decide(self.state, self.now) is not Decision.FAIL
 
 
 class World(Source):
@@ -327,7 +327,7 @@ class WholeEngine(RuleBasedStateMachine):
 
     def rests_in_order(self) -> bool:
         now = self.clock.monotonic()
-        return all(_refresh.decide(self.state(key), now, patient=True) is Decision.REST for key in self.resting())
+        return all(refresh_table.decide(self.state(key), now, patient=True) is Decision.REST for key in self.resting())
 
     @rule(step=STEPS)
     def time_passes(self, step: float) -> None:

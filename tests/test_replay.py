@@ -15,7 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_bearer._replay import AsyncReplayBuffer, Once, ReplayBuffer, Unserialisable, passing, serialise, snapshot
+from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
+from grpc_bearer._calls.replay import (
+    Once,
+    ReplayBuffer,
+    Unserialisable,
+    passing,
+    serialise,
+    snapshot,
+)
 from grpc_bearer.testing import ProbeRequest
 
 PATIENCE = 10.0

@@ -14,7 +14,7 @@ from _refusing import PATIENCE, SYNC, UNAUTHENTICATED, Place, expected, method_o
 from doors import SYNC_DOORS, TLS, eventually
 
 from grpc_bearer import BearerAuth, JWTSource, RetryPolicy
-from grpc_bearer._clock import SYSTEM_CLOCK
+from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer.testing import Delay, JWTVerifier, ManualClock, ProbeServer, Refuse, throwaway_key
 
 DOORS = ("secure_channel", "intercept_channel", "wrap_stub", "interceptor")

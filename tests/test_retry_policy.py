@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 import grpc_bearer
 from grpc_bearer import ConfigurationError, RetryPolicy, TokenRejectedError
-from grpc_bearer._failure import Failure, rich
-from grpc_bearer._retry import MAX_ATTEMPTS, MAX_TIME, delay_after, delay_before, means_stale
+from grpc_bearer._calls.failure import Failure, rich
+from grpc_bearer._calls.retry_policy import MAX_ATTEMPTS, MAX_TIME, delay_after, delay_before, means_stale
 from grpc_bearer.testing import Refuse
 from grpc_bearer.testing._script import _rich_status
 

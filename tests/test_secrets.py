@@ -42,9 +42,9 @@ from grpc_bearer import (
     events,
     otel,
 )
-from grpc_bearer._attempts import Attempts
-from grpc_bearer._clock import SYSTEM_CLOCK
-from grpc_bearer._token import Secret
+from grpc_bearer._base.clock import SYSTEM_CLOCK
+from grpc_bearer._base.token import Secret
+from grpc_bearer._calls.retry_block import Attempts
 from grpc_bearer.testing import (
     Garbage,
     Hang,

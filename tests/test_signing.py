@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from grpc_bearer._signing import ALGORITHMS, load_signer
+from grpc_bearer._base.signing import ALGORITHMS, load_signer
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, SigningError, TokenUnavailableError
 from grpc_bearer.testing import CA, private_pem, public_pem, throwaway_key
 

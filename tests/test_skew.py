@@ -14,8 +14,8 @@ from jose import verified
 import grpc_bearer
 import grpc_bearer.testing as kit
 from grpc_bearer import BearerAuth, CallContext, ClientCredentialsSource, HTTPTokenSource, JWTSource
-from grpc_bearer._clock import SYSTEM_CLOCK
-from grpc_bearer._skew import MAX_SKEW, Skew, SkewedClock, measured, observed
+from grpc_bearer._base.clock import SYSTEM_CLOCK
+from grpc_bearer._base.clock_skew import MAX_SKEW, Skew, SkewedClock, measured, observed
 
 NOW = 1_700_000_000.0
 

@@ -19,7 +19,8 @@ from doors import PATIENCE, eventually
 from tenacity import wait_fixed
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, RetryPolicy, StaticSource, _workers
+from grpc_bearer import BearerAuth, RetryPolicy, StaticSource
+from grpc_bearer._base import threads
 from grpc_bearer.errors import TokenUnavailableError
 from grpc_bearer.testing import ProbeRequest, ProbeServer, ProbeStub, Refuse
 
@@ -237,13 +238,13 @@ def test_functions_that_hang_keep_nobody_else_from_a_token(
     going_on: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They count as long as a fetch may well take; then another worker may begin."""
-    monkeypatch.setattr(_workers, "SLOW", 0.05)
+    monkeypatch.setattr(threads, "SLOW", 0.05)
 
     def hangs() -> str:
         going_on.wait()
         return "late"
 
-    auths = [BearerAuth(hangs) for _ in range(3 * _workers.MAX_WORKERS)]
+    auths = [BearerAuth(hangs) for _ in range(3 * threads.MAX_WORKERS)]
     with ThreadPoolExecutor(len(auths)) as callers:
         waiting = [callers.submit(auth.token) for auth in auths]
         assert BearerAuth(lambda: "s3cret").token(timeout=PATIENCE).value == "s3cret"
@@ -253,7 +254,7 @@ def test_functions_that_hang_keep_nobody_else_from_a_token(
     def ours() -> int:
         return sum(thread.name.startswith("grpc-bearer-worker") for thread in threading.enumerate())
 
-    assert eventually(lambda: ours() <= _workers.KEPT)
+    assert eventually(lambda: ours() <= threads.KEPT)
 
 
 def test_done_callbacks_that_take_long_keep_no_other_call_from_its_deadline(going_on: threading.Event) -> None:

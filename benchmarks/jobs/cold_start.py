@@ -24,7 +24,7 @@ from benchmarks.peers import BY_HAND, TOKEN
 from benchmarks.server import Server
 from benchmarks.tables import Check, Grid, Reach, Result
 from grpc_bearer import BearerAuth, Source, Token
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.token import CallContext
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
 #: Times that the memory of all calls is measured, each in a new process.

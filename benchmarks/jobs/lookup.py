@@ -13,8 +13,8 @@ from benchmarks.peers import BY_HAND, GoogleCredentials
 from benchmarks.stubs import Reusable
 from benchmarks.tables import Reach, Result
 from grpc_bearer import BearerAuth
-from grpc_bearer._door import Door, Route
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.token import CallContext
+from grpc_bearer._calls.attach_token import Door, Route
 
 #: So many in a row for one sample, since the clock itself takes as long as one.
 AT_ONCE = 200

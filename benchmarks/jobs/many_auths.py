@@ -15,7 +15,7 @@ from benchmarks.loop import Role, Samples
 from benchmarks.peers import TOKEN, ThreadedCredential
 from benchmarks.tables import Check, Grid, Reach, Result
 from grpc_bearer import BearerAuth, Source, Token
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.token import CallContext
 
 #: A thousand are measured in so many processes, ten thousand in a sixth of that.
 PROCESSES = 18

@@ -85,7 +85,7 @@ def _notes(samples: list[Samples]) -> list[str]:
     import timeit
 
     fetch, calls = openfx_auth()._source.fetch, 200
-    from grpc_bearer._token import CallContext
+    from grpc_bearer._base.token import CallContext
 
     token = fetch(CallContext()).value
     sign = min(timeit.repeat(raw_sign("ES256", token), number=calls, repeat=5)) / calls

@@ -27,7 +27,7 @@ from benchmarks.stubs import by_hand, stubs, unary, warm
 from benchmarks.tables import AA_WITHIN, Grid, Result, Row, Table
 from benchmarks.tables import Reach as Reach
 from grpc_bearer import BearerAuth, HTTPTokenSource, Token
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.token import CallContext
 from grpc_bearer.testing import ProbeStub
 
 #: Seconds that the endpoint takes for a token, and after which the next one is fetched.

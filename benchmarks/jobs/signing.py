@@ -16,7 +16,7 @@ from benchmarks.jobs.unary import held
 from benchmarks.loop import Variant
 from benchmarks.tables import Reach, Result
 from grpc_bearer import JWTSource, profiles
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.token import CallContext
 from grpc_bearer.sources.jwt import nonce
 from grpc_bearer.testing import private_pem, throwaway_key
 

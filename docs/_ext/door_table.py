@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpc_bearer import BearerAuth, JWTSource, Token
-from grpc_bearer._door import WAIT, Attempt, Door, Route
-from grpc_bearer._engine import Lease
+from grpc_bearer._calls.attach_token import WAIT, Attempt, Door, Route
+from grpc_bearer._engine.engine import Lease
 
 #: What the four outcomes are called in the picture.
 NAMES = {"own": "as you gave it", "metadata": "metadata", "wait": "wait, then metadata", "core": "core"}

@@ -13,7 +13,18 @@ from typing import Any
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from grpc_bearer import Token
-from grpc_bearer._refresh import TABLE, Backoff, Decision, Flight, Held, Phase, State, arrival, decide, phase
+from grpc_bearer._engine.refresh_table import (
+    TABLE,
+    Backoff,
+    Decision,
+    Flight,
+    Held,
+    Phase,
+    State,
+    arrival,
+    decide,
+    phase,
+)
 
 from door_table import NAMES, steps
 from svg import Drawing
@@ -57,7 +68,7 @@ def _state(each: Phase, flight: bool, backoff: bool) -> State:
 
 
 def lifetime() -> str:
-    """How tokens of three lifetimes age, as `_refresh.phase` has it."""
+    """How tokens of three lifetimes age, as `refresh_table.phase` has it."""
     drawing = Drawing(400, "In which part of its life a token is used, fetched ahead, or waited for")
     for number, (seconds, name) in enumerate([(3600, "one hour"), (300, "five minutes"), (60, "one minute")]):
         top = 4 + 74 * number

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from grpc_bearer._cli._codes import Exit, Failure, code_of
 from grpc_bearer._cli._parser import parsed, parser
-from grpc_bearer._streams import JSON_ESCAPE, StreamError, note, streams, write
-from grpc_bearer._terminal import json_line, print_json, safe
+from grpc_bearer._cli._streams import JSON_ESCAPE, StreamError, note, streams, write
+from grpc_bearer._cli._terminal import json_line, print_json, safe
 from grpc_bearer.errors import GrpcBearerError
 
 
@@ -75,11 +75,11 @@ def _run(arguments: Namespace) -> int:
             write(script)
         return Exit.OK
     if arguments.command == "bench":
-        from grpc_bearer import _bench
+        from grpc_bearer._cli import _bench
 
         options = {"ask": arguments.passphrase, "seconds": arguments.seconds, "as_json": arguments.json}
         return _bench.main(arguments.key, arguments.algorithm, **options)
-    from grpc_bearer import _demo
+    from grpc_bearer._cli import _demo
 
     return _demo.main(as_json=arguments.json)
 

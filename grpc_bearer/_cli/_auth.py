@@ -9,9 +9,9 @@ from pathlib import Path
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._parser import FIELD, option
-from grpc_bearer._config import VARIABLE, environment_names_one, given_by, read_config
-from grpc_bearer._config_fields import Given
-from grpc_bearer._config_spec import built, specified
+from grpc_bearer._config.build import built, specified
+from grpc_bearer._config.fields import Given
+from grpc_bearer._config.toml_file import VARIABLE, environment_names_one, given_by, read_config
 
 
 @dataclass(frozen=True, slots=True)

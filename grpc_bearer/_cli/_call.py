@@ -18,8 +18,8 @@ from grpc_bearer._cli._channel import channel, quiet_core, trusted
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._reflection import Reflection
 from grpc_bearer._cli._status import failed
-from grpc_bearer._streams import StreamError, input_lines, read_input, results_terminal
-from grpc_bearer._terminal import print_json, print_table, progress, safe
+from grpc_bearer._cli._streams import StreamError, input_lines, read_input, results_terminal
+from grpc_bearer._cli._terminal import print_json, print_table, progress, safe
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._jwt import span
-from grpc_bearer._terminal import safe
+from grpc_bearer._cli._terminal import safe
 
 if TYPE_CHECKING:
     from cryptography import x509

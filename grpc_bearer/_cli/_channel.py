@@ -15,11 +15,11 @@ from typing import TextIO
 import grpc
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._channel import insecure_channel, secure_channel
+from grpc_bearer._base.credential_files import read_file
+from grpc_bearer._calls.sync_channel import insecure_channel, secure_channel
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._network import Target, Trust
-from grpc_bearer._config_fields import is_pipe
-from grpc_bearer._credentials import read_file
+from grpc_bearer._config.fields import is_pipe
 
 _ROOTS = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 

@@ -16,7 +16,7 @@ from grpc_bearer._cli._codes import Exit, Failure, code_of
 from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
 from grpc_bearer._cli._network import Shaken, Target, Trust
 from grpc_bearer._cli._status import REFUSALS
-from grpc_bearer._terminal import Cell, print_json, print_line, print_table, progress, safe
+from grpc_bearer._cli._terminal import Cell, print_json, print_line, print_table, progress, safe
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 
 #: A certificate is worth a word in its last 14 days, or in the last third of a short life.

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._cli._auth import chosen, is_asked_for
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._jwt import RULES, Inspected, Rules, inspected, span
-from grpc_bearer._clock import SYSTEM_CLOCK
-from grpc_bearer._streams import input_is_terminal, read_input
-from grpc_bearer._terminal import Cell, Row, print_json, print_line, print_table, progress, safe
-from grpc_bearer.sources._answer import number_of
+from grpc_bearer._cli._streams import input_is_terminal, read_input
+from grpc_bearer._cli._terminal import Cell, Row, print_json, print_line, print_table, progress, safe
+from grpc_bearer.sources._parse import number_of
 
 #: A longer text on stdin is no token.
 _MAX = 1024 * 1024

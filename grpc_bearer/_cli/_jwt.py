@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpc_bearer._token import LARGE_TOKEN
-from grpc_bearer.sources._answer import number_of
+from grpc_bearer._base.token import LARGE_TOKEN
+from grpc_bearer.sources._parse import number_of
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]*")
 # An `exp` beyond this many seconds from now was written in milliseconds.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_bearer._cli._certificate import certificate_of, name_of, untrusted
 from grpc_bearer._cli._codes import Exit, Failure
-from grpc_bearer._terminal import safe
+from grpc_bearer._cli._terminal import safe
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 from grpc_bearer._cli._codes import Exit, Failure, table
-from grpc_bearer._config import VARIABLE
-from grpc_bearer._config_fields import Field, path
-from grpc_bearer._config_kinds import PROFILES
-from grpc_bearer._streams import write
+from grpc_bearer._cli._streams import write
+from grpc_bearer._config.fields import Field, path
+from grpc_bearer._config.kinds import PROFILES
+from grpc_bearer._config.toml_file import VARIABLE
 
 #: Where a command line keeps the fields of `--profile`: `field:credentials_file`.
 FIELD = "field:"
@@ -273,7 +273,7 @@ def seconds(text: str) -> float:
 class _Version(argparse.Action):
     # argparse's own action wants the text beforehand, and reading it costs an import that no other command needs.
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from grpc_bearer._version import version
+        from grpc_bearer._base.version import version
 
         write(f"grpc-bearer {version()}\n")
         parser.exit()

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from grpc_bearer._auth import BearerAuth
+from grpc_bearer._base.clock_skew import NO_SKEW, SkewedClock, measured
 from grpc_bearer._cli._jwt import span
 from grpc_bearer._cli._network import Target, Trust
-from grpc_bearer._skew import NO_SKEW, SkewedClock, measured
-from grpc_bearer.sources._answer import http_date
+from grpc_bearer.sources._parse import http_date
 
 
 def of_endpoint(auth: BearerAuth) -> float | None:

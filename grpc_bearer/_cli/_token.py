@@ -6,8 +6,8 @@ from argparse import Namespace
 
 from grpc_bearer._cli._auth import chosen
 from grpc_bearer._cli._codes import Exit
-from grpc_bearer._streams import write
-from grpc_bearer._terminal import print_json, progress
+from grpc_bearer._cli._streams import write
+from grpc_bearer._cli._terminal import print_json, progress
 
 
 def main(arguments: Namespace) -> int:

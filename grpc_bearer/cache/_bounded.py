@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from grpc_bearer._fetching import system_random
+from grpc_bearer._base.bounded_threads import start
+from grpc_bearer._engine.fetch import system_random
 from grpc_bearer.cache._files import InsecureError
 from grpc_bearer.errors import ConfigurationError
-from grpc_bearer.sources._threads import start
 
 T = TypeVar("T")
 

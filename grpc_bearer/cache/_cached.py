@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from grpc_bearer._identity import Json
-from grpc_bearer._token import CallContext, Token
-from grpc_bearer.cache._errand import Errand
+from grpc_bearer._base.identity import Json
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer.cache._fetch import Errand
 from grpc_bearer.cache._judged import Mine
 from grpc_bearer.cache._sealed import NEEDS, Keys, derived, slot_of
 from grpc_bearer.cache._shared import SharedCache
 from grpc_bearer.errors import ConfigurationError
-from grpc_bearer.sources._base import Source
 from grpc_bearer.sources.routed import RoutedSource
 
 # As many as an engine keeps tokens, and then some.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from grpc_bearer._refresh import MARGIN, MARGIN_FRACTION, REFRESH_FROM, REFRESH_SPREAD
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer._engine.refresh_table import MARGIN, MARGIN_FRACTION, REFRESH_FROM, REFRESH_SPREAD
 from grpc_bearer.cache._sealed import Entry
 from grpc_bearer.cache._store import Stored
 

@@ -14,8 +14,8 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from grpc_bearer._identity import Json
-from grpc_bearer._token import Token
+from grpc_bearer._base.identity import Json
+from grpc_bearer._base.token import Token
 from grpc_bearer.errors import TokenFormatError
 
 #: What it imports to seal and to open; see `Source.needs`.

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from grpc_bearer._credentials import read_file
-from grpc_bearer._given import UNFILLED, checked_seconds, expanded_path, is_placeholder, refuse_file_name
-from grpc_bearer._token import Secret
+from grpc_bearer._base.arguments import UNFILLED, checked_seconds, expanded_path, is_placeholder, refuse_file_name
+from grpc_bearer._base.credential_files import read_file
+from grpc_bearer._base.token import Secret
 from grpc_bearer.cache._bounded import STRETCH, Patience
 from grpc_bearer.cache._files import FileStore, NoStore, default_directory
 from grpc_bearer.cache._locks import check_locking

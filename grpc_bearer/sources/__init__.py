@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from grpc_bearer.sources._base import Source
+from grpc_bearer._base.source import Source
 
 if TYPE_CHECKING:
     from grpc_bearer.sources.callable import CallableSource

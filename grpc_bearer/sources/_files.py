@@ -6,9 +6,9 @@ import encodings.utf_8_sig  # noqa: F401  # by whose name a file is read
 import os
 import stat
 
-from grpc_bearer._given import expanded_path
+from grpc_bearer._base.arguments import expanded_path
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
-from grpc_bearer.sources._answer import is_jwt
+from grpc_bearer.sources._parse import is_jwt
 
 _MAX_BYTES = 1 << 20
 # Not blocking, or opening a named pipe would wait for its writer for ever. Windows has only the other flag.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from grpc_bearer.errors import TokenFormatError, TokenRejectedError
-from grpc_bearer.sources._answer import Answer
 from grpc_bearer.sources._http import MAX_BYTES, TIMEOUT, Endpoint, checked_headers, run_within
+from grpc_bearer.sources._parse import Answer
 
 
 class _Response(NamedTuple):

@@ -15,13 +15,13 @@ from os import PathLike
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from grpc_bearer._clock import SYSTEM_CLOCK
-from grpc_bearer._given import as_dict, checked_flag, checked_seconds, expanded_path
-from grpc_bearer._token import Secret
+from grpc_bearer._base.arguments import as_dict, checked_flag, checked_seconds, expanded_path
+from grpc_bearer._base.bounded_threads import start
+from grpc_bearer._base.clock import SYSTEM_CLOCK
+from grpc_bearer._base.token import Secret
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
-from grpc_bearer.sources._answer import Answer
+from grpc_bearer.sources._parse import Answer
 from grpc_bearer.sources._secrets import SecretLike, given_text
-from grpc_bearer.sources._threads import start
 
 if TYPE_CHECKING:
     from grpc_bearer.sources._wire import Exchange, WatchedAdapter

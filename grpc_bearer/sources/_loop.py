@@ -10,10 +10,10 @@ from collections.abc import Awaitable
 from concurrent.futures import Future, wait
 from typing import Any
 
-from grpc_bearer._clock import SYSTEM_CLOCK
-from grpc_bearer._interrupts import is_interrupt
+from grpc_bearer._base.clock import SYSTEM_CLOCK
+from grpc_bearer._base.interrupts import is_interrupt
+from grpc_bearer._base.user_code import scrubbed
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
-from grpc_bearer.sources._foreign import scrubbed
 
 # How often a wait looks whether its loop was closed meanwhile: a closed loop settles nothing.
 _LOOK = 0.25

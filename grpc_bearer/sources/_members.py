@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import TypeAlias
 
-from grpc_bearer._failure import of_call
-from grpc_bearer._given import as_dict
-from grpc_bearer._interrupts import is_interrupt
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.arguments import as_dict
+from grpc_bearer._base.interrupts import is_interrupt
+from grpc_bearer._base.token import CallContext
+from grpc_bearer._base.user_code import hint, of_call
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenRejectedError
-from grpc_bearer.sources._foreign import hint
 
 #: A mapping of JSON values, functions of the call and `PerToken`; or a function of the call that gives such a mapping.
 GivenMembers: TypeAlias = Mapping[str, object] | Callable[[CallContext], Mapping[str, object]]

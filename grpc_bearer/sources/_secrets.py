@@ -6,8 +6,8 @@ from collections.abc import Callable
 from os import PathLike
 from typing import TypeAlias
 
-from grpc_bearer._given import checked_text, refuse_file_name
-from grpc_bearer._token import Secret
+from grpc_bearer._base.arguments import checked_text, refuse_file_name
+from grpc_bearer._base.token import Secret
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._files import checked_path, read_text
 

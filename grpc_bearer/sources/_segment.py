@@ -5,7 +5,7 @@ from __future__ import annotations
 from binascii import b2a_base64
 from collections.abc import Callable
 
-from grpc_bearer._token import CallContext
+from grpc_bearer._base.token import CallContext
 from grpc_bearer.sources._members import Members
 
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")

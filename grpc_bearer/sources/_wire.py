@@ -25,8 +25,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ProtocolError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from grpc_bearer._clock import SYSTEM_CLOCK
-from grpc_bearer.sources._answer import Answer, http_date
+from grpc_bearer._base.clock import SYSTEM_CLOCK
+from grpc_bearer.sources._parse import Answer, http_date
 
 #: Stands in a reason that says little: it may be the fault of a file of certificates.
 FAILED = "failed"

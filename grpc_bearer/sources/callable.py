@@ -8,13 +8,13 @@ from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
 from dataclasses import replace
 
-from grpc_bearer._given import checked_seconds
-from grpc_bearer._token import CallContext, Token, TokenFunction
+from grpc_bearer._base.arguments import checked_seconds
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token, TokenFunction
+from grpc_bearer._base.user_code import called, name_of, nobody
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
-from grpc_bearer.sources._answer import jwt_expiry, made_token
-from grpc_bearer.sources._base import Source
-from grpc_bearer.sources._foreign import called, name_of, nobody
 from grpc_bearer.sources._loop import awaited, background_loop, runs_here
+from grpc_bearer.sources._parse import jwt_expiry, made_token
 
 __all__ = ["CallableSource"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from os import PathLike
 
-from grpc_bearer._given import checked_flag, checked_seconds
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._base.arguments import checked_flag, checked_seconds
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
-from grpc_bearer.sources._answer import field_of, json_document, jwt_expiry, made_token
-from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._files import checked_path, read_text
+from grpc_bearer.sources._parse import field_of, json_document, jwt_expiry, made_token
 
 __all__ = ["FileSource"]
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
-from grpc_bearer._given import checked_text
-from grpc_bearer._token import CallContext, Shared, Token, fingerprint, secrets_may_travel
+from grpc_bearer._base.arguments import checked_text
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Shared, Token, fingerprint, secrets_may_travel
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -20,9 +21,8 @@ from grpc_bearer.errors import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.sources._answer import jwt_expiry, made_token
-from grpc_bearer.sources._base import Source
 from grpc_bearer.sources._http import NEEDS
+from grpc_bearer.sources._parse import jwt_expiry, made_token
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials

@@ -11,11 +11,15 @@ from os import PathLike
 from secrets import token_hex
 from urllib.parse import urlencode
 
-from grpc_bearer._given import as_dict, checked_seconds, checked_text, refuse_file_name
-from grpc_bearer._identity import Identity, strong_secret
-from grpc_bearer._token import CallContext, Secret, Token
+from grpc_bearer._base.arguments import as_dict, checked_seconds, checked_text, refuse_file_name
+from grpc_bearer._base.identity import Identity, strong_secret
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Secret, Token
+from grpc_bearer._base.user_code import called
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenError, TokenFormatError
-from grpc_bearer.sources._answer import (
+from grpc_bearer.sources._files import checked_path
+from grpc_bearer.sources._http import MAX_BYTES, NEEDS, TIMEOUT, Endpoint, carried, checked_headers
+from grpc_bearer.sources._parse import (
     CREDENTIAL_REFUSED,
     Answer,
     decoded_text,
@@ -28,10 +32,6 @@ from grpc_bearer.sources._answer import (
     raw_token,
     refusal,
 )
-from grpc_bearer.sources._base import Source
-from grpc_bearer.sources._files import checked_path
-from grpc_bearer.sources._foreign import called
-from grpc_bearer.sources._http import MAX_BYTES, NEEDS, TIMEOUT, Endpoint, carried, checked_headers
 from grpc_bearer.sources._secrets import FileSecret, Plain, SecretLike, composed, given_secret, given_text, revealed
 
 __all__ = ["HTTPTokenSource"]

@@ -8,18 +8,18 @@ from collections.abc import Hashable
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from grpc_bearer._given import checked_flag, is_number
-from grpc_bearer._identity import Identity
-from grpc_bearer._signing import load_signer
-from grpc_bearer._token import CallContext, Token, fingerprint, made_token
+from grpc_bearer._base.arguments import checked_flag, is_number
+from grpc_bearer._base.identity import Identity
+from grpc_bearer._base.signing import load_signer
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token, fingerprint, made_token
+from grpc_bearer._base.user_code import nobody
 from grpc_bearer.errors import ConfigurationError
-from grpc_bearer.sources._base import Source
-from grpc_bearer.sources._foreign import nobody
 from grpc_bearer.sources._members import GivenMembers, Members, PerToken, nonce, to_json
 from grpc_bearer.sources._segment import Segment, base64url
 
 if TYPE_CHECKING:
-    from grpc_bearer._signing import KeyLike
+    from grpc_bearer._base.signing import KeyLike
 
 __all__ = ["JWTSource", "PerToken", "nonce"]
 

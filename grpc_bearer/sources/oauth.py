@@ -9,12 +9,15 @@ from os import PathLike
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote_plus, urlencode
 
-from grpc_bearer._given import as_dict, checked_seconds, checked_text, text_problem
-from grpc_bearer._identity import Identity, is_strong
-from grpc_bearer._skew import suspects
-from grpc_bearer._token import CallContext, Secret, Token
+from grpc_bearer._base.arguments import as_dict, checked_seconds, checked_text, text_problem
+from grpc_bearer._base.clock_skew import suspects
+from grpc_bearer._base.identity import Identity, is_strong
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Secret, Token
+from grpc_bearer._base.user_code import called
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenError, TokenFormatError, TokenUnavailableError
-from grpc_bearer.sources._answer import (
+from grpc_bearer.sources._http import MAX_BYTES, NEEDS, TIMEOUT, Endpoint, File
+from grpc_bearer.sources._parse import (
     CREDENTIAL_REFUSED,
     SUCCESS,
     Answer,
@@ -28,13 +31,10 @@ from grpc_bearer.sources._answer import (
     made_token,
     oauth_refusal,
 )
-from grpc_bearer.sources._base import Source
-from grpc_bearer.sources._foreign import called
-from grpc_bearer.sources._http import MAX_BYTES, NEEDS, TIMEOUT, Endpoint, File
 from grpc_bearer.sources._secrets import SecretLike, given_secret, given_text, is_fixed, revealed
 
 if TYPE_CHECKING:
-    from grpc_bearer._signing import KeyLike
+    from grpc_bearer._base.signing import KeyLike
 
 __all__ = ["ClientCredentialsSource"]
 

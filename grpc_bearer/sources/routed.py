@@ -6,10 +6,10 @@ import re
 from collections.abc import Hashable, Mapping
 from fnmatch import translate
 
-from grpc_bearer._given import as_dict
-from grpc_bearer._token import CallContext, Token
+from grpc_bearer._base.arguments import as_dict
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer.errors import ConfigurationError, TokenRejectedError
-from grpc_bearer.sources._base import Source
 
 __all__ = ["RoutedSource"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grpc_bearer._given import refuse_file_name
-from grpc_bearer._token import CallContext, Secret, Token
+from grpc_bearer._base.arguments import refuse_file_name
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
-from grpc_bearer.sources._base import Source
 
 __all__ = ["StaticSource"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from grpc_bearer._given import checked_flag
+from grpc_bearer._base.arguments import checked_flag
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
-from grpc_bearer._clock import Clock
-from grpc_bearer._given import checked_flag
+from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.clock import Clock
 from grpc_bearer.testing._ledger import Attempt, Ledger
 from grpc_bearer.testing._script import Delay, Fault, Refuse, Script
 from grpc_bearer.testing._verifiers import Refusal, Verdict, Verifier

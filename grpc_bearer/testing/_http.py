@@ -16,8 +16,8 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from grpc_bearer._clock import Clock
-from grpc_bearer._given import checked_flag
+from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.clock import Clock
 from grpc_bearer.testing._ports import reserve_port
 
 __all__ = ["Exchange", "HTTPFault", "Listener", "Request", "Response"]

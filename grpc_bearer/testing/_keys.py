@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from grpc_bearer._given import checked_flag
+from grpc_bearer._base.arguments import checked_flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
-from grpc_bearer._clock import Clock
+from grpc_bearer._base.clock import Clock
 from grpc_bearer.testing._http import Request, Response
 from grpc_bearer.testing._verifiers import Refusal, check_parties, check_times, decode_with_pyjwt
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import grpc
 
-from grpc_bearer._clock import SYSTEM_CLOCK, Clock
-from grpc_bearer._given import checked_flag
+from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer.testing._ca import CA
 from grpc_bearer.testing._gate import Gate
 from grpc_bearer.testing._ledger import Ledger

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpc_bearer._clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer.testing._ca import CA
 from grpc_bearer.testing._keys import private_pem, throwaway_key
 from grpc_bearer.testing._probe import ProbeServer

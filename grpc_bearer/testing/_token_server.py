@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from grpc_bearer._clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer.testing._ca import CA
 from grpc_bearer.testing._http import Exchange, HTTPFault, Listener, Request, Response
 from grpc_bearer.testing._keys import throwaway_key

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import grpc
 
-from grpc_bearer._clock import SYSTEM_CLOCK, Clock
-from grpc_bearer._given import checked_flag
+from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 
 __all__ = ["Decode", "JWTVerifier", "OpaqueVerifier", "Refusal", "Verdict", "Verifier"]
 

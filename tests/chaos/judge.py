@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from chaos.faults import Window
 from chaos.kinds import REPLAYED, number_of
 from chaos.load import GRACE, Ended
-from grpc_bearer._fetching import GROWTH, PASSING
+from grpc_bearer._engine.fetch import GROWTH, PASSING
 from grpc_bearer.testing import Attempt, Exchange
 
 #: Excuses, and how many of a subject's calls may have one, as a share of all; of the first two, as a share of that

@@ -288,7 +288,7 @@ class SteppingClock:
     """The system's clock, with a wall time that somebody moves."""
 
     def __init__(self) -> None:
-        from grpc_bearer._clock import SYSTEM_CLOCK
+        from grpc_bearer._base.clock import SYSTEM_CLOCK
 
         self.offset = 0.0
         self.monotonic = SYSTEM_CLOCK.monotonic

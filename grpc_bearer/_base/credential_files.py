@@ -1,0 +1,158 @@
+"""Reading what a user was given as a credential: a file, JSON text or a mapping.
+
+Errors name file and field, never a value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from grpc_bearer._base.arguments import A_FILE_NAME, as_dict, expanded_path, names_file, text_problem
+from grpc_bearer.errors import ConfigurationError
+
+# A key or credential file is a few kilobytes; what is longer is another file, or /dev/zero.
+MAX_FILE = 256 * 1024
+
+
+def as_path(text: str, field: str) -> Path:
+    """The file that a `str` names; it must exist, for else the text may as well be a secret in the wrong place.
+
+    Raises:
+        ConfigurationError: no such file. The name is shown only if it looks like one.
+    """
+    try:
+        path = Path(text).expanduser()
+        exists = path.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or without a home
+        exists = False
+    if exists:
+        return path
+    if _looks_like_path(text):
+        raise ConfigurationError(f"{field}: no such file: {text}")
+    raise ConfigurationError(f"{field}: neither a known format nor the name of a file that exists")
+
+
+def _looks_like_path(text: str) -> bool:
+    plain = len(text) <= 255 and text.isprintable() and not set(text) & set(" {}\"'=,")
+    return plain and 2 <= len(Path(text).suffix) <= 6
+
+
+def read_file(path: os.PathLike[str] | os.PathLike[bytes], field: str) -> bytes:
+    """The whole of a small file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is too long to be a credential.
+    """
+    name = expanded_path(field, path)
+    try:
+        with open(name, "rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ConfigurationError(f"{field}: cannot read {name}: {reason}") from None
+    if len(data) > MAX_FILE:
+        raise ConfigurationError(f"{field}: {name} is over {MAX_FILE} bytes, too long for a credential")
+    return data
+
+
+def read_object(credentials: object, field: str) -> tuple[dict[str, Any], Path | None]:
+    """A JSON object out of a mapping, JSON text, or a file (an `os.PathLike`, or a `str` that names one); and the file.
+
+    Raises:
+        ConfigurationError: unreadable, not JSON, or not an object.
+    """
+    if isinstance(credentials, Mapping):
+        return as_dict(field, credentials), None
+    if isinstance(credentials, (str, bytes)) and (text := _as_text(credentials, field)).lstrip().startswith("{"):
+        return parse_object(text, field), None
+    if isinstance(credentials, str):
+        credentials = as_path(credentials, field)
+    if isinstance(credentials, os.PathLike):
+        path = Path(expanded_path(field, credentials))
+        return parse_object(_as_text(read_file(path, field), f"{field}: {path}"), f"{field}: {path}"), path
+    raise ConfigurationError(f"{field}: expected a file, a mapping or JSON text, got {type(credentials).__name__}")
+
+
+def _as_text(data: str | bytes, where: str) -> str:
+    if isinstance(data, str):
+        return data.removeprefix("\ufeff")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        problem = f"{where}: not text in UTF-8"
+    raise ConfigurationError(problem)  # outside the handler: the caught error holds the whole file
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ConfigurationError: not JSON, or another JSON value.
+    """
+    value = problem = None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        problem = f"{where}: not JSON (line {error.lineno}, column {error.colno})"
+    except (RecursionError, ValueError):
+        problem = f"{where}: not JSON"
+    if problem is not None:  # outside the handler: the caught error holds the whole text
+        raise ConfigurationError(problem)
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def checked_fields(
+    data: Mapping[str, Any],
+    fields: tuple[str, ...],
+    where: str,
+    *,
+    secrets: Collection[str] = (),
+    extra: bool = False,
+) -> dict[str, Any]:
+    """The named fields, each a `str` of one line, or a PEM, trimmed; all problems are told at once.
+
+    Args:
+        data: what was read.
+        fields: the names that must be there.
+        where: the argument, and the file if there is one.
+        secrets: those of them that may also be a path, which is given back as it is.
+        extra: whether other fields are let pass.
+
+    Raises:
+        ConfigurationError: a field is missing, unknown, empty or no `str`.
+    """
+    problems = [problem for name in fields if (problem := _field_problem(data, name, name in secrets))]
+    if not extra:
+        problems += [f"{_shown(name)}: not known here" for name in data if name not in fields]
+    if problems:
+        expected = ", ".join(fields) + ("" if extra else ", and nothing else")
+        raise ConfigurationError(f"{where}: {'; '.join(problems)} (expected {expected})")
+    return {name: value.strip() if isinstance(value := data[name], str) else value for name in fields}
+
+
+def _field_problem(data: Mapping[str, Any], name: str, secret: bool) -> str:
+    if name not in data:
+        return f"{name}: missing"
+    value = data[name]
+    if secret and isinstance(value, os.PathLike):
+        return ""
+    if not isinstance(value, str):
+        return f"{name}: expected a str, got {type(value).__name__}"
+    if not value.strip():
+        return f"{name}: empty"
+    if secret and names_file(value):
+        return f"{name}: {A_FILE_NAME}"
+    problem = "" if "-----BEGIN" in value else text_problem(value)
+    return problem and f"{name}: {problem}"
+
+
+def _shown(name: object) -> str:
+    # Someone may have swapped names and values: an unknown name is shown only if it looks like a name.
+    plain = isinstance(name, str) and len(name) <= 30 and name.isidentifier()
+    return str(name) if plain else "a field whose name is not shown"

@@ -1,0 +1,1 @@
+"""How a token reaches a call, and what becomes of a call that was refused."""

@@ -1,0 +1,285 @@
+"""The attempts of an asyncio call: the next one begins in the done-callback of the one before.
+
+The twin of `sync_attempts`, on the event loop and so without locks; no task waits for the next attempt. Here too few
+calls need more than the first attempt, and only for those the history is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from grpc_bearer._base.grpc_private import if_interceptors_raise, is_response, let_status_come
+from grpc_bearer._calls import fork
+from grpc_bearer._calls.aio_errors import (
+    Broken,
+    Ended,
+    aio_error,
+    deadline_exceeded,
+    failure_of,
+    local_end,
+    locally_cancelled,
+    result_of,
+)
+from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
+from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
+from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, Trial
+from grpc_bearer._calls.failure import blame
+from grpc_bearer._engine.engine import Lease
+from grpc_bearer.errors import GrpcBearerError
+
+_LOGGER = logging.getLogger("grpc_bearer")
+
+# What grpc.aio puts in the place of a status when a write fails because the call is ending; the server's own follows.
+_PLACEHOLDER = "Internal error from Core"
+# Nobody tells when it does, so it is asked for: first after, and at the longest for, so many seconds. Core has the
+# status by then, unless it is making the call again on another connection by itself: of that grpc.aio never hears.
+_FIRST_LOOK, _PATIENCE = 0.001, 0.5
+
+
+class AioAttempts:
+    """The attempts of one call, of whatever kind.
+
+    Args:
+        begun: makes the history of the call, for those that come to have one.
+        replay: the requests, if they are a stream.
+        inner: the first attempt; `None`, if it has to wait for its token.
+        carrier: what carries its token, or `WAIT`.
+    """
+
+    _inner: Any = None  # the attempt at hand; None between attempts
+    _carrier: Carrier = None
+    _final = False  # the attempt at hand is the one that counts
+    _seen = False  # headers or a message of the answer have reached the user
+    _cancelled = False
+    _history: Trial | None = None
+    _task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
+    _pause: asyncio.TimerHandle | None = None  # between two attempts
+    _callbacks: tuple[Callable[[Any], None], ...] = ()
+    _waiters: tuple[asyncio.Future[None], ...] = ()
+
+    def __init__(
+        self, begun: Callable[[], Trial], replay: AsyncReplayBuffer | None, inner: Any, carrier: Carrier
+    ) -> None:
+        self._begun = begun
+        self._replay = replay
+        if carrier is WAIT:
+            self._await_token()
+        else:
+            self._inner, self._carrier = inner, carrier
+            self._watch(inner)
+
+    @property
+    def _trial(self) -> Trial:
+        """The history of the call."""
+        if self._history is None:
+            self._history = self._begun()
+        return self._history
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    def outcome(self) -> Any:
+        """The attempt that counts, once it is known."""
+        return self._inner if self._final else None
+
+    def _advance(self) -> None:
+        """Make the next attempt."""
+        if self._final:
+            return
+        metadata, credentials, carrier = self._trial.plan()
+        if carrier is WAIT:
+            self._await_token()
+        else:
+            self._launch(metadata, credentials, carrier)
+
+    def _launch(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
+        """Make an attempt of a call that was handed out before: what gRPC would raise has to come out of it."""
+        try:
+            inner = self._trial.attempt(metadata, credentials)
+        except aio.UsageError as error:
+            inner = local_end(grpc.StatusCode.CANCELLED, str(error))
+        except Exception as error:
+            inner = local_end(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}")
+        if asyncio.iscoroutine(inner):  # an interceptor's continuation
+            self._task = self._trial.as_caller(lambda: self._loop.create_task(inner))
+            self._task.add_done_callback(lambda task: self._take(result_of(task), carrier))
+        else:
+            self._take(inner, carrier)
+
+    def _await_token(self) -> None:
+        """Where core cannot do the waiting: begin when the token has come, or end when time is up."""
+        trial, loop = self._trial, self._loop
+        trial.route.door.waiting.add(self)
+
+        def begin(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            if self._final:
+                return
+            if lease is not None and lease.token.fingerprint != trial.avoid:
+                self._launch((*(trial.metadata or ()), *lease.metadata), trial.credentials, lease)
+            else:
+                self._show(*trial.tokenless(error))
+
+        def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
+            try:
+                loop.call_soon_threadsafe(begin, lease, error)
+            except RuntimeError:
+                _LOGGER.debug("a token came for a call whose event loop is closed")
+
+        trial.request(deliver)
+        left = trial.left()
+        if left is not None:
+            timer = loop.call_later(left, self._expire)
+            self.add_done_callback(lambda _: timer.cancel())
+
+    def _expire(self) -> None:
+        if self._inner is None:
+            self._end(Ended(deadline_exceeded()))
+
+    def has_begun(self) -> bool:
+        """Whether there is an attempt; if not, the call waits for its token, or between two attempts."""
+        return self._inner is not None
+
+    async def begun(self) -> None:
+        """Until there is one."""
+        await self._live()
+
+    def _take(self, inner: Any, carrier: Carrier) -> None:
+        """This attempt is the one at hand now, unless the call has ended meanwhile."""
+        if self._final:
+            inner.cancel()
+            return
+        self._inner, self._carrier = inner, carrier
+        self._wake()
+        self._watch(inner)
+
+    def _watch(self, inner: Any) -> None:
+        """Hear of an attempt's end."""
+        if is_response(inner):
+            self._end(inner)
+        else:
+            if self._replay is not None:
+                let_status_come(inner, self._replay.ended_in)
+            if_interceptors_raise(inner, lambda: self._settle(inner))
+            inner.add_done_callback(functools.partial(self._ended, inner))
+
+    def _ended(self, inner: Any, _: object) -> None:
+        """News of an attempt."""
+        try:
+            well = inner._cython_call.is_ok()  # what gRPC itself asks; four coroutines have to be run to learn it else
+        except AttributeError:
+            well = False
+        if well and inner is self._inner and not self._final:
+            self._end(inner)
+        else:
+            self._settle(inner)
+
+    def _settle(self, inner: Any, look_again: float = _FIRST_LOOK) -> None:
+        """Decide, once, about an attempt that has ended: it counts, or another is made."""
+        if inner is not self._inner or self._final:
+            return
+        try:
+            cancelled = locally_cancelled(inner)
+            failure = None if cancelled else failure_of(inner)
+        except Exception as error:
+            self._end(Broken(error))
+            return
+        if failure is None:
+            cause = self._carrier.error if isinstance(self._carrier, Attempt) and cancelled else None
+            if cause is None or self._cancelled:
+                self._end(inner)
+            else:  # grpc.aio cancels a call itself whose requests it cannot send
+                self._show(None, cause.fresh())
+            return
+        if failure.details == _PLACEHOLDER:
+            if self._make_way(inner):
+                look_again = _FIRST_LOOK
+            if look_again < _PATIENCE:
+                self._loop.call_later(look_again, self._settle, inner, 2 * look_again)
+                return
+            self._lost()
+        replayable = not self._seen and (self._replay is None or self._replay.rewind())
+        obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
+        # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
+        delay = self._trial.after(Ended(failure.error), self._carrier, failure, obstacle=obstacle)
+        self._trial.tell()
+        if delay is None:
+            found = self._trial.cause(self._carrier, failure)
+            self._end(Ended(failure.error)) if found is None else self._show(*found)
+            return
+        self._inner = None
+        self._retire()
+        if delay > 0:
+            self._pause = self._loop.call_later(delay, self._advance)
+        else:
+            self._advance()
+
+    def _lost(self) -> None:
+        """The status of the attempt at hand does not come any more."""
+
+    def _make_way(self, inner: Any) -> bool:
+        """Let the status of an attempt come through that shows only the placeholder for it; whether it is coming."""
+        return False
+
+    def _show(self, call: Ended | None, cause: GrpcBearerError) -> None:
+        if call is None:
+            self._end(Ended(aio_error(cause)))
+        else:
+            blame(call.error, cause)
+            self._end(call)
+
+    def _end(self, shown: Any) -> None:
+        self._inner, self._final = shown, True
+        if type(self._carrier) is not Lease:  # a lease asks for nothing
+            self._retire()
+        if self._task is not None:
+            self._task.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
+        callbacks, self._callbacks = self._callbacks, ()
+        if self._replay is not None:
+            self._replay.stop()
+        if self._waiters or self._replay is not None:
+            self._wake()
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:  # the next one is called all the same
+                _LOGGER.exception("Exception in callback %r", callback)
+
+    def _retire(self) -> None:
+        if isinstance(self._carrier, Attempt):
+            self._carrier.retire()
+            fork.forget(self._carrier)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self._final:
+            callback(self)
+        else:
+            self._callbacks = (*self._callbacks, callback)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, ()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._replay is not None:
+            self._replay.wake()
+
+    async def _change(self) -> None:
+        """Until another attempt is at hand, or this one is known to count."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters = (*self._waiters, waiter)
+        await waiter
+
+    async def _live(self) -> Any:
+        while self._inner is None:
+            await self._change()
+        return self._inner

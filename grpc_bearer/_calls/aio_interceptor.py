@@ -1,0 +1,186 @@
+"""The asyncio interceptors: four objects, since `grpc.aio` takes each object for one kind of call only.
+
+As in the sync one: where gRPC's own channel is behind it, with nobody in between, the token goes as metadata once core
+has proved it, and everywhere else through core.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from grpc import aio
+
+from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
+from grpc_bearer._base.grpc_private import aio_channel_behind
+from grpc_bearer._calls.aio_call import AioCall
+from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from grpc_bearer._calls.aio_errors import Ended, refused
+from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
+from grpc_bearer._calls.attach_token import WAIT, Door, Route, materialised
+from grpc_bearer._calls.attempt_history import Trial
+from grpc_bearer._calls.channel_security import door_to, unproved
+from grpc_bearer._calls.replay import UNKNOWN, serialise, snapshot
+from grpc_bearer._calls.retry_policy import DEFAULT, UNKEPT, RetryPolicy, checked_policy
+from grpc_bearer._calls.sync_interceptor import changed
+
+Continuation = Callable[[Any, Any], Awaitable[Any]]
+
+
+class Doors:
+    """A door for each of core's channels that our interceptors were found on.
+
+    Such a channel takes no weak reference, so it is held until it is closed and another one comes.
+    """
+
+    def __init__(self, auth: BearerAuth, policy: RetryPolicy | None, *, allow_plaintext: bool) -> None:
+        self._auth = auth
+        self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
+        self.unknown = Door(auth, None, **self._how)  # what is behind it is not known, so it is never proved
+        self._known: dict[int, tuple[Any, Door]] = {}
+
+    def behind(self, continuation: Any) -> Door:
+        channel = aio_channel_behind(continuation)
+        if channel is None:
+            return self.unknown
+        held = self._known.get(id(channel))
+        if held is None:
+            self._known = {number: each for number, each in self._known.items() if not each[0].closed()}
+            held = self._known[id(channel)] = channel, door_to(channel, self._auth, **self._how)
+        return held[1]
+
+
+class OneDoor:
+    """The door of a channel of ours, for the interceptor that stands innermost on it.
+
+    Args:
+        door: the door.
+        channel: core's channel that it leads to.
+    """
+
+    def __init__(self, door: Door, channel: Any) -> None:
+        self._door = door
+        self._channel = channel
+        self.unknown = unproved(door)
+
+    def behind(self, continuation: Any) -> Door:
+        return self._door if aio_channel_behind(continuation) is self._channel else self.unknown
+
+
+class Interceptor:
+    """What the four kinds share.
+
+    Args:
+        doors: tells the door behind a call.
+        serializer: of requests, where the continuation takes what `replay.serialise` gives.
+    """
+
+    _call: type[AioCall]
+
+    def __init__(self, doors: Doors | OneDoor, serializer: Any = UNKNOWN) -> None:
+        self._doors = doors
+        self._serializer = serializer
+
+    async def _intercept(
+        self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
+    ) -> Any:
+        metadata, timeout, credentials = materialised(details.metadata), details.timeout, details.credentials
+        sent, carried, carrier = route.plan(metadata, credentials, details.wait_for_ready)
+
+        def make(left: float | None, sent: Any, credentials: Any) -> Awaitable[Any]:
+            fresh = sent if sent is None else aio.Metadata(*sent)  # interceptors after us expect one, and may change it
+            requests = request if replay is None else replay.reader()
+            return continuation(changed(details, timeout=left, metadata=fresh, credentials=credentials), requests)
+
+        if carrier is None:
+            if replay is not None:
+                replay.release()
+            return await make(timeout, sent, carried)
+        began = time.monotonic()
+        begun = functools.partial(
+            Trial,
+            route,
+            make,
+            metadata,
+            credentials,
+            details.wait_for_ready,
+            None if timeout is None else began + timeout,
+            began,
+            contextvars.copy_context(),
+        )
+        if carrier is WAIT:
+            return self._call(begun, replay, None, carrier)
+        try:
+            inner = await make(timeout, sent, carried)
+        except aio.UsageError as error:
+            inner = refused(carrier, error)
+        except aio.AioRpcError as error:  # of an interceptor that has awaited the call
+            inner = Ended(error)
+        return self._call(begun, replay, inner, carrier)
+
+    def _route(self, continuation: Any, details: Any) -> Route:
+        return self._doors.behind(continuation).route(details.method)
+
+    # The names of arguments are gRPC's.
+    async def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        route = self._route(continuation, client_call_details)
+        if self._serializer is not UNKNOWN:
+            request = serialise(self._serializer, request)
+        elif route.policy is not None:
+            request = snapshot(request)
+        return await self._intercept(continuation, client_call_details, route, request)
+
+    async def _intercept_many(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        route = self._route(continuation, client_call_details)
+        if self._serializer is UNKNOWN:
+            replay = unkept(request_iterator)
+        else:
+            policy = route.policy or UNKEPT
+            replay = AsyncReplayBuffer(request_iterator, self._serializer, policy.replay_messages, policy.replay_bytes)
+        return await self._intercept(continuation, client_call_details, route, request_iterator, replay)
+
+
+class _UnaryUnary(Interceptor, aio.UnaryUnaryClientInterceptor):
+    _call = UnaryUnaryCall
+    intercept_unary_unary = Interceptor._intercept_one
+
+
+class _UnaryStream(Interceptor, aio.UnaryStreamClientInterceptor):
+    _call = UnaryStreamCall
+    intercept_unary_stream = Interceptor._intercept_one
+
+
+class _StreamUnary(Interceptor, aio.StreamUnaryClientInterceptor):
+    _call = StreamUnaryCall
+    intercept_stream_unary = Interceptor._intercept_many
+
+
+class _StreamStream(Interceptor, aio.StreamStreamClientInterceptor):
+    _call = StreamStreamCall
+    intercept_stream_stream = Interceptor._intercept_many
+
+
+#: gRPC's own kinds of multicallable, and our interceptor for each.
+KINDS: dict[type, type[Interceptor]] = {
+    aio.UnaryUnaryMultiCallable: _UnaryUnary,
+    aio.UnaryStreamMultiCallable: _UnaryStream,
+    aio.StreamUnaryMultiCallable: _StreamUnary,
+    aio.StreamStreamMultiCallable: _StreamStream,
+}
+
+
+def interceptors(
+    auth: AuthLike, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+) -> list[aio.ClientInterceptor]:
+    """Four interceptors for `grpc.aio.secure_channel(interceptors=...)`, one for each kind of call.
+
+    Args:
+        auth: as for `grpc_bearer.secure_channel`.
+        retry: likewise; request streams are never sent again here, since their serializer is the channel's own.
+        allow_plaintext: tokens may travel in the clear on the channels they are used on.
+    """
+    doors = Doors(as_auth(auth), checked_policy(retry), allow_plaintext=allow_plaintext)
+    return [_UnaryUnary(doors), _UnaryStream(doors), _StreamUnary(doors), _StreamStream(doors)]

@@ -1,0 +1,210 @@
+"""The asyncio multicallables: gRPC's own, with a token on every call."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from grpc_bearer._base.grpc_private import below, is_grpcs
+from grpc_bearer._calls.aio_call import AioCall
+from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from grpc_bearer._calls.aio_errors import channel_closed, refused
+from grpc_bearer._calls.aio_interceptor import KINDS as INTERCEPTORS
+from grpc_bearer._calls.aio_interceptor import Interceptor, OneDoor
+from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
+from grpc_bearer._calls.attach_token import WAIT, materialised
+from grpc_bearer._calls.methods import MultiCallable, history
+from grpc_bearer._calls.replay import Once
+from grpc_bearer._engine.engine import Lease
+
+# Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
+
+
+class _AioMultiCallable(MultiCallable):
+    _call: type[AioCall]
+    _buffer = AsyncReplayBuffer
+    _made: tuple[Lease | None, Any] = (None, None)
+    _interceptor: type[Interceptor]
+    _through: tuple[Sequence[Any], Any] = ((), None)
+
+    def __init__(self, inner: Any, *rest: Any) -> None:
+        super().__init__(inner, *rest)
+        self._is_grpcs = is_grpcs(inner)
+
+    def _below_users(self) -> Any:
+        """gRPC's own multicallable with the user's interceptors, and ours after them.
+
+        So they see messages and calls as they would without us, and never the token; and nobody is between us and core.
+        """
+        users = self._inner._interceptors
+        known, through = self._through
+        if known != users:
+            ours = self._interceptor(OneDoor(self._route.door, self._inner._channel), self._serializer)
+            self._through = list(users), (through := below(self._inner, [*users, ours]))
+        return through
+
+    def _held(self, request: Any) -> tuple[Any, Any]:
+        """What is kept of a request, and of requests."""
+        return self._kept_one(request), None
+
+    def _open(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Begin a call."""
+        route, call, began = self._route, self._inner, time.monotonic()
+        if self._is_grpcs and call._interceptors:
+            return self._below_users()(
+                request,
+                timeout=timeout,
+                metadata=metadata,
+                credentials=credentials,
+                wait_for_ready=wait_for_ready,
+                compression=compression,
+            )
+        one, replay = self._held(request)
+        carrier: Any = None
+        if metadata is None and credentials is None and not wait_for_ready:
+            carrier = route.at_hand()
+        if carrier is not None:
+            sent, carried = (self._made[1] if carrier is self._made[0] else self._metadata_of(carrier)), None
+        else:
+            metadata = materialised(metadata)
+            sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
+        inner = None
+        if carrier is not WAIT:
+            plain = carrier is None or (route.policy is None and type(carrier) is Lease)
+            plain = plain and replay is None
+            if carrier is None and replay is not None:
+                replay.release()  # the caller's own token: the call is not made again
+            try:
+                inner = call(
+                    one if replay is None else replay.reader(),
+                    timeout=timeout,
+                    metadata=sent,
+                    credentials=carried,
+                    wait_for_ready=wait_for_ready,
+                    compression=compression,
+                )
+            except aio.UsageError as error:
+                inner = refused(carrier, error)
+            if plain:
+                return inner
+        elif route.door.closing or channel_closed(call):
+            raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
+        begun = functools.partial(
+            history,
+            route,
+            call,
+            one,
+            replay,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
+            began,
+            contextvars.copy_context(),
+        )
+        return self._call(begun, replay, inner, carrier)
+
+    def _metadata_of(self, lease: Lease) -> Any:
+        """What grpc.aio would make anew for each call."""
+        made = aio.Metadata(*lease.metadata)
+        self._made = lease, made
+        return made
+
+
+class _StreamRequests(_AioMultiCallable):
+    def _held(self, request: Any) -> tuple[Any, Any]:
+        return None, self._many(request)
+
+    def _many(self, requests: Any) -> Any:
+        replay = super()._many(requests)
+        return unkept(requests) if isinstance(replay, Once) else replay
+
+
+class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    _call = UnaryUnaryCall
+    _interceptor = INTERCEPTORS[aio.UnaryUnaryMultiCallable]
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class _UnaryStream(_AioMultiCallable, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    _call = UnaryStreamCall
+    _interceptor = INTERCEPTORS[aio.UnaryStreamMultiCallable]
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class _StreamUnary(_StreamRequests, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    _call = StreamUnaryCall
+    _interceptor = INTERCEPTORS[aio.StreamUnaryMultiCallable]
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class _StreamStream(_StreamRequests, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    _call = StreamStreamCall
+    _interceptor = INTERCEPTORS[aio.StreamStreamMultiCallable]
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+#: gRPC's own kinds of multicallable, and ours around them.
+KINDS: dict[type, type[MultiCallable]] = {
+    aio.UnaryUnaryMultiCallable: _UnaryUnary,
+    aio.UnaryStreamMultiCallable: _UnaryStream,
+    aio.StreamUnaryMultiCallable: _StreamUnary,
+    aio.StreamStreamMultiCallable: _StreamStream,
+}

@@ -1,0 +1,184 @@
+"""What our channels and multicallables share, sync and asyncio: how a method is wrapped and a call is begun."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+
+from grpc_bearer._calls.around import Around
+from grpc_bearer._calls.attach_token import Door, Route
+from grpc_bearer._calls.attempt_history import Trial
+from grpc_bearer._calls.channel_security import leads_on
+from grpc_bearer._calls.replay import UNKNOWN, Once, passing, serialise, snapshot
+from grpc_bearer.errors import ConfigurationError
+
+
+class MultiCallable(Around):
+    """One method of a channel.
+
+    Args:
+        inner: gRPC's own multicallable.
+        route: the method.
+        serializer: what a request is kept as, to be sent again: its bytes, where `inner` takes what `replay.serialise`
+            gives; a copy, where somebody below us wants messages. Not given: request streams are not kept.
+    """
+
+    _buffer: Any  # the class that keeps a request stream
+    _one: Callable[[Any], Any]
+    _kept_one: Callable[[Any], Any]
+
+    def __init__(self, inner: Any, route: Route, serializer: Any = UNKNOWN) -> None:
+        self._inner = inner
+        self._route = route
+        self._serializer = serializer
+        # The request, for a call that lasts as long as the caller waits for it; and for one that goes on after it was
+        # handed out, for which it is kept as it is now: what the caller does to it then is theirs.
+        if serializer is not UNKNOWN:
+            self._one = self._kept_one = functools.partial(serialise, serializer)
+        else:
+            self._one = _same
+            self._kept_one = _same if route.policy is None else snapshot
+
+    def _many(self, requests: Any) -> Any:
+        policy = self._route.policy
+        if self._serializer is UNKNOWN or policy is None:
+            return Once(requests)
+        return self._buffer(requests, self._serializer, policy.replay_messages, policy.replay_bytes)
+
+
+def _same(request: Any) -> Any:
+    return request
+
+
+def history(
+    route: Route,
+    call: Callable[..., Any],
+    request: Any,
+    replay: Any,
+    timeout: float | None,
+    metadata: Any,
+    credentials: grpc.CallCredentials | None,
+    wait_for_ready: bool | None,
+    compression: grpc.Compression | None,
+    began: float,
+    caller: contextvars.Context | None = None,
+) -> Trial:
+    """The history of a call, from what its first attempt was made with.
+
+    Args:
+        route: the method.
+        call: of gRPC's own multicallable: makes an attempt.
+        request: the request, if it is one.
+        replay: the requests, if they are a stream.
+        timeout: as gRPC takes it; and so on.
+        metadata: the caller's own, materialised.
+        credentials: the caller's own.
+        wait_for_ready: as gRPC takes it.
+        compression: likewise.
+        began: when the first attempt was made, in `time.monotonic()` seconds.
+        caller: the caller's context variables, for a call that goes on after it was handed out.
+    """
+    make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
+    deadline = None if timeout is None else began + timeout
+    return Trial(route, make, metadata, credentials, wait_for_ready, deadline, began, caller)
+
+
+def _make(
+    call: Callable[..., Any],
+    request: Any,
+    replay: Any,
+    wait_for_ready: bool | None,
+    compression: grpc.Compression | None,
+    left: float | None,
+    metadata: Any,
+    credentials: grpc.CallCredentials | None,
+) -> Any:
+    return call(
+        request if replay is None else replay.reader(),
+        timeout=left,
+        metadata=metadata,
+        credentials=credentials,
+        wait_for_ready=wait_for_ready,
+        compression=compression,
+    )
+
+
+class Methods(Around):
+    """The four factory methods of a channel, and everything that is the wrapped channel's own.
+
+    Some reach for what gRPC does not promise, such as the interceptors of an asyncio channel.
+    """
+
+    _kinds: Mapping[type, Callable[..., Any]]
+
+    def __init__(self, channel: Any, door: Door) -> None:
+        self._inner = channel
+        self._door = door
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = self._inner.unary_unary
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = self._inner.unary_stream
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = self._inner.stream_unary
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = self._inner.stream_stream
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    def _method(
+        self, make: Callable[..., Any], method: str, serializer: Any, deserializer: Any, registered: bool | None
+    ) -> Any:
+        # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
+        extra = {"_registered_method": True} if registered else {}
+        # To send a request again as it was, it has to be serialised here, once; or copied, if others are to read it.
+        as_bytes = self._door.direct and Route(self._door, method).policy is not None
+        made = make(method, passing(serializer) if as_bytes else serializer, deserializer, **extra)
+        door = leads_on(self._door, made, self._inner)
+        route = Route(door, method)
+        if route.policy is None:
+            return wrapped(self._kinds, made, route)
+        if as_bytes and not door.direct:
+            made = make(method, serializer, deserializer, **extra)
+        return wrapped(self._kinds, made, route, serializer if door.direct else snapshot)
+
+
+def wrapped(kinds: Mapping[type, Callable[..., Any]], inner: Any, *rest: Any) -> Any:
+    """Our multicallable around gRPC's, of the same kind."""
+    for kind, ours in kinds.items():
+        if isinstance(inner, kind):
+            return ours(inner, *rest)
+    raise ConfigurationError(f"channel: it made a {type(inner).__name__}, which is none of gRPC's multicallables")

@@ -1,0 +1,145 @@
+"""The sync interceptor.
+
+It learns with each call what is behind it. Where that is gRPC's own channel, with nobody in between, and core has run
+our plugin on it through an interceptor once, the token goes as metadata; everywhere else, through core.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import grpc
+
+from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
+from grpc_bearer._base.grpc_private import is_blocking, sync_channel_behind
+from grpc_bearer._base.not_credentials import NotCredentials
+from grpc_bearer._calls.around import Around
+from grpc_bearer._calls.attach_token import WAIT, Door, Route, materialised
+from grpc_bearer._calls.attempt_history import Trial
+from grpc_bearer._calls.channel_security import door_to
+from grpc_bearer._calls.replay import Once, snapshot
+from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
+from grpc_bearer._calls.sync_call import SyncCall
+from grpc_bearer._calls.sync_iterator_call import whole
+
+Continuation = Callable[[Any, Any], Any]
+
+
+def changed(details: Any, **changes: Any) -> Any:
+    """Call details with some fields changed and all others kept, also those of later gRPC versions."""
+    replace = getattr(details, "_replace", None)
+    if replace is not None:
+        return replace(**changes)
+    return _Details(details, changes)
+
+
+class _Details(Around, grpc.ClientCallDetails):
+    def __init__(self, details: Any, changes: dict[str, Any]) -> None:
+        self._inner = details
+        self.__dict__.update(changes)
+
+
+class BearerInterceptor(
+    grpc.AuthMetadataPlugin,
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """A client interceptor of all four kinds, and an `AuthMetadataPlugin`.
+
+    Make one with `grpc_bearer.interceptor(auth)`.
+
+    >>> import grpc_bearer
+    >>> channel = grpc.secure_channel("localhost:1", grpc.ssl_channel_credentials())
+    >>> channel = grpc.intercept_channel(channel, grpc_bearer.interceptor("s3cret"))
+    """
+
+    _credentials: Any = NotCredentials()
+
+    def __init__(self, auth: BearerAuth, policy: RetryPolicy | None, allow_plaintext: bool) -> None:
+        self._auth = auth
+        self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
+        self._door = self._intercepting(Door(auth, None, **self._how))  # of what is not known; never proved
+        self._doors: WeakKeyDictionary[Any, Door] = WeakKeyDictionary()
+
+    def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+        self._auth(context, callback)
+
+    def _door_behind(self, continuation: Any) -> Door:
+        channel = sync_channel_behind(continuation)
+        if channel is None:
+            return self._door
+        # Of two threads that make one at once, the first one's counts.
+        return self._doors.get(channel) or self._doors.setdefault(
+            channel, self._intercepting(door_to(channel, self._auth, **self._how))
+        )
+
+    def _intercepting(self, door: Door) -> Door:
+        door.intercepts = True
+        return door
+
+    def _intercept(
+        self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
+    ) -> Any:
+        metadata, timeout = materialised(details.metadata), details.timeout
+        wait_for_ready = getattr(details, "wait_for_ready", None)
+        credentials = getattr(details, "credentials", None)
+        sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
+
+        def make(left: float | None, sent: Any, credentials: Any) -> Any:
+            return whole(continuation(changed(details, timeout=left, metadata=sent, credentials=credentials), request))
+
+        if carrier is None:
+            return make(timeout, sent, carried)
+        began = time.monotonic()
+        inner = None
+        if carrier is not WAIT:
+            inner = make(timeout, sent, carried)
+            # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
+            if inner.done() and not isinstance(inner, grpc.RpcError):
+                return inner
+        deadline = None if timeout is None else began + timeout
+        begun = functools.partial(
+            Trial, route, make, metadata, credentials, wait_for_ready, deadline, began, contextvars.copy_context()
+        )
+        call = SyncCall(begun, replay, inner, carrier)
+        return call.outcome() or call
+
+    # The names of arguments are gRPC's.
+    def _intercept_one(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
+        route = self._door_behind(continuation).route(client_call_details.method)
+        # A call that is handed out goes on while the caller does what they want with the request.
+        if route.policy is not None and not is_blocking(continuation):
+            request = snapshot(request)
+        return self._intercept(continuation, client_call_details, route, request)
+
+    def _intercept_many(self, continuation: Continuation, client_call_details: Any, request_iterator: Any) -> Any:
+        route = self._door_behind(continuation).route(client_call_details.method)
+        return self._intercept(continuation, client_call_details, route, request_iterator, Once(request_iterator))
+
+    intercept_unary_unary = _intercept_one
+    intercept_unary_stream = _intercept_one
+    intercept_stream_unary = _intercept_many
+    intercept_stream_stream = _intercept_many
+
+    def __repr__(self) -> str:
+        return f"BearerInterceptor({self._auth!r})"
+
+
+def interceptor(
+    auth: AuthLike, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+) -> BearerInterceptor:
+    """A `BearerInterceptor` for `grpc.intercept_channel`.
+
+    Args:
+        auth: as for `secure_channel`.
+        retry: likewise; request streams are never sent again here, since their serializer is the channel's own.
+        allow_plaintext: tokens may travel in the clear on the channels it is used on.
+    """
+    return BearerInterceptor(as_auth(auth), checked_policy(retry), allow_plaintext)

@@ -1,0 +1,316 @@
+"""The sync multicallables: gRPC's own, with a token on every call."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from grpc_bearer._calls.attach_token import WAIT, materialised
+from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, Trial
+from grpc_bearer._calls.methods import MultiCallable, history
+from grpc_bearer._calls.replay import ReplayBuffer
+from grpc_bearer._calls.sync_call import SyncCall
+from grpc_bearer._calls.sync_errors import concluded, deadline_exceeded, failure_of, tokenless
+from grpc_bearer._calls.sync_iterator_call import whole_streams
+from grpc_bearer._engine.engine import Lease
+from grpc_bearer.errors import GrpcBearerError
+
+# Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
+
+
+class _SyncMultiCallable(MultiCallable):
+    _buffer = ReplayBuffer
+
+    def _blocking(
+        self,
+        call: Callable[..., Any],
+        request: Any,
+        replay: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Make a call and wait for its end."""
+        metadata = materialised(metadata)
+        began = time.monotonic()
+        sent, carried, carrier = self._route.plan(metadata, credentials, wait_for_ready)
+        if type(carrier) is not Lease:  # exact, for speed: isinstance() asks an Attempt's abstract base classes
+            self._prepare(carrier, replay)
+        failed: Any = None
+        if carrier is not WAIT:
+            try:
+                first = request if replay is None else replay.reader()
+                return call(first, timeout, sent, carried, wait_for_ready, compression)
+            except grpc.RpcError as error:
+                if carrier is None or not isinstance(error, grpc.Call):
+                    raise
+                failed = error
+        trial = history(
+            self._route, call, request, replay, timeout, metadata, credentials, wait_for_ready, compression, began
+        )
+        return _try_again(trial, carrier, failed, replay)
+
+    def _prepare(self, carrier: Any, replay: Any) -> None:
+        if carrier is not None:
+            self._route.refuse_wait()
+        elif replay is not None:
+            replay.release()
+
+    def _open(
+        self,
+        call: Callable[..., Any],
+        request: Any,
+        replay: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> Any:
+        """Begin a call that is handed out at once: a future or a stream."""
+        route, began = self._route, time.monotonic()
+        carrier: Any = None
+        if metadata is None and credentials is None and not wait_for_ready:
+            carrier = route.at_hand()
+        if carrier is not None:
+            sent, carried = carrier.metadata, None
+        else:
+            metadata = materialised(metadata)
+            sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
+        inner = None
+        if carrier is not WAIT:
+            plain = carrier is None or (route.policy is None and type(carrier) is Lease)
+            if plain and replay is not None:
+                replay.release()
+            requests = request if replay is None else replay.reader()
+            inner = call(requests, timeout, sent, carried, wait_for_ready, compression)
+            if plain:
+                return inner
+        caller = contextvars.copy_context()
+        begun = functools.partial(
+            history,
+            route,
+            call,
+            request,
+            replay,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
+            began,
+            caller,
+        )
+        return SyncCall(begun, replay, inner, carrier)
+
+
+def _try_again(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
+    """The attempts of a blocking call after its first, on the caller's own thread."""
+    try:
+        return _attempts(trial, carrier, failed, replay)
+    finally:
+        if replay is not None:
+            replay.stop()
+
+
+def _attempts(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
+    while True:
+        if failed is not None:
+            failure = failure_of(failed)
+            obstacle = "" if replay is None or replay.rewind() else SENT_OR_SEEN
+            delay = trial.after(failed, carrier, failure, obstacle=obstacle)
+            trial.tell()
+            if delay is None:
+                raise concluded(trial, carrier, failed, failure)
+            if delay > 0:
+                time.sleep(delay)
+        sent, carried, carrier = trial.plan()
+        if carrier is WAIT:
+            sent, carrier = _waited(trial)
+        try:
+            return trial.attempt(sent, carried)
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call):
+                raise
+            failed = error
+
+
+def _waited(trial: Trial) -> tuple[Any, Lease]:
+    """The caller's own thread waits for the token, where core cannot."""
+    try:
+        delivered = trial.wait()
+    except GrpcBearerError as reason:
+        delivered = None, reason
+    if delivered is None:
+        raise deadline_exceeded()
+    lease, error = delivered
+    if lease is not None and lease.token.fingerprint != trial.avoid:
+        return (*(trial.metadata or ()), *lease.metadata), lease
+    raise tokenless(trial, error)
+
+
+class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        # Nearly every call comes with nothing of its own and finds the token at hand: in as few frames as can be.
+        lease = None
+        if metadata is None and credentials is None and not wait_for_ready:
+            lease = self._route.at_hand()
+        call, request = self._inner, self._one(request)
+        if lease is None:
+            return self._blocking(call, request, None, timeout, metadata, credentials, wait_for_ready, compression)
+        began = time.monotonic()
+        try:
+            return call(request, timeout, lease.metadata, None, wait_for_ready, compression)
+        except grpc.RpcError as error:
+            if not isinstance(error, grpc.Call):
+                raise
+            failed = error
+        trial = history(self._route, call, request, None, timeout, None, None, wait_for_ready, compression, began)
+        return _try_again(trial, lease, failed, None)
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._blocking(
+            self._inner.with_call, self._one(request), None, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(
+            self._inner.future,
+            self._kept_one(request),
+            None,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
+        )
+
+
+class _Streams(_SyncMultiCallable):
+    def __init__(self, inner: Any, *rest: Any) -> None:
+        super().__init__(whole_streams(inner), *rest)
+
+
+class _UnaryStream(_Streams, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(
+            self._inner, self._kept_one(request), None, timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+
+class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    def __call__(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._blocking(
+            self._inner, None, self._many(request_iterator), timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+    def with_call(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._blocking(
+            self._inner.with_call,
+            None,
+            self._many(request_iterator),
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
+        )
+
+    def future(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(
+            self._inner.future,
+            None,
+            self._many(request_iterator),
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
+        )
+
+
+class _StreamStream(_Streams, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    def __call__(
+        self,
+        request_iterator: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(
+            self._inner, None, self._many(request_iterator), timeout, metadata, credentials, wait_for_ready, compression
+        )
+
+
+#: gRPC's own kinds of multicallable, and ours around them.
+KINDS: dict[type, type[MultiCallable]] = {
+    grpc.UnaryUnaryMultiCallable: _UnaryUnary,
+    grpc.UnaryStreamMultiCallable: _UnaryStream,
+    grpc.StreamUnaryMultiCallable: _StreamUnary,
+    grpc.StreamStreamMultiCallable: _StreamStream,
+}

@@ -1,0 +1,103 @@
+"""From the fields of one auth as they were given to the auth: what is checked, and in which words it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from grpc_bearer._auth import BearerAuth
+from grpc_bearer._base.credential_files import _shown
+from grpc_bearer._config.cache_fields import Cache, in_words_of_a_file
+from grpc_bearer._config.fields import Given, Problem
+from grpc_bearer._config.kinds import PROFILES, SOURCES, Kind
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """`; did you mean …?`, or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def kind_of(given: Given) -> tuple[str, Kind]:
+    """Its profile or kind of source, and the name of that.
+
+    Raises:
+        ConfigurationError: neither, both, or one that does not exist.
+    """
+    named = [name for name in ("profile", "source") if name in given.values]
+    if len(named) != 1:
+        problem = "profile and source: leave one of them" if named else "profile or source: missing"
+        raise ConfigurationError(
+            f"{given.where('')}: {problem} (profiles: {_list(PROFILES)}; sources: {_list(SOURCES)})"
+        )
+    known = PROFILES if named[0] == "profile" else SOURCES
+    value = given.values[named[0]]
+    if isinstance(value, str) and value in known:
+        return value, known[value]
+    text = value if isinstance(value, str) else ""
+    other, name = (SOURCES, "source") if known is PROFILES else (PROFILES, "profile")
+    hint = f'; write {name} = "{text}"' if text in other else suggestion(text, [*known])
+    raise ConfigurationError(f"{given.where(named[0])}: expected one of {_list(known)}{hint}")
+
+
+def _list(names: Mapping[str, object]) -> str:
+    return ", ".join(names)
+
+
+@dataclass(frozen=True, slots=True, eq=True, repr=False)
+class Spec:
+    """An auth that has been checked and not built yet. Two are equal if they would build the same."""
+
+    name: str
+    kind: Kind
+    values: Mapping[str, object]
+
+
+def specified(given: Given) -> Spec:
+    """Check everything that can be checked without building; all problems are told at once, a line each.
+
+    Raises:
+        ConfigurationError: names file, table, field and line as far as they are known.
+    """
+    name, kind = kind_of(given)
+    allowed = [each for known, field in kind.fields.items() for each in field.names(known)]
+    problems = [
+        f"{given.where(_shown(each))}: not known to {name}{suggestion(each, allowed)}"
+        for each in given.values
+        if each not in allowed and each not in ("profile", "source")
+    ]
+    values: dict[str, object] = {}
+    for known, field in kind.fields.items():
+        try:
+            value = field.value(known, given)
+        except Problem as problem:
+            problems.append(f"{given.where(problem.field)}: {problem.text}")
+        else:
+            if value is not None:
+                values[known] = value
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return Spec(name, kind, values)
+
+
+def built(spec: Spec, given: Given) -> BearerAuth:
+    """The auth.
+
+    Raises:
+        ConfigurationError, SigningError: what the profile or source found, with the field as it was given.
+    """
+    try:
+        opened = {name: value.opened() for name, value in spec.values.items() if isinstance(value, Cache)}
+        return spec.kind.build(**{**spec.values, **opened})
+    except GrpcBearerError as error:
+        kind, problem = type(error), str(error)
+    if "cache" in spec.values and "SharedCache(" in problem:
+        raise kind(f"{given.where('cache')}: {in_words_of_a_file(problem)}")
+    field, _, rest = problem.partition(": ")
+    used = (
+        [each for each in spec.kind.fields[field].names(field) if each in given.values] if field in spec.values else []
+    )
+    raise kind(f"{given.where(used[0])}: {rest}" if used else f"{given.where('')}: {problem}")

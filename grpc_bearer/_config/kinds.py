@@ -1,0 +1,244 @@
+"""What a configuration can name: five profiles and eight kinds of source, each with its fields, as one table."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpc_bearer import profiles
+from grpc_bearer._auth import BearerAuth, as_source
+from grpc_bearer._base.source import Source
+from grpc_bearer._base.token import CallContext
+from grpc_bearer._config import fields as f
+from grpc_bearer._config.cache_fields import cache
+from grpc_bearer._config.fields import Field
+from grpc_bearer.errors import ConfigurationError
+from grpc_bearer.sources.callable import CallableSource
+from grpc_bearer.sources.file import FileSource
+from grpc_bearer.sources.google import GoogleAuthSource
+from grpc_bearer.sources.http import HTTPTokenSource
+from grpc_bearer.sources.jwt import JWTSource, nonce
+from grpc_bearer.sources.oauth import ClientCredentialsSource
+
+_TEXT, _NUMBER, _FLAG, _PATH, _TEXTS = Field(f.text), Field(f.number), Field(f.flag), Field(f.path), Field(f.texts)
+_TOKEN = Field(f.text, secret=True, by_file=Path, help="the token")
+_KEY = Field(f.text, secret=True, required=True, names_file=True, by_file=Path, help="the private key, PEM or JWK")
+_PASSPHRASE = Field(f.text, secret=True, by_file=Path, help="the passphrase of an encrypted key")
+_CREDENTIALS = Field(
+    f.text_or_table, secret=True, required=True, names_file=True, by_file=Path, help="the credentials, JSON"
+)
+_LIFETIME = Field(f.number, help="the token's lifetime in seconds")
+_CA = Field(f.path, help="certificate authorities of the token endpoint")
+#: What every auth takes beside its own.
+_AUTH = {
+    "name": _TEXT,
+    "keep_warm": _FLAG,
+    "max_keys": Field(f.whole),
+    "pickle_secrets": _FLAG,
+    "cache": Field(cache),
+    "observers": Field(f.functions),
+}
+#: What every source takes that a profile decides itself.
+_HEADER = {"header": _TEXT, "scheme": _TEXT}
+_ENDPOINT = {
+    "ca": _CA,
+    "cert": Field(f.paths),
+    "timeout": _NUMBER,
+    "max_bytes": Field(f.whole),
+    "allow_http_loopback": _FLAG,
+}
+
+
+def _static(token: Any) -> Source:
+    return as_source(token)
+
+
+def _callable(function: Callable[..., Any], **options: Any) -> CallableSource:
+    return CallableSource(function, **options)
+
+
+def _http(*, user: str | None = None, password: str | Path | None = None, **options: Any) -> HTTPTokenSource:
+    if (user is None) is not (password is None):
+        raise ConfigurationError("user: goes with password; give both, or neither")
+    return HTTPTokenSource(**options, auth=None if user is None else (user, password or ""))
+
+
+def _service_url(call: CallContext) -> str:
+    return call.service_url
+
+
+def _jwt(
+    key: str | Path,
+    *,
+    claims: Mapping[str, object] | None = None,
+    headers: Mapping[str, object] | None = None,
+    random_claims: str | Sequence[str] = (),
+    random_headers: str | Sequence[str] = (),
+    audience: object = None,
+    audience_from_url: bool = False,
+    **options: Any,
+) -> JWTSource:
+    if audience is not None and audience_from_url:
+        raise ConfigurationError("audience_from_url: given beside audience; leave one of them")
+    return JWTSource(
+        key,
+        claims={**(claims or {}), **dict.fromkeys(_listed(random_claims), nonce)},
+        headers={**(headers or {}), **dict.fromkeys(_listed(random_headers), nonce)},
+        audience=_service_url if audience_from_url else audience,
+        **options,
+    )
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _google(service_account_file: Path | None = None, scopes: str | list[str] | None = None) -> GoogleAuthSource:
+    import google.auth as google_auth
+    from google.auth.exceptions import GoogleAuthError
+    from google.oauth2 import service_account
+
+    wanted = None if scopes is None else _listed(scopes)
+    library: Any = google_auth  # some of its versions have types, and some have not
+    accounts: Any = service_account.Credentials
+    found = None
+    try:
+        if service_account_file is None:
+            found, _ = library.default(scopes=wanted)
+        else:
+            found = accounts.from_service_account_file(str(service_account_file), scopes=wanted)
+    except (GoogleAuthError, OSError, ValueError):
+        found = None  # raised below: their text is not ours to repeat
+    if found is None and service_account_file is None:
+        raise ConfigurationError("google-auth finds no default credentials; give service_account_file")
+    if found is None:
+        raise ConfigurationError(f"service_account_file: {service_account_file} is no service account's key file")
+    return GoogleAuthSource(found)
+
+
+def _of_source(build: Callable[..., Source], **options: Any) -> BearerAuth:
+    outer = {name: options.pop(name) for name in (*_AUTH, *_HEADER) if name in options}
+    return BearerAuth(build(**options), **outer)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One thing that a configuration can name.
+
+    Args:
+        build: makes the auth; keyword arguments are the fields that were given.
+        fields: those it knows.
+    """
+
+    build: Callable[..., BearerAuth]
+    fields: Mapping[str, Field]
+
+
+def _source(build: Callable[..., Source], **fields: Field) -> Kind:
+    return Kind(functools.partial(_of_source, build), {**fields, **_HEADER, **_AUTH})
+
+
+#: By the value of `profile`.
+PROFILES: Mapping[str, Kind] = {
+    "bear": Kind(
+        profiles.bear,
+        {"credentials": _CREDENTIALS, "url": Field(f.text, help="the token endpoint"), "ca": _CA, **_AUTH},
+    ),
+    "bitbroker": Kind(
+        profiles.bitbroker,
+        {
+            "token": _TOKEN,
+            "coordinator": Field(f.text, secret=True, by_file=Path, help="the Coordinator API's token"),
+            "contributor": Field(f.text, secret=True, by_file=Path, help="the Contributor API's token"),
+            "consumer": Field(f.text, secret=True, by_file=Path, help="the Consumer API's token"),
+            "routes": Field(f.text_table, help="which calls take which role"),
+            **_AUTH,
+        },
+    ),
+    "crm": Kind(profiles.crm, {"token": Field(f.text, True, True, by_file=Path), **_AUTH}),
+    "openfx": Kind(
+        profiles.openfx,
+        {
+            "credentials": _CREDENTIALS,
+            "audience": Field(f.text, help="the aud claim"),
+            "issuer": Field(f.text, help="the iss claim"),
+            "lifetime": _LIFETIME,
+            "presign": Field(f.whole),
+            **_AUTH,
+        },
+    ),
+    "skykit": Kind(
+        profiles.skykit,
+        {
+            "key": _KEY,
+            "issuer": Field(f.text, required=True, help="the iss claim: the address the key is registered with"),
+            "passphrase": _PASSPHRASE,
+            "lifetime": _LIFETIME,
+            **_AUTH,
+        },
+    ),
+}
+
+#: By the value of `source`.
+SOURCES: Mapping[str, Kind] = {
+    "callable": _source(
+        _callable, function=Field(f.function, required=True), key=Field(f.function), timeout=_NUMBER, max_age=_NUMBER
+    ),
+    "client_credentials": _source(
+        ClientCredentialsSource,
+        token_url=Field(f.text, required=True),
+        client_id=Field(f.text, required=True),
+        client_secret=Field(f.text, secret=True, by_file=Path),
+        scope=_TEXTS,
+        audience=_TEXT,
+        auth_method=_TEXT,
+        key=Field(f.text, secret=True, names_file=True, by_file=Path),
+        algorithm=_TEXT,
+        passphrase=_PASSPHRASE,
+        key_id=_TEXT,
+        assertion_audience=_TEXT,
+        extra=Field(f.text_table),
+        lifetime=_LIFETIME,
+        **_ENDPOINT,
+    ),
+    "file": _source(FileSource, path=Field(f.path, required=True), strip=_FLAG, json_field=_TEXT, poll=_NUMBER),
+    "google": _source(_google, service_account_file=_PATH, scopes=_TEXTS),
+    "http": _source(
+        _http,
+        url=Field(f.text, required=True),
+        method=_TEXT,
+        headers=Field(f.text_table),
+        body=Field(f.text, secret=True, by_file=Path),
+        json=Field(f.parsed_or_table, secret=True, from_text=f.parsed),
+        form=Field(f.text_table),
+        user=_TEXT,
+        password=Field(f.text, secret=True, by_file=Path),
+        field=_TEXT,
+        expires_in_field=_TEXT,
+        lifetime=_LIFETIME,
+        refresh_after=Field(f.pair),
+        **_ENDPOINT,
+    ),
+    "jwt": _source(
+        _jwt,
+        key=_KEY,
+        claims=Field(f.table),
+        headers=Field(f.table),
+        random_claims=_TEXTS,
+        random_headers=_TEXTS,
+        audience=_TEXTS,
+        audience_from_url=_FLAG,
+        algorithm=_TEXT,
+        lifetime=_LIFETIME,
+        max_lifetime=_NUMBER,
+        backdate=_NUMBER,
+        not_before=_FLAG,
+        single_use=_FLAG,
+        presign=Field(f.whole),
+        passphrase=_PASSPHRASE,
+    ),
+    "static": _source(_static, token=Field(f.text, True, True, by_file=Path)),
+}

@@ -1,0 +1,279 @@
+"""Who is told of events, and how: one `Notifier` an auth, and one `Tale` a fetch.
+
+Where nobody listens, what is routine is not even made. The log is written by a worker, outside of the fetch that it is
+about: a handler may wait for another thread, and that thread for this very token.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextvars
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from grpc_bearer._base import threads
+from grpc_bearer._base.interrupts import is_interrupt
+from grpc_bearer._base.observers import checked_observer, everywhere
+from grpc_bearer._engine.promise import Latch
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError
+
+if TYPE_CHECKING:
+    from grpc_bearer.events import Event, Observer
+
+#: Whoever has something to say goes on after this time, in seconds, though it is not written yet. As a rule it is at
+#: once, so that who reads the log after a call finds there what belongs to it.
+WRITTEN_WITHIN = 0.5
+#: So many lines may wait; behind a handler that hangs the oldest are forgotten.
+BACKLOG = 1000
+
+_LOGGER = logging.getLogger("grpc_bearer")
+T = TypeVar("T")
+
+_here = threading.local()
+#: The thread that holds back what it has to tell, and where.
+_held: contextvars.ContextVar[tuple[int, list[Any] | None]] = contextvars.ContextVar(
+    "grpc_bearer_held", default=(0, None)
+)
+_numbers = itertools.count(1)
+#: Which observers were complained of: the type of what each raised.
+_complaints: set[tuple[str, str]] = set()
+
+
+class Notifier:
+    """Tells the log and the observers of one auth; never raises, whatever they do.
+
+    Args:
+        auth: its name.
+        source: the class of its source.
+        observers: its own; those for all auths come after them.
+        monotonic: where the log reads time.
+    """
+
+    __slots__ = ("_lines", "_log", "_observers", "_writer", "_writing", "who")
+
+    def __init__(
+        self,
+        auth: str = "",
+        source: str = "",
+        observers: Iterable[Observer] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.who: tuple[str, str] = (auth, source)
+        self._observers = tuple(observers)
+        from grpc_bearer._engine.log import Log  # with the events: what is to be told must not depend on files any more
+
+        self._log = Log(monotonic)
+        self._lines: deque[tuple[contextvars.Context, Event, Latch]] = deque(maxlen=BACKLOG)
+        self._writing = _thread.allocate_lock()
+        self._writer = 0  # the ident of the thread that writes
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens but the log."""
+        return bool(self._observers or everywhere)
+
+    @property
+    def routine_heard(self) -> bool:
+        """Whether anybody listens to what is routine, which is DEBUG to the log."""
+        return self.heard or _LOGGER.isEnabledFor(logging.DEBUG)
+
+    def __call__(self, event: Event, *, wait: bool = True) -> None:
+        """Tell everybody, here and now, and the log; or later, inside of `holding_back`.
+
+        Args:
+            event: what happened.
+            wait: go on when the log has been written, or after `WRITTEN_WITHIN`.
+        """
+        thread, held = _held.get()
+        if held is not None and thread == threading.get_ident():  # a fetch takes this context to a worker
+            held.append((self, event))
+            return
+        written = self._have_written(event)
+        for observer in (*self._observers, *everywhere):
+            try:
+                observer(event)
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                _complain(observer, error)
+        if wait and written is not None and self._writer != _thread.get_ident():  # a handler may cause an event itself
+            written.wait(WRITTEN_WITHIN)
+
+    def _have_written(self, event: Event) -> Latch | None:
+        """Have a worker write a line, if the log wants one; what opens when it is written."""
+        if not self._log.wants(event):
+            return None
+        written = Latch()
+        self._lines.append((contextvars.copy_context(), event, written))
+        threads.prompt(self._write)
+        return written
+
+    def _write(self) -> None:
+        while self._lines:
+            if not self._writing.acquire(blocking=False):
+                return  # who is at it comes to these, too
+            try:
+                self._writer = _thread.get_ident()
+                while self._lines:
+                    context, event, written = self._lines.popleft()
+                    try:
+                        context.run(self._log, event)
+                    except BaseException as error:
+                        if is_interrupt(error):  # without a thread to be had this is the caller's
+                            raise
+                        _complain(self._log, error)
+                    written.open()
+            finally:
+                self._writer = 0
+                self._writing.release()
+
+    def after_fork_in_child(self) -> None:
+        """What was being written is the parent's to write."""
+        threads.bury((self._lines, self._writing))
+        self._lines, self._writing, self._writer = deque(maxlen=BACKLOG), _thread.allocate_lock(), 0
+
+    def skew(self, previous: float, offset: float) -> None:
+        """Tell that the correction of this machine's clock has changed."""
+        from grpc_bearer.events import SkewLearnt
+
+        self(SkewLearnt(*self.who, offset=offset, previous=previous), wait=False)
+
+
+def _complain(observer: object, error: BaseException) -> None:
+    """Once, and by type: the text of a foreign error may hold anything."""
+    with suppress(Exception):  # the log may be what is broken, by a filter that raises; or the name of the observer
+        complaint = str(getattr(observer, "__qualname__", type(observer).__qualname__)), type(error).__name__
+        if complaint not in _complaints:
+            _complaints.add(complaint)
+            _LOGGER.error("the observer %s raised %s; not said again", *complaint)
+
+
+def taken_from_cache(taken: bool) -> None:
+    """Say, inside of a fetch, whether its token is one that another process had fetched already."""
+    _here.shared = taken
+
+
+def holding_back(news: list[tuple[Notifier, Event]], do: Callable[[], T]) -> T:
+    """Do something; what this thread has to tell meanwhile is put into `news`, for `tell` to pass on without a lock.
+
+    In a context of its own, so that nothing has to be put back if an exception comes in between.
+    """
+    return contextvars.copy_context().run(_hold_and, news, do)
+
+
+def _hold_and(news: list[tuple[Notifier, Event]], do: Callable[[], T]) -> T:
+    _held.set((threading.get_ident(), news))
+    return do()
+
+
+def tell(news: list[tuple[Notifier, Event]]) -> None:
+    """Tell what was held back."""
+    while news:
+        notify, event = news.pop(0)
+        notify(event)
+
+
+class Tale:
+    """What is told of one fetch: that it began, and once how it ended.
+
+    Args:
+        notify: who is told.
+        monotonic: where to read time.
+        ahead: nobody waits for the fetch.
+        quiet: only a failure is of interest.
+    """
+
+    __slots__ = ("_ahead", "_began", "_fetch", "_monotonic", "_notify", "_open", "_quiet")
+
+    def __init__(
+        self, notify: Notifier, monotonic: Callable[[], float], *, ahead: bool = False, quiet: bool = False
+    ) -> None:
+        self._notify = notify
+        self._monotonic = monotonic
+        self._ahead = ahead
+        self._quiet = quiet
+        self._open = True
+        self._fetch = 0
+        self._began = monotonic()
+
+    def begun(self) -> None:
+        """Tell that it begins; or, after it has ended, another in its place."""
+        self._open, self._fetch, self._began = True, next(_numbers), self._monotonic()
+        _here.shared = False  # a fetch begins and ends on one thread
+        if not self._quiet and self._notify.routine_heard:
+            from grpc_bearer.events import FetchBegun
+
+            self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead), wait=False)
+
+    def fetched(self, lifetime: float | None, *, failures: int = 0, kept: bool = True) -> None:
+        """Tell that it brought a token, which lives for so long."""
+        if self._quiet or not self._open:
+            return
+        self._open, shared, _here.shared = False, getattr(_here, "shared", False), False
+        if not failures and not self._notify.routine_heard:
+            return
+        from grpc_bearer.events import TokenFetched
+
+        event = TokenFetched(
+            *self._notify.who,
+            fetch=self._fetch,
+            ahead=self._ahead,
+            duration=self._monotonic() - self._began,
+            lifetime=lifetime,
+            failures=failures,
+            kept=kept,
+            shared=shared,
+        )
+        self._notify(event)
+
+    def failed(
+        self, error: GrpcBearerError, *, failures: int = 0, retry_in: float | None = 0.0, usable: bool = False
+    ) -> None:
+        """Tell that it brought none."""
+        if not self._open:
+            return
+        self._open = False
+        from grpc_bearer.events import RefreshFailed
+
+        event = RefreshFailed(
+            *self._notify.who,
+            fetch=self._fetch,
+            ahead=self._ahead,
+            duration=self._monotonic() - self._began,
+            error=type(error).__name__,
+            message=str(error),
+            retryable=bool(getattr(error, "retryable", False)),
+            failures=failures,
+            retry_in=retry_in,
+            usable=usable,
+        )
+        self._notify(event)
+
+    def overdue(self, waited: float, *, usable: bool) -> None:
+        """Tell that it takes too long; it goes on."""
+        from grpc_bearer.events import RefreshOverdue
+
+        self._notify(RefreshOverdue(*self._notify.who, fetch=self._fetch, waited=waited, usable=usable))
+
+
+def checked_observers(observers: object) -> tuple[Observer, ...]:
+    """What `BearerAuth` was given for `observers=`."""
+    if not isinstance(observers, Iterable) or isinstance(observers, (str, bytes)):
+        raise ConfigurationError("observers: expected a list of them")
+    listed = tuple(observers)
+    for observer in listed:
+        checked_observer(observer, "observers")
+    return listed
+
+
+def checked_name(name: object) -> str:
+    """What `BearerAuth` was given for `name=`; it stands in log lines and metrics."""
+    if not isinstance(name, str) or (name and not name.isprintable()):
+        raise ConfigurationError("name: expected a str without line breaks or control characters")
+    return name

@@ -1,0 +1,1 @@
+"""The token on REST calls: what both adapters share, and the adapters."""
