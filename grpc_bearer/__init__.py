@@ -1,4 +1,4 @@
-"""Bearer tokens on gRPC calls: every kind of token, every door of gRPC, sync and asyncio.
+"""Bearer tokens on gRPC calls: every kind of token, every way of gRPC to attach one, sync and asyncio.
 
 >>> import grpc_bearer
 >>> channel = grpc_bearer.secure_channel("api.example.com:443", auth="s3cret")

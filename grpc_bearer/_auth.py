@@ -305,12 +305,12 @@ def _checked_clock(clock: Clock) -> Clock:
     return clock
 
 
-#: What every door takes for `auth=`.
+#: What `auth=` takes, everywhere.
 AuthLike: TypeAlias = BearerAuth | SourceLike
 
 
 def as_auth(auth: AuthLike) -> BearerAuth:
-    """What a door was given for `auth=`, as a `BearerAuth`.
+    """What was given for `auth=`, as a `BearerAuth`.
 
     Raises:
         ConfigurationError: it is something else; the text says what to do with that.
@@ -324,7 +324,7 @@ def as_source(source: object) -> Source:
         return source
     # Recognised before anything callable, which a plugin is too.
     if isinstance(source, BearerAuth):
-        raise ConfigurationError("source: this is a BearerAuth already; pass it as auth= to a door")
+        raise ConfigurationError("source: this is a BearerAuth already; pass it as auth= to a channel")
     if isinstance(source, grpc.CallCredentials):
         raise ConfigurationError(
             "auth: grpc.CallCredentials cannot be opened; pass them as credentials= of a call, or combine them with "

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grpc_bearer._auth import AuthLike
-from grpc_bearer._rest.token_for_url import Giver
+from grpc_bearer._rest.token_for_url import TokenForURL
 from grpc_bearer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def httpx_auth(auth: AuthLike, *, url: str | None = None, allow_plaintext: bool 
         InsecureChannelError: raised by requests over `http://`.
         TokenError: raised by requests for which no token is to be had.
     """
-    giver = Giver(auth, url, allow_plaintext)
+    token_for = TokenForURL(auth, url, allow_plaintext)
     try:
         from grpc_bearer._rest.httpx_auth import HTTPXAuth
     except ImportError as error:
         raise ConfigurationError("httpx_auth: httpx is not installed: pip install httpx") from error
-    return HTTPXAuth(giver)
+    return HTTPXAuth(token_for)
 
 
 def requests_auth(auth: AuthLike, *, url: str | None = None, allow_plaintext: bool = False) -> AuthBase:
@@ -62,4 +62,4 @@ def requests_auth(auth: AuthLike, *, url: str | None = None, allow_plaintext: bo
     """
     from grpc_bearer._rest.requests_auth import RequestsAuth
 
-    return RequestsAuth(Giver(auth, url, allow_plaintext))
+    return RequestsAuth(TokenForURL(auth, url, allow_plaintext))

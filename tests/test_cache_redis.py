@@ -21,7 +21,7 @@ from doors import future_of
 
 from grpc_bearer import BearerAuth, ConfigurationError, SharedCache, Token
 from grpc_bearer.cache import _bounded
-from grpc_bearer.cache._bounded import OutOfOrderError, Patience, in_time
+from grpc_bearer.cache._bounded import CircuitBreaker, OutOfOrderError, in_time
 from grpc_bearer.testing import CA
 
 redis = pytest.importorskip("redis", reason="no redis-py here")
@@ -156,7 +156,7 @@ def test_a_real_cluster_of_one_node(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["entry", "lock", "fence"])
 @pytest.mark.parametrize("junk", ["string", "list", "hash", "huge"])
 def test_junk_in_the_place_of_any_key_fails_nothing(server: RedisServer, key: str, junk: str) -> None:
-    counting, cache = Counting(), cache_in(server.url, patience=0.2)
+    counting, cache = Counting(), cache_in(server.url, breaker=0.2)
     BearerAuth(counting, cache=cache).token()
     with redis.Redis(port=server.port) as client:
         (entry,) = client.keys("*:entry")
@@ -171,7 +171,7 @@ def test_junk_in_the_place_of_any_key_fails_nothing(server: RedisServer, key: st
         else:
             client.set(name, "9" * 40)
 
-    values = [BearerAuth(counting, cache=cache_in(server.url, patience=0.2)).token().value for _ in range(3)]
+    values = [BearerAuth(counting, cache=cache_in(server.url, breaker=0.2)).token().value for _ in range(3)]
 
     if key == "lock" and junk in ("list", "hash"):  # the server does not read it as a text: each goes on without
         assert values == ["t2", "t3", "t4"]
@@ -277,7 +277,7 @@ def test_a_server_that_comes_back_is_used_again(
 
 def test_the_pause_after_a_failure_grows_and_one_success_ends_it() -> None:
     now = [0.0]
-    patience = Patience("test", 5.0, monotonic=lambda: now[0])
+    breaker = CircuitBreaker("test", 5.0, monotonic=lambda: now[0])
 
     def fail() -> None:
         raise OSError(5, "s3cret")
@@ -285,16 +285,16 @@ def test_the_pause_after_a_failure_grows_and_one_success_ends_it() -> None:
     pauses = []
     for _ in range(10):
         with pytest.raises(OutOfOrderError):
-            patience.bounded(fail)
+            breaker.bounded(fail)
         with pytest.raises(OutOfOrderError):
-            patience.bounded(lambda: pytest.fail("asked during the pause"))
-        pauses.append(patience._again_at - now[0])
-        now[0] = patience._again_at
+            breaker.bounded(lambda: pytest.fail("asked during the pause"))
+        pauses.append(breaker._again_at - now[0])
+        now[0] = breaker._again_at
 
     assert 0.5 <= pauses[0] <= 1.5
     assert all(15 <= pause <= 45 for pause in pauses[5:])
-    assert patience.bounded(lambda: "well") == "well"
-    assert not patience.exhausted
+    assert breaker.bounded(lambda: "well") == "well"
+    assert not breaker.exhausted
 
 
 class Waiter:
@@ -327,7 +327,7 @@ def test_time_in_which_the_process_does_not_get_to_run_counts_little_but_it_coun
 def test_only_so_many_steps_hang_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_bounded, "PAUSE", (0.0, 0.0))
     gate, begun = threading.Event(), []
-    patience = Patience("test", 0.02)
+    breaker = CircuitBreaker("test", 0.02)
 
     def hang() -> None:
         begun.append(1)
@@ -335,14 +335,14 @@ def test_only_so_many_steps_hang_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 
     for _ in range(10):
         with pytest.raises(OutOfOrderError):
-            patience.bounded(hang)
+            breaker.bounded(hang)
     assert len(begun) == _bounded.HANGING
 
     gate.set()
     deadline = time.monotonic() + 10
     while True:
         try:
-            assert patience.bounded(lambda: "well") == "well"
+            assert breaker.bounded(lambda: "well") == "well"
             break
         except OutOfOrderError:
             assert time.monotonic() < deadline
@@ -351,14 +351,14 @@ def test_only_so_many_steps_hang_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_hangs_in_a_parent_does_not_count_in_its_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_bounded, "PAUSE", (0.0, 0.0))
     gate = threading.Event()
-    patience = Patience("test", 0.02)
+    breaker = CircuitBreaker("test", 0.02)
     for _ in range(_bounded.HANGING + 1):
         with pytest.raises(OutOfOrderError):
-            patience.bounded(lambda: gate.wait(20))
+            breaker.bounded(lambda: gate.wait(20))
 
     monkeypatch.setattr(os, "getpid", lambda: -1)  # as a fork would change it
 
-    assert patience.bounded(lambda: "well") == "well"
+    assert breaker.bounded(lambda: "well") == "well"
     gate.set()
 
 
@@ -401,7 +401,7 @@ def test_the_lock_of_a_holder_that_is_slow_but_alive_is_kept(server: RedisServer
         return Token("slow", time.time() + 60)
 
     first = BearerAuth(slow, cache=cache_in(server.url))
-    second = BearerAuth(Counting("other"), cache=cache_in(server.url, patience=60.0))
+    second = BearerAuth(Counting("other"), cache=cache_in(server.url, breaker=60.0))
     held = future_of(first._engine, _context())
     assert asked.wait(20)
     waiting = future_of(second._engine, _context())
@@ -434,7 +434,7 @@ class TestWhatOthersLeaveInRedis:
         server.command("SET", keys["entry"].replace(":entry", ":lock"), value, "EX", "315360000")
 
         began = time.monotonic()
-        assert two_values(server.url, patience=3600.0) == ["t1", "t1"]
+        assert two_values(server.url, breaker=3600.0) == ["t1", "t1"]
 
         assert time.monotonic() - began < 3600 / 2
 

@@ -272,4 +272,4 @@ class TestAsyncio:
                 await self._fails(channel)
             await asyncio.sleep(0)
         assert tokens(clear) == []
-        assert len(ours[0]._doors._known) == 1
+        assert len(ours[0]._attachments._known) == 1

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
 from grpc_bearer._calls.replay import (
-    Once,
+    NotReplayable,
     ReplayBuffer,
     Unserialisable,
-    passing,
+    passthrough_serializer,
     serialise,
     snapshot,
 )
@@ -45,11 +45,11 @@ class TestItems:
 
     def test_without_a_serializer_a_request_is_bytes_already(self) -> None:
         assert serialise(None, b"a") == b"a"
-        assert passing(None) is None
+        assert passthrough_serializer(None) is None
 
     def test_a_request_that_cannot_be_serialised_fails_in_grpcs_own_hands(self) -> None:
         item = serialise(encode, 7)
-        through = passing(encode)
+        through = passthrough_serializer(encode)
 
         assert isinstance(item, Unserialisable)
         assert through is not None
@@ -67,7 +67,7 @@ class TestItems:
 
     def test_a_stream_that_is_not_kept_is_passed_on_as_it_is(self) -> None:
         requests = iter("ab")
-        once = Once(requests)
+        once = NotReplayable(requests)
 
         assert once.reader() is requests
         assert not once.rewind()

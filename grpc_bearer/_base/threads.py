@@ -248,14 +248,14 @@ def waiting() -> Iterator[None]:
         yield
 
 
-def bury(thing: object) -> None:
+def keep_for_parent(thing: object) -> None:
     """Keep `thing` for ever, untouched: it belongs to the parent of a fork."""
     _graveyard.append(thing)
 
 
 def _after_fork_in_child() -> None:
     global _fetching, _prompt, _timer
-    bury((_fetching, _prompt, _timer))
+    keep_for_parent((_fetching, _prompt, _timer))
     _fetching, _prompt, _timer = _Pool(_fetching._name, MAX_WORKERS), _Pool(_prompt._name, math.inf), _Timer()
     vars(_here).pop("pool", None)
 

@@ -1,4 +1,4 @@
-"""The values that pass between sources, engine and doors, and what a header may carry."""
+"""The values that pass between sources, engine and calls, and what a header may carry."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from grpc_bearer._calls.aio_errors import (
 )
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
 from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
-from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, Trial
+from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
 from grpc_bearer._calls.failure import blame
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer.errors import GrpcBearerError
@@ -58,14 +58,14 @@ class AioAttempts:
     _final = False  # the attempt at hand is the one that counts
     _seen = False  # headers or a message of the answer have reached the user
     _cancelled = False
-    _history: Trial | None = None
+    _history: AttemptHistory | None = None
     _task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
     _pause: asyncio.TimerHandle | None = None  # between two attempts
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _waiters: tuple[asyncio.Future[None], ...] = ()
 
     def __init__(
-        self, begun: Callable[[], Trial], replay: AsyncReplayBuffer | None, inner: Any, carrier: Carrier
+        self, begun: Callable[[], AttemptHistory], replay: AsyncReplayBuffer | None, inner: Any, carrier: Carrier
     ) -> None:
         self._begun = begun
         self._replay = replay
@@ -76,7 +76,7 @@ class AioAttempts:
             self._watch(inner)
 
     @property
-    def _trial(self) -> Trial:
+    def _attempt_history(self) -> AttemptHistory:
         """The history of the call."""
         if self._history is None:
             self._history = self._begun()
@@ -94,7 +94,7 @@ class AioAttempts:
         """Make the next attempt."""
         if self._final:
             return
-        metadata, credentials, carrier = self._trial.plan()
+        metadata, credentials, carrier = self._attempt_history.plan()
         if carrier is WAIT:
             self._await_token()
         else:
@@ -103,29 +103,29 @@ class AioAttempts:
     def _launch(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
         """Make an attempt of a call that was handed out before: what gRPC would raise has to come out of it."""
         try:
-            inner = self._trial.attempt(metadata, credentials)
+            inner = self._attempt_history.attempt(metadata, credentials)
         except aio.UsageError as error:
             inner = local_end(grpc.StatusCode.CANCELLED, str(error))
         except Exception as error:
             inner = local_end(grpc.StatusCode.INTERNAL, f"gRPC refused the call: {type(error).__name__}")
         if asyncio.iscoroutine(inner):  # an interceptor's continuation
-            self._task = self._trial.as_caller(lambda: self._loop.create_task(inner))
+            self._task = self._attempt_history.as_caller(lambda: self._loop.create_task(inner))
             self._task.add_done_callback(lambda task: self._take(result_of(task), carrier))
         else:
             self._take(inner, carrier)
 
     def _await_token(self) -> None:
         """Where core cannot do the waiting: begin when the token has come, or end when time is up."""
-        trial, loop = self._trial, self._loop
-        trial.route.door.waiting.add(self)
+        history, loop = self._attempt_history, self._loop
+        history.route.attachment.waiting.add(self)
 
         def begin(lease: Lease | None, error: GrpcBearerError | None) -> None:
             if self._final:
                 return
-            if lease is not None and lease.token.fingerprint != trial.avoid:
-                self._launch((*(trial.metadata or ()), *lease.metadata), trial.credentials, lease)
+            if lease is not None and lease.token.fingerprint != history.avoid:
+                self._launch((*(history.metadata or ()), *lease.metadata), history.credentials, lease)
             else:
-                self._show(*trial.tokenless(error))
+                self._show(*history.tokenless(error))
 
         def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
             try:
@@ -133,8 +133,8 @@ class AioAttempts:
             except RuntimeError:
                 _LOGGER.debug("a token came for a call whose event loop is closed")
 
-        trial.request(deliver)
-        left = trial.left()
+        history.request(deliver)
+        left = history.left()
         if left is not None:
             timer = loop.call_later(left, self._expire)
             self.add_done_callback(lambda _: timer.cancel())
@@ -208,10 +208,10 @@ class AioAttempts:
         replayable = not self._seen and (self._replay is None or self._replay.rewind())
         obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
         # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
-        delay = self._trial.after(Ended(failure.error), self._carrier, failure, obstacle=obstacle)
-        self._trial.tell()
+        delay = self._attempt_history.after(Ended(failure.error), self._carrier, failure, obstacle=obstacle)
+        self._attempt_history.tell()
         if delay is None:
-            found = self._trial.cause(self._carrier, failure)
+            found = self._attempt_history.cause(self._carrier, failure)
             self._end(Ended(failure.error)) if found is None else self._show(*found)
             return
         self._inner = None

@@ -135,7 +135,7 @@ class AioCall(AioAttempts, aio.Call):
         return self._inner is not None and bool(self._inner.cancelled())
 
     def time_remaining(self) -> float | None:
-        return self._trial.left()
+        return self._attempt_history.left()
 
     def cancel(self) -> bool:
         if self._final:

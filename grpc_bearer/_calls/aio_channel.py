@@ -15,7 +15,7 @@ from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._base.arguments import checked_flag
 from grpc_bearer._calls.aio_multicallables import KINDS
 from grpc_bearer._calls.attach_token import Attach, check_attach, with_attach_options
-from grpc_bearer._calls.channel_security import door_to, protecting, refuse_plaintext
+from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
 from grpc_bearer._calls.methods import Methods
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer.errors import ConfigurationError
@@ -52,8 +52,8 @@ class Channel(Methods, aio.Channel):
 
     async def _settle_waiting(self, grace: float | None) -> None:
         """Calls that wait for their token, where gRPC does not know of them: they begin within the grace, or end."""
-        self._door.closing = True
-        waiting = [call for call in self._door.waiting if not call.done()]
+        self._attachment.closing = True
+        waiting = [call for call in self._attachment.waiting if not call.done()]
         if waiting and grace:
             await asyncio.wait([asyncio.ensure_future(call.begun()) for call in waiting], timeout=grace)
         for call in waiting:
@@ -93,7 +93,7 @@ def secure_channel(
     channel = aio.secure_channel(
         target, credentials, with_attach_options(options, attach), compression, interceptors=interceptors
     )
-    return Channel(channel, door_to(channel, bearer, credentials, attach=attach, retry=retry))
+    return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry))
 
 
 def insecure_channel(
@@ -112,7 +112,7 @@ def insecure_channel(
         raise refuse_plaintext()
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
     channel = aio.insecure_channel(target, options, compression, interceptors=interceptors)
-    return Channel(channel, door_to(channel, bearer, plaintext=True, retry=retry))
+    return Channel(channel, attachment_for(channel, bearer, plaintext=True, retry=retry))
 
 
 def intercept_channel(
@@ -124,4 +124,4 @@ def intercept_channel(
             f"channel: expected a grpc.aio.Channel, got {type(channel).__name__}; sync channels go to "
             "grpc_bearer.intercept_channel"
         )
-    return Channel(channel, door_to(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))
+    return Channel(channel, attachment_for(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))

@@ -1,4 +1,4 @@
-"""How an asyncio call ends: its failure as a value, and what the user is shown for it. The asyncio twin of `sync_errors`."""
+"""How an asyncio call ends: its failure as a value, and what the user is shown for it; twin of `sync_errors`."""
 
 from __future__ import annotations
 

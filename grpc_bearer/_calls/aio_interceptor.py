@@ -20,9 +20,9 @@ from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import Ended, refused
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
-from grpc_bearer._calls.attach_token import WAIT, Door, Route, materialised
-from grpc_bearer._calls.attempt_history import Trial
-from grpc_bearer._calls.channel_security import door_to, unproved
+from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
+from grpc_bearer._calls.attempt_history import AttemptHistory
+from grpc_bearer._calls.channel_security import attachment_for, unproved
 from grpc_bearer._calls.replay import UNKNOWN, serialise, snapshot
 from grpc_bearer._calls.retry_policy import DEFAULT, UNKEPT, RetryPolicy, checked_policy
 from grpc_bearer._calls.sync_interceptor import changed
@@ -30,8 +30,8 @@ from grpc_bearer._calls.sync_interceptor import changed
 Continuation = Callable[[Any, Any], Awaitable[Any]]
 
 
-class Doors:
-    """A door for each of core's channels that our interceptors were found on.
+class Attachments:
+    """One `Attachment` for each of core's channels that our interceptors were found on.
 
     Such a channel takes no weak reference, so it is held until it is closed and another one comes.
     """
@@ -39,49 +39,49 @@ class Doors:
     def __init__(self, auth: BearerAuth, policy: RetryPolicy | None, *, allow_plaintext: bool) -> None:
         self._auth = auth
         self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
-        self.unknown = Door(auth, None, **self._how)  # what is behind it is not known, so it is never proved
-        self._known: dict[int, tuple[Any, Door]] = {}
+        self.unknown = Attachment(auth, None, **self._how)  # what is behind it is not known, so it is never proved
+        self._known: dict[int, tuple[Any, Attachment]] = {}
 
-    def behind(self, continuation: Any) -> Door:
+    def behind(self, continuation: Any) -> Attachment:
         channel = aio_channel_behind(continuation)
         if channel is None:
             return self.unknown
         held = self._known.get(id(channel))
         if held is None:
             self._known = {number: each for number, each in self._known.items() if not each[0].closed()}
-            held = self._known[id(channel)] = channel, door_to(channel, self._auth, **self._how)
+            held = self._known[id(channel)] = channel, attachment_for(channel, self._auth, **self._how)
         return held[1]
 
 
-class OneDoor:
-    """The door of a channel of ours, for the interceptor that stands innermost on it.
+class OneAttachment:
+    """The attachment of a channel of ours, for the interceptor that stands innermost on it.
 
     Args:
-        door: the door.
+        attachment: of the channel.
         channel: core's channel that it leads to.
     """
 
-    def __init__(self, door: Door, channel: Any) -> None:
-        self._door = door
+    def __init__(self, attachment: Attachment, channel: Any) -> None:
+        self._attachment = attachment
         self._channel = channel
-        self.unknown = unproved(door)
+        self.unknown = unproved(attachment)
 
-    def behind(self, continuation: Any) -> Door:
-        return self._door if aio_channel_behind(continuation) is self._channel else self.unknown
+    def behind(self, continuation: Any) -> Attachment:
+        return self._attachment if aio_channel_behind(continuation) is self._channel else self.unknown
 
 
 class Interceptor:
     """What the four kinds share.
 
     Args:
-        doors: tells the door behind a call.
+        attachments: tells the attachment behind a call.
         serializer: of requests, where the continuation takes what `replay.serialise` gives.
     """
 
     _call: type[AioCall]
 
-    def __init__(self, doors: Doors | OneDoor, serializer: Any = UNKNOWN) -> None:
-        self._doors = doors
+    def __init__(self, attachments: Attachments | OneAttachment, serializer: Any = UNKNOWN) -> None:
+        self._attachments = attachments
         self._serializer = serializer
 
     async def _intercept(
@@ -101,7 +101,7 @@ class Interceptor:
             return await make(timeout, sent, carried)
         began = time.monotonic()
         begun = functools.partial(
-            Trial,
+            AttemptHistory,
             route,
             make,
             metadata,
@@ -122,7 +122,7 @@ class Interceptor:
         return self._call(begun, replay, inner, carrier)
 
     def _route(self, continuation: Any, details: Any) -> Route:
-        return self._doors.behind(continuation).route(details.method)
+        return self._attachments.behind(continuation).route(details.method)
 
     # The names of arguments are gRPC's.
     async def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
@@ -182,5 +182,5 @@ def interceptors(
         retry: likewise; request streams are never sent again here, since their serializer is the channel's own.
         allow_plaintext: tokens may travel in the clear on the channels they are used on.
     """
-    doors = Doors(as_auth(auth), checked_policy(retry), allow_plaintext=allow_plaintext)
-    return [_UnaryUnary(doors), _UnaryStream(doors), _StreamUnary(doors), _StreamStream(doors)]
+    attachments = Attachments(as_auth(auth), checked_policy(retry), allow_plaintext=allow_plaintext)
+    return [_UnaryUnary(attachments), _UnaryStream(attachments), _StreamUnary(attachments), _StreamStream(attachments)]

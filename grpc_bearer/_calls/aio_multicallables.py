@@ -16,11 +16,11 @@ from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import channel_closed, refused
 from grpc_bearer._calls.aio_interceptor import KINDS as INTERCEPTORS
-from grpc_bearer._calls.aio_interceptor import Interceptor, OneDoor
+from grpc_bearer._calls.aio_interceptor import Interceptor, OneAttachment
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
 from grpc_bearer._calls.attach_token import WAIT, materialised
-from grpc_bearer._calls.methods import MultiCallable, history
-from grpc_bearer._calls.replay import Once
+from grpc_bearer._calls.methods import MultiCallable, history_of
+from grpc_bearer._calls.replay import NotReplayable
 from grpc_bearer._engine.engine import Lease
 
 # Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
@@ -45,7 +45,7 @@ class _AioMultiCallable(MultiCallable):
         users = self._inner._interceptors
         known, through = self._through
         if known != users:
-            ours = self._interceptor(OneDoor(self._route.door, self._inner._channel), self._serializer)
+            ours = self._interceptor(OneAttachment(self._route.attachment, self._inner._channel), self._serializer)
             self._through = list(users), (through := below(self._inner, [*users, ours]))
         return through
 
@@ -101,10 +101,10 @@ class _AioMultiCallable(MultiCallable):
                 inner = refused(carrier, error)
             if plain:
                 return inner
-        elif route.door.closing or channel_closed(call):
+        elif route.attachment.closing or channel_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
         begun = functools.partial(
-            history,
+            history_of,
             route,
             call,
             one,
@@ -132,7 +132,7 @@ class _StreamRequests(_AioMultiCallable):
 
     def _many(self, requests: Any) -> Any:
         replay = super()._many(requests)
-        return unkept(requests) if isinstance(replay, Once) else replay
+        return unkept(requests) if isinstance(replay, NotReplayable) else replay
 
 
 class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]

@@ -1,6 +1,7 @@
 """How the token reaches a call: as metadata, or through core.
 
-A `Door` is what is known of one wrapped channel; a `Route` is one method behind it, and plans each of its attempts.
+An `Attachment` is what is known of one wrapped channel; a `Route` is one method behind it, and plans each of its
+attempts.
 
 Metadata costs nothing and is used when the token is at hand, reusable and fresh, *and core has already run our plugin
 on this very channel*: channel credentials are opaque and TLS-looking ones can be plaintext, so only core can prove that
@@ -43,7 +44,7 @@ Metadata = Sequence[tuple[str, "str | bytes"]]
 _ROUTES = 1024
 
 
-class Door(Shared):
+class Attachment(Shared):
     """What is known of one wrapped channel.
 
     Args:
@@ -151,14 +152,14 @@ class Attempt(grpc.AuthMetadataPlugin):
         self.lease: Lease | None = None
         self.error = impossible
 
-    def credentials(self, door: Door, theirs: grpc.CallCredentials | None = None) -> grpc.CallCredentials:
+    def credentials(self, attachment: Attachment, theirs: grpc.CallCredentials | None = None) -> grpc.CallCredentials:
         """As gRPC takes them, beside those of another auth if there are such.
 
         gRPC would keep a copy of the context variables at hand, so it gets none of them.
         """
         plugin: Any = fork.lend(self)
         made: grpc.CallCredentials = contextvars.Context().run(grpc.metadata_call_credentials, plugin, "grpc-bearer")
-        return both(theirs, filling(made, door.header, door.auth))
+        return both(theirs, filling(made, attachment.header, attachment.auth))
 
     def retire(self) -> None:
         """The attempt is over: hold on to nothing. grpc.aio (1.85) never lets go of the credentials of a call."""
@@ -182,12 +183,12 @@ class Attempt(grpc.AuthMetadataPlugin):
         if self.error is not None:
             callback((), self.error)
             return
-        door = route.door
-        door.prove(context.service_url, route.service_path)
+        attachment = route.attachment
+        attachment.prove(context.service_url, route.service_path)
         url, method = sys.intern(context.service_url), sys.intern(context.method_name)  # the same for thousands
-        self.context = CallContext(url, method, door.auth._clock)
+        self.context = CallContext(url, method, attachment.auth._clock)
         deliver, patient = functools.partial(_deliver, self, callback), self.waits if self._patient else None
-        door.engine.request(self.context, deliver, own_thread=True, patient=patient)
+        attachment.engine.request(self.context, deliver, own_thread=True, patient=patient)
 
     def take(self, lease: Lease | None, error: GrpcBearerError | None) -> tuple[Lease | None, GrpcBearerError | None]:
         """What has come for this call, and what it means for it."""
@@ -219,23 +220,23 @@ WAIT: Any = object()
 
 
 class Route:
-    """One method behind a door; plans each attempt of its calls.
+    """One method of a channel; plans each attempt of its calls.
 
     Args:
-        door: the channel.
+        attachment: the channel.
         method: `/package.Service/Method`.
     """
 
-    __slots__ = ("_context", "_method", "door", "policy", "service_path")
+    __slots__ = ("_context", "_method", "attachment", "policy", "service_path")
 
-    def __init__(self, door: Door, method: str | bytes) -> None:
+    def __init__(self, attachment: Attachment, method: str | bytes) -> None:
         path = method.decode() if isinstance(method, bytes) else method
-        self.door: Door = door
+        self.attachment: Attachment = attachment
         service_path, _, self._method = path.rpartition("/")
         self.service_path: str = service_path
         # Of a method without a name nobody knows whether its calls may be made again.
         self.policy: RetryPolicy | None = (
-            door.retry if path and door.retry is not None and door.retry.applies(path) else None
+            attachment.retry if path and attachment.retry is not None and attachment.retry.applies(path) else None
         )
         self._context: CallContext | None = None
 
@@ -249,28 +250,28 @@ class Route:
         """The call as a source sees it; the same as core tells the plugin."""
         if self._context is not None:
             return self._context
-        context = CallContext(self.door.url + self.service_path, self._method, self.door.auth._clock)
-        if self.door.url:  # until core has told where the channel leads, this is but a guess
+        context = CallContext(self.attachment.url + self.service_path, self._method, self.attachment.auth._clock)
+        if self.attachment.url:  # until core has told where the channel leads, this is but a guess
             self._context = context
         return context
 
     def at_hand(self) -> Lease | None:
         """The token for a call with nothing of its own, if it can go as metadata right away: the hot path of `plan`."""
-        door = self.door
-        return door.engine.peek(self._context or self.context) if door.proven else None
+        attachment = self.attachment
+        return attachment.engine.peek(self._context or self.context) if attachment.proven else None
 
     def refuse_wait(self) -> None:
         """Asked on a thread that may be about to wait for a token; see `Source.refuse_wait`."""
         try:
-            self.door.auth._source.refuse_wait()
+            self.attachment.auth._source.refuse_wait()
         except ConfigurationError:
             # With a token at hand nobody will wait, as far as that can be said before the channel's URL is known.
-            if not self.door.url or self.door.engine.peek(self.context) is None:
+            if not self.attachment.url or self.attachment.engine.peek(self.context) is None:
                 raise
 
     def _is_ours(self, text: object) -> bool:
         """Whether it is the same auth, around the channel once more, that has put this text under our header."""
-        held = self.door.engine.held(self.context) if isinstance(text, str) else None
+        held = self.attachment.engine.held(self.context) if isinstance(text, str) else None
         return held is not None and held.metadata[0][1] == text
 
     def plan(
@@ -291,26 +292,26 @@ class Route:
             wait_for_ready: the caller's.
             avoid: the fingerprint of a token not to be sent again.
         """
-        door = self.door
+        attachment = self.attachment
         if metadata is not None or credentials is not None:
-            owner = owner_of(door.header, metadata, credentials)
-            if owner is CALLER or owner is door.auth or self._is_ours(owner):
+            owner = owner_of(attachment.header, metadata, credentials)
+            if owner is CALLER or owner is attachment.auth or self._is_ours(owner):
                 return metadata, credentials, None
             if owner is not None:
-                attempt = Attempt(self, impossible=doubled(door.header))
-                return metadata, attempt.credentials(door, credentials), attempt
+                attempt = Attempt(self, impossible=doubled(attachment.header))
+                return metadata, attempt.credentials(attachment, credentials), attempt
         # A call that waits for its connection may wait longer than its token lives; core asks once connected.
-        if door.plaintext or (door.proven and not wait_for_ready):
+        if attachment.plaintext or (attachment.proven and not wait_for_ready):
             context = self._context or self.context
-            lease = door.engine.peek(context) or door.engine.renewing(context)
-            if lease is None and door.mints:
-                lease = _minted(door.engine, self.context)
+            lease = attachment.engine.peek(context) or attachment.engine.renewing(context)
+            if lease is None and attachment.mints:
+                lease = _minted(attachment.engine, self.context)
             if lease is not None and (avoid is None or lease.token.fingerprint != avoid):
                 return (*metadata, *lease.metadata) if metadata else lease.metadata, credentials, lease
-            if door.plaintext:
+            if attachment.plaintext:
                 return metadata, credentials, WAIT
         attempt = Attempt(self, avoid, patient=bool(wait_for_ready))
-        return metadata, attempt.credentials(door, credentials), attempt
+        return metadata, attempt.credentials(attachment, credentials), attempt
 
 
 def _minted(engine: Engine, context: CallContext) -> Lease | None:

@@ -30,7 +30,7 @@ SENT_OR_SEEN = "what was sent or received can no longer be taken back"
 _REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
-class Trial:
+class AttemptHistory:
     """The history of one RPC; serves sync and asyncio, and knows neither.
 
     Args:
@@ -105,12 +105,12 @@ class Trial:
 
     def request(self, deliver: Deliver) -> None:
         """The token for the next attempt, where core cannot do the waiting; see `Engine.request`."""
-        ask = self.route.door.engine.request
+        ask = self.route.attachment.engine.request
         self.as_caller(lambda: ask(self.route.context, deliver, patient=self._patient()))
 
     def wait(self) -> tuple[Lease | None, GrpcBearerError | None] | None:
         """The same for a thread that waits; `None`: time is up."""
-        return self.route.door.engine.wait(self.route.context, self.left(), patient=self._patient())
+        return self.route.attachment.engine.wait(self.route.context, self.left(), patient=self._patient())
 
     def _patient(self) -> Callable[[], bool] | None:
         return (lambda: self.left() != 0) if self.wait_for_ready else None
@@ -151,7 +151,7 @@ class Trial:
     def _announce(self, failure: Failure, delay: float) -> None:
         from grpc_bearer.events import CallRetried
 
-        notify, method = self.route.door.engine.notify, self.route.path
+        notify, method = self.route.attachment.engine.notify, self.route.path
         notify(CallRetried(*notify.who, method=method, code=failure.code.name, attempt=self.attempts, delay=delay))
 
     def tell(self) -> None:
@@ -167,7 +167,7 @@ class Trial:
     def _delay(
         self, policy: RetryPolicy, lease: Lease, context: CallContext, failure: Failure, obstacle: str
     ) -> float | None:
-        engine = self.route.door.engine
+        engine = self.route.attachment.engine
         if self._learn_time(failure):
             engine.invalidate()  # what was signed or judged by the wrong clock
             self.attempts -= not self.corrected  # the attempt that it took to be sure is on us
@@ -187,7 +187,7 @@ class Trial:
             self.why = obstacle
             return None
         # A clock that may be off needs a second answer to be sure, and the token of the same second is the same.
-        again = engine.single_use or self.route.door.auth._clock.suspected
+        again = engine.single_use or self.route.attachment.auth._clock.suspected
         self.avoid = None if again else lease.token.fingerprint
         return delay
 
@@ -196,11 +196,11 @@ class Trial:
         from grpc_bearer.sources._parse import http_date
 
         date = http_date(failure.header("date"))
-        source = self.route.door.auth._source
+        source = self.route.attachment.auth._source
         # Only for what is signed here: others' tokens have a token endpoint, which tells the time itself.
-        if date is None or not source.signs or self.route.door.plaintext or failure.header("age") is not None:
+        if date is None or not source.signs or self.route.attachment.plaintext or failure.header("age") is not None:
             return False
-        return self.route.door.auth._clock.learn(date, time.monotonic() - self.sent)
+        return self.route.attachment.auth._clock.learn(date, time.monotonic() - self.sent)
 
     def cause(self, carrier: Carrier, failure: Failure) -> tuple[Any, GrpcBearerError] | None:
         """What to show instead of, or behind, the last failure: the call to show, and our typed error as its cause.
@@ -232,4 +232,4 @@ class Trial:
     def _diagnosed(self, lease: Lease, refusal: Failure, why_not_again: str) -> GrpcBearerError:
         from grpc_bearer._calls.diagnosis import diagnose
 
-        return diagnose(lease.token, refusal, self.route.door.auth._clock.time(), why_not_again)
+        return diagnose(lease.token, refusal, self.route.attachment.auth._clock.time(), why_not_again)

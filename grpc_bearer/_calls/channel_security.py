@@ -1,4 +1,4 @@
-"""What is known of a channel's protection when a door is built. What is not known, core finds out call by call."""
+"""What is known of a channel's protection when it is wrapped. What is not known, core finds out call by call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.grpc_private import core_of, interceptors_of, is_grpcs, target_of
-from grpc_bearer._calls.attach_token import Attach, Door
+from grpc_bearer._calls.attach_token import Attach, Attachment
 from grpc_bearer._calls.combine import doubled
 from grpc_bearer._calls.retry_policy import RetryPolicy
 from grpc_bearer.errors import ConfigurationError, InsecureChannelError
@@ -43,7 +43,7 @@ def refuse_plaintext() -> InsecureChannelError:
     )
 
 
-def door_to(
+def attachment_for(
     channel: Any,
     auth: BearerAuth,
     credentials: grpc.ChannelCredentials | None = None,
@@ -51,24 +51,24 @@ def door_to(
     plaintext: bool = False,
     attach: Attach = "auto",
     retry: RetryPolicy | None = None,
-) -> Door:
+) -> Attachment:
     """What is known of a channel, or a multicallable, that shall carry the tokens of an auth.
 
     Args:
         channel: the channel or multicallable, which may be anybody's.
         auth: whose tokens.
         credentials: what the channel was made with, where that is known.
-        plaintext: as for `Door`; and so on.
+        plaintext: as for `Attachment`; and so on.
 
     Raises:
         ConfigurationError: another auth fills the same header there.
     """
-    for other in _doors_on_the_way(channel):
+    for other in _attachments_on_the_way(channel):
         if other.header == auth.header and other.auth is not auth:
             raise doubled(auth.header)
     xds = credentials is not None and _kind(credentials) == "XDSChannelCredentials"
     target = None if xds else _provable_target(channel)
-    return Door(auth, target, direct=is_grpcs(channel), plaintext=plaintext, attach=attach, retry=retry)
+    return Attachment(auth, target, direct=is_grpcs(channel), plaintext=plaintext, attach=attach, retry=retry)
 
 
 def _provable_target(channel: Any) -> str | None:
@@ -76,46 +76,48 @@ def _provable_target(channel: Any) -> str | None:
 
     Whoever stands between us and gRPC's own objects may send a call elsewhere, in the clear, at any later moment.
     """
-    door = _own_door(channel)
-    if door is not None:
-        # The interceptors of an asyncio channel run above the inner door, but below this one.
-        return door.target if isinstance(channel, grpc.Channel) else None
+    attachment = _own_attachment(channel)
+    if attachment is not None:
+        # The interceptors of an asyncio channel run above the inner attachment, but below this one.
+        return attachment.target if isinstance(channel, grpc.Channel) else None
     target = target_of(channel) if is_grpcs(channel) else None
     return None if target is None or target.startswith(_XDS_SCHEMES) else target
 
 
-def leads_on(door: Door, made: Any, channel: Any) -> Door:
-    """The door of a multicallable that a channel has made: the channel's, if it leads where the channel does.
+def leads_on(attachment: Attachment, made: Any, channel: Any) -> Attachment:
+    """The attachment of a multicallable that a channel has made: the channel's, if it leads where the channel does.
 
     Tracers and balancers put methods of their own in the place of a channel's, on the object or on its class.
     """
-    inner_door = _own_door(channel)
-    ours = inner_door is not None and _own_door(made) is inner_door
+    inner = _own_attachment(channel)
+    ours = inner is not None and _own_attachment(made) is inner
     if ours or (is_grpcs(made) and core_of(made) is core_of(channel)):
-        return door
-    return unproved(door)
+        return attachment
+    return unproved(attachment)
 
 
-def unproved(door: Door) -> Door:
+def unproved(attachment: Attachment) -> Attachment:
     """The same, where it is not known what is behind it."""
-    return Door(door.auth, None, plaintext=door.plaintext, retry=door.retry)
+    return Attachment(attachment.auth, None, plaintext=attachment.plaintext, retry=attachment.retry)
 
 
-def _doors_on_the_way(thing: Any) -> Iterator[Door]:
-    """The doors of ours that a call through this channel or multicallable passes, as far as can be seen."""
+def _attachments_on_the_way(thing: Any) -> Iterator[Attachment]:
+    """The attachments of ours that a call through this channel or multicallable passes, as far as can be seen."""
     while thing is not None:
-        yield from (door for each in (thing, *interceptors_of(thing)) if (door := _own_door(each)) is not None)
+        yield from (
+            attachment for each in (thing, *interceptors_of(thing)) if (attachment := _own_attachment(each)) is not None
+        )
         # Ours keep what they wrap in the one; what grpc.intercept_channel makes, in the other.
         attributes = getattr(thing, "__dict__", {})
         thing = attributes.get("_inner", attributes.get("_channel"))
 
 
-def _own_door(thing: Any) -> Door | None:
-    """The door of a channel, multicallable or interceptor of ours."""
+def _own_attachment(thing: Any) -> Attachment | None:
+    """The attachment of a channel, multicallable or interceptor of ours."""
     attributes = getattr(thing, "__dict__", {})
-    route, doors = attributes.get("_route"), attributes.get("_doors")
-    found = (getattr(route, "door", None), getattr(doors, "unknown", None), attributes.get("_door"))
-    return next((door for door in found if isinstance(door, Door)), None)
+    route, attachments = attributes.get("_route"), attributes.get("_attachments")
+    found = (getattr(route, "attachment", None), getattr(attachments, "unknown", None), attributes.get("_attachment"))
+    return next((attachment for attachment in found if isinstance(attachment, Attachment)), None)
 
 
 def _kind(credentials: grpc.ChannelCredentials) -> str:

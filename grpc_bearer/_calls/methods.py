@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 
 from grpc_bearer._calls.around import Around
-from grpc_bearer._calls.attach_token import Door, Route
-from grpc_bearer._calls.attempt_history import Trial
+from grpc_bearer._calls.attach_token import Attachment, Route
+from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.channel_security import leads_on
-from grpc_bearer._calls.replay import UNKNOWN, Once, passing, serialise, snapshot
+from grpc_bearer._calls.replay import UNKNOWN, NotReplayable, passthrough_serializer, serialise, snapshot
 from grpc_bearer.errors import ConfigurationError
 
 
@@ -46,7 +46,7 @@ class MultiCallable(Around):
     def _many(self, requests: Any) -> Any:
         policy = self._route.policy
         if self._serializer is UNKNOWN or policy is None:
-            return Once(requests)
+            return NotReplayable(requests)
         return self._buffer(requests, self._serializer, policy.replay_messages, policy.replay_bytes)
 
 
@@ -54,7 +54,7 @@ def _same(request: Any) -> Any:
     return request
 
 
-def history(
+def history_of(
     route: Route,
     call: Callable[..., Any],
     request: Any,
@@ -66,7 +66,7 @@ def history(
     compression: grpc.Compression | None,
     began: float,
     caller: contextvars.Context | None = None,
-) -> Trial:
+) -> AttemptHistory:
     """The history of a call, from what its first attempt was made with.
 
     Args:
@@ -84,7 +84,7 @@ def history(
     """
     make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
     deadline = None if timeout is None else began + timeout
-    return Trial(route, make, metadata, credentials, wait_for_ready, deadline, began, caller)
+    return AttemptHistory(route, make, metadata, credentials, wait_for_ready, deadline, began, caller)
 
 
 def _make(
@@ -115,9 +115,9 @@ class Methods(Around):
 
     _kinds: Mapping[type, Callable[..., Any]]
 
-    def __init__(self, channel: Any, door: Door) -> None:
+    def __init__(self, channel: Any, attachment: Attachment) -> None:
         self._inner = channel
-        self._door = door
+        self._attachment = attachment
 
     def unary_unary(
         self,
@@ -165,15 +165,15 @@ class Methods(Around):
         # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
         extra = {"_registered_method": True} if registered else {}
         # To send a request again as it was, it has to be serialised here, once; or copied, if others are to read it.
-        as_bytes = self._door.direct and Route(self._door, method).policy is not None
-        made = make(method, passing(serializer) if as_bytes else serializer, deserializer, **extra)
-        door = leads_on(self._door, made, self._inner)
-        route = Route(door, method)
+        as_bytes = self._attachment.direct and Route(self._attachment, method).policy is not None
+        made = make(method, passthrough_serializer(serializer) if as_bytes else serializer, deserializer, **extra)
+        attachment = leads_on(self._attachment, made, self._inner)
+        route = Route(attachment, method)
         if route.policy is None:
             return wrapped(self._kinds, made, route)
-        if as_bytes and not door.direct:
+        if as_bytes and not attachment.direct:
             made = make(method, serializer, deserializer, **extra)
-        return wrapped(self._kinds, made, route, serializer if door.direct else snapshot)
+        return wrapped(self._kinds, made, route, serializer if attachment.direct else snapshot)
 
 
 def wrapped(kinds: Mapping[type, Callable[..., Any]], inner: Any, *rest: Any) -> Any:

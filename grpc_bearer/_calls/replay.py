@@ -41,7 +41,7 @@ def serialise(serializer: Callable[[Any], bytes] | None, request: Any) -> Item:
         return Unserialisable(request)
 
 
-def passing(serializer: Callable[[Any], bytes] | None) -> Callable[[Item], bytes] | None:
+def passthrough_serializer(serializer: Callable[[Any], bytes] | None) -> Callable[[Item], bytes] | None:
     """The serializer to give gRPC for items that are bytes already."""
     if serializer is None:
         return None
@@ -59,7 +59,7 @@ def snapshot(request: Any) -> Any:
         return request
 
 
-class Once:
+class NotReplayable:
     """The requests of a stream that cannot be sent again."""
 
     pushed = False

@@ -154,7 +154,7 @@ def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
 
 
 def checked_policy(retry: object) -> RetryPolicy | None:
-    """What a door was given for `retry=`."""
+    """What was given for `retry=`."""
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise ConfigurationError(f"retry: expected a RetryPolicy or None, got {type(retry).__name__}")
     return retry

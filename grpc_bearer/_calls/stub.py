@@ -12,8 +12,8 @@ from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._base.grpc_private import core_of
 from grpc_bearer._calls import aio_multicallables, fork, sync_multicallables
 from grpc_bearer._calls.aio_channel import Channel as AioChannel
-from grpc_bearer._calls.attach_token import Door, Route
-from grpc_bearer._calls.channel_security import door_to
+from grpc_bearer._calls.attach_token import Attachment, Route
+from grpc_bearer._calls.channel_security import attachment_for
 from grpc_bearer._calls.methods import wrapped
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy
 from grpc_bearer._calls.sync_channel import Channel
@@ -49,16 +49,16 @@ def wrap_stub(
     if not methods and not (channels and hasattr(type(stub), "__getattr__")):
         raise ConfigurationError(f"stub: no gRPC method found in {type(stub).__name__}; expected a generated stub")
     bearer = as_auth(auth)
-    doors: dict[int, Door] = {}  # one for each channel: what core proves of one says nothing of another
+    attachments: dict[int, Attachment] = {}  # one for each channel: what core proves of one says nothing of another
     ours = copy.copy(stub)
     for name, method in methods.items():
         channel = core_of(method) or method
-        if id(channel) not in doors:
-            doors[id(channel)] = door_to(method, bearer, plaintext=allow_plaintext, retry=retry)
+        if id(channel) not in attachments:
+            attachments[id(channel)] = attachment_for(method, bearer, plaintext=allow_plaintext, retry=retry)
             fork.watch(method)
-        door = doors[id(channel)]
-        setattr(ours, name, wrapped(_KINDS, method, Route(door, getattr(method, "_method", ""))))
+        attachment = attachments[id(channel)]
+        setattr(ours, name, wrapped(_KINDS, method, Route(attachment, getattr(method, "_method", ""))))
     for name, channel in channels.items():
         kind = Channel if isinstance(channel, grpc.Channel) else AioChannel
-        setattr(ours, name, kind(channel, door_to(channel, bearer, plaintext=allow_plaintext, retry=retry)))
+        setattr(ours, name, kind(channel, attachment_for(channel, bearer, plaintext=allow_plaintext, retry=retry)))
     return ours

@@ -22,8 +22,8 @@ import grpc
 from grpc_bearer._base import threads
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
-from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, Trial
-from grpc_bearer._calls.replay import Once, ReplayBuffer
+from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
+from grpc_bearer._calls.replay import NotReplayable, ReplayBuffer
 from grpc_bearer._calls.sync_errors import concluded, deadline_exceeded, failure_of, raised_later, tokenless
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer._engine.fetch import threadless_error
@@ -33,7 +33,7 @@ _LOGGER = logging.getLogger("grpc_bearer")
 
 
 # type-arg: generic in gRPC's stubs only. misc: the stubs give RpcError some of a call's methods, with other types.
-class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg,misc]
+class SyncAttempts(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg,misc]
     """A future or a response stream whose attempts are ours to make; `SyncCall` without the questions.
 
     Args:
@@ -60,13 +60,17 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
     )
 
     def __init__(
-        self, begun: Callable[[], Trial], replay: Once | ReplayBuffer | None, inner: Any, carrier: Carrier
+        self,
+        begun: Callable[[], AttemptHistory],
+        replay: NotReplayable | ReplayBuffer | None,
+        inner: Any,
+        carrier: Carrier,
     ) -> None:
         self._final = False  # the attempt at hand is the one that counts
         self.args = ()  # an exception keeps what it was made with
         self._begun = begun
         self._replay = replay
-        self._history: Trial | None = None
+        self._history: AttemptHistory | None = None
         self._lock = RLock()  # guards what follows
         self._changed: threading.Condition | None = None  # made for the first who waits
         self._inner = inner  # the attempt at hand; None between attempts
@@ -82,18 +86,18 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
             inner.add_done_callback(functools.partial(_ended, weakref.ref(self)))
 
     @property
-    def _trial(self) -> Trial:
+    def _attempt_history(self) -> AttemptHistory:
         """The history of the call."""
-        trial = self._history
-        if trial is None:
+        history = self._history
+        if history is None:
             # Of two who come here at once, the first one's counts.
-            trial = self._history = vars(self).setdefault("history", self._begun())
-        return trial
+            history = self._history = vars(self).setdefault("history", self._begun())
+        return history
 
     @property
     def _blocks(self) -> bool:
         """Whether making an attempt may take as long as the attempt: an interceptor's continuation."""
-        return self._trial.route.door.intercepts
+        return self._attempt_history.route.attachment.intercepts
 
     def outcome(self) -> Any:
         """The attempt that counts, once it is known."""
@@ -103,39 +107,41 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         """Make the next attempt."""
         if self._final:
             return
-        metadata, credentials, carrier = self._trial.plan()
+        metadata, credentials, carrier = self._attempt_history.plan()
         if carrier is WAIT:
             self._await_token()
         else:
-            self._take(raised_later(lambda: self._trial.attempt(metadata, credentials)), carrier)
+            self._take(raised_later(lambda: self._attempt_history.attempt(metadata, credentials)), carrier)
 
     def _await_token(self) -> None:
         """Where core cannot do the waiting: begin when the token has come, or end when time is up."""
-        trial = self._trial
+        history = self._attempt_history
 
         def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
             if self._final:
                 return
-            if lease is None or lease.token.fingerprint == trial.avoid:
-                self._end(tokenless(trial, error))
+            if lease is None or lease.token.fingerprint == history.avoid:
+                self._end(tokenless(history, error))
             elif self._blocks:  # and not the thread that brings everybody's tokens
                 threads.prompt(functools.partial(self._begin_with, lease))
             else:
                 self._begin_with(lease)
 
-        trial.request(deliver)
-        left = trial.left()
+        history.request(deliver)
+        left = history.left()
         if left is not None and self._inner is None:
             try:
                 cancel = SYSTEM_CLOCK.call_later(left, self._expire)
             except RuntimeError:
-                self._end(tokenless(trial, threadless_error()))
+                self._end(tokenless(history, threadless_error()))
             else:
                 self.add_done_callback(lambda _: cancel())
 
     def _begin_with(self, lease: Lease) -> None:
-        metadata = (*(self._trial.metadata or ()), *lease.metadata)
-        self._take(raised_later(lambda: self._trial.attempt(metadata, self._trial.credentials)), lease)
+        metadata = (*(self._attempt_history.metadata or ()), *lease.metadata)
+        self._take(
+            raised_later(lambda: self._attempt_history.attempt(metadata, self._attempt_history.credentials)), lease
+        )
 
     def _expire(self) -> None:
         if self._inner is None:
@@ -191,9 +197,9 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
         failure = failure_of(inner)
         replayable = not self._seen and (self._replay is None or self._replay.rewind())
         obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
-        delay = self._trial.after(inner, self._carrier, failure, obstacle=obstacle)
+        delay = self._attempt_history.after(inner, self._carrier, failure, obstacle=obstacle)
         if delay is None:
-            self._inner = concluded(self._trial, self._carrier, inner, failure)
+            self._inner = concluded(self._attempt_history, self._carrier, inner, failure)
         return delay
 
     def _end(self, shown: Any) -> None:
@@ -236,7 +242,7 @@ class Attempted(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
             self._changed.notify_all()
 
 
-def _ended(me: Callable[[], Attempted | None], _: object) -> None:
+def _ended(me: Callable[[], SyncAttempts | None], _: object) -> None:
     """News of an attempt, on gRPC's thread: see what became of the one at hand.
 
     A plain call that nobody holds is cancelled, unless somebody waits for its end: so no more than that may hold on to

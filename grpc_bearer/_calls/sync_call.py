@@ -15,13 +15,13 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from grpc_bearer._base.interrupts import is_interrupt
-from grpc_bearer._calls.sync_attempts import Attempted
+from grpc_bearer._calls.sync_attempts import SyncAttempts
 from grpc_bearer._calls.sync_errors import CallError, traceback_of
 
 T = TypeVar("T")
 
 
-class SyncCall(Attempted):
+class SyncCall(SyncAttempts):
     """A future or a response stream, with all that may be asked of one."""
 
     __slots__ = ()
@@ -117,7 +117,7 @@ class SyncCall(Attempted):
         return inner is not None and bool(inner.cancelled())
 
     def time_remaining(self) -> Any:
-        return self._trial.left()
+        return self._attempt_history.left()
 
     def cancel(self) -> bool:
         with self._lock:

@@ -1,4 +1,4 @@
-"""The sync doors: our `grpc.Channel`, and the functions that open it."""
+"""Our `grpc.Channel`, and the functions that open it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._base.arguments import checked_flag
 from grpc_bearer._base.grpc_private import is_closed
 from grpc_bearer._calls import fork
-from grpc_bearer._calls.attach_token import Attach, Door, check_attach, with_attach_options
-from grpc_bearer._calls.channel_security import door_to, protecting, refuse_plaintext
+from grpc_bearer._calls.attach_token import Attach, Attachment, check_attach, with_attach_options
+from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
 from grpc_bearer._calls.combine import CALLER, filling
 from grpc_bearer._calls.methods import Methods
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
@@ -28,8 +28,8 @@ class Channel(Methods, grpc.Channel):
 
     _kinds = KINDS
 
-    def __init__(self, channel: Any, door: Door) -> None:
-        super().__init__(channel, door)
+    def __init__(self, channel: Any, attachment: Attachment) -> None:
+        super().__init__(channel, attachment)
         fork.watch(channel)
 
     def _method(self, make: Any, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
@@ -76,7 +76,7 @@ def secure_channel(
             credentials.
         retry: when a refused call is made once more; `None`: never.
         attach: how the token is put on a call. `"auto"`: as metadata where that is safe, through core where not.
-            `"metadata"`: single-use tokens as metadata too, which gives up core's own retries (see the guide on doors).
+            `"metadata"`: single-use tokens as metadata too, which gives up core's own retries.
             `"call_credentials"`: composite channel credentials, core alone, and no `retry`.
 
     Raises:
@@ -92,7 +92,7 @@ def secure_channel(
         fork.watch(plain)
         return plain
     channel = grpc.secure_channel(target, credentials, with_attach_options(options, attach), compression)
-    return Channel(channel, door_to(channel, bearer, credentials, attach=attach, retry=retry))
+    return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry))
 
 
 def insecure_channel(
@@ -115,7 +115,7 @@ def insecure_channel(
     # Core's retries would send a single-use token again, and here it can only go as metadata.
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
     channel = grpc.insecure_channel(target, options, compression)
-    return Channel(channel, door_to(channel, bearer, plaintext=True, retry=retry))
+    return Channel(channel, attachment_for(channel, bearer, plaintext=True, retry=retry))
 
 
 def intercept_channel(
@@ -137,7 +137,7 @@ def intercept_channel(
             f"channel: expected a grpc.Channel, got {type(channel).__name__}; asyncio channels go to "
             "grpc_bearer.aio.intercept_channel"
         )
-    return Channel(channel, door_to(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))
+    return Channel(channel, attachment_for(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))
 
 
 def call_credentials(auth: AuthLike) -> grpc.CallCredentials:

@@ -16,7 +16,7 @@ import grpc
 from grpc_bearer._base.grpc_private import hidden_failure
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._calls.attach_token import Attempt, Carrier, honest_code
-from grpc_bearer._calls.attempt_history import Trial
+from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.failure import Failure, blame
 from grpc_bearer._calls.retry_block import LocalError
 from grpc_bearer.errors import GrpcBearerError
@@ -129,17 +129,17 @@ def _made_here(call: Any) -> bool:
     return isinstance(call, LocalError) if outcome is None else _made_here(outcome())
 
 
-def concluded(trial: Trial, carrier: Carrier, call: Any, failure: Failure) -> Any:
+def concluded(history: AttemptHistory, carrier: Carrier, call: Any, failure: Failure) -> Any:
     """What to show for a call whose last attempt failed: that attempt, an earlier refusal, or an error of our own."""
-    found = trial.cause(carrier, failure)
+    found = history.cause(carrier, failure)
     if isinstance(carrier, Attempt):
         carrier.retire()
     return call if found is None else _shown(*found)
 
 
-def tokenless(trial: Trial, error: GrpcBearerError | None) -> Any:
+def tokenless(history: AttemptHistory, error: GrpcBearerError | None) -> Any:
     """Likewise, where no attempt could be made for want of a token."""
-    return _shown(*trial.tokenless(error))
+    return _shown(*history.tokenless(error))
 
 
 def _shown(call: Any, cause: GrpcBearerError) -> Any:

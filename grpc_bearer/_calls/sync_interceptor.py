@@ -19,10 +19,10 @@ from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._base.grpc_private import is_blocking, sync_channel_behind
 from grpc_bearer._base.not_credentials import NotCredentials
 from grpc_bearer._calls.around import Around
-from grpc_bearer._calls.attach_token import WAIT, Door, Route, materialised
-from grpc_bearer._calls.attempt_history import Trial
-from grpc_bearer._calls.channel_security import door_to
-from grpc_bearer._calls.replay import Once, snapshot
+from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
+from grpc_bearer._calls.attempt_history import AttemptHistory
+from grpc_bearer._calls.channel_security import attachment_for
+from grpc_bearer._calls.replay import NotReplayable, snapshot
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._calls.sync_call import SyncCall
 from grpc_bearer._calls.sync_iterator_call import whole
@@ -65,24 +65,24 @@ class BearerInterceptor(
     def __init__(self, auth: BearerAuth, policy: RetryPolicy | None, allow_plaintext: bool) -> None:
         self._auth = auth
         self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
-        self._door = self._intercepting(Door(auth, None, **self._how))  # of what is not known; never proved
-        self._doors: WeakKeyDictionary[Any, Door] = WeakKeyDictionary()
+        self._attachment = self._intercepting(Attachment(auth, None, **self._how))  # of what is not known; never proved
+        self._attachments: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
 
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         self._auth(context, callback)
 
-    def _door_behind(self, continuation: Any) -> Door:
+    def _attachment_behind(self, continuation: Any) -> Attachment:
         channel = sync_channel_behind(continuation)
         if channel is None:
-            return self._door
+            return self._attachment
         # Of two threads that make one at once, the first one's counts.
-        return self._doors.get(channel) or self._doors.setdefault(
-            channel, self._intercepting(door_to(channel, self._auth, **self._how))
+        return self._attachments.get(channel) or self._attachments.setdefault(
+            channel, self._intercepting(attachment_for(channel, self._auth, **self._how))
         )
 
-    def _intercepting(self, door: Door) -> Door:
-        door.intercepts = True
-        return door
+    def _intercepting(self, attachment: Attachment) -> Attachment:
+        attachment.intercepts = True
+        return attachment
 
     def _intercept(
         self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
@@ -106,22 +106,32 @@ class BearerInterceptor(
                 return inner
         deadline = None if timeout is None else began + timeout
         begun = functools.partial(
-            Trial, route, make, metadata, credentials, wait_for_ready, deadline, began, contextvars.copy_context()
+            AttemptHistory,
+            route,
+            make,
+            metadata,
+            credentials,
+            wait_for_ready,
+            deadline,
+            began,
+            contextvars.copy_context(),
         )
         call = SyncCall(begun, replay, inner, carrier)
         return call.outcome() or call
 
     # The names of arguments are gRPC's.
     def _intercept_one(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
-        route = self._door_behind(continuation).route(client_call_details.method)
+        route = self._attachment_behind(continuation).route(client_call_details.method)
         # A call that is handed out goes on while the caller does what they want with the request.
         if route.policy is not None and not is_blocking(continuation):
             request = snapshot(request)
         return self._intercept(continuation, client_call_details, route, request)
 
     def _intercept_many(self, continuation: Continuation, client_call_details: Any, request_iterator: Any) -> Any:
-        route = self._door_behind(continuation).route(client_call_details.method)
-        return self._intercept(continuation, client_call_details, route, request_iterator, Once(request_iterator))
+        route = self._attachment_behind(continuation).route(client_call_details.method)
+        return self._intercept(
+            continuation, client_call_details, route, request_iterator, NotReplayable(request_iterator)
+        )
 
     intercept_unary_unary = _intercept_one
     intercept_unary_stream = _intercept_one

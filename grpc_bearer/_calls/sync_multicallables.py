@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 
 from grpc_bearer._calls.attach_token import WAIT, materialised
-from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, Trial
-from grpc_bearer._calls.methods import MultiCallable, history
+from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
+from grpc_bearer._calls.methods import MultiCallable, history_of
 from grpc_bearer._calls.replay import ReplayBuffer
 from grpc_bearer._calls.sync_call import SyncCall
 from grpc_bearer._calls.sync_errors import concluded, deadline_exceeded, failure_of, tokenless
@@ -52,10 +52,10 @@ class _SyncMultiCallable(MultiCallable):
                 if carrier is None or not isinstance(error, grpc.Call):
                     raise
                 failed = error
-        trial = history(
+        history = history_of(
             self._route, call, request, replay, timeout, metadata, credentials, wait_for_ready, compression, began
         )
-        return _try_again(trial, carrier, failed, replay)
+        return _try_again(history, carrier, failed, replay)
 
     def _prepare(self, carrier: Any, replay: Any) -> None:
         if carrier is not None:
@@ -95,7 +95,7 @@ class _SyncMultiCallable(MultiCallable):
                 return inner
         caller = contextvars.copy_context()
         begun = functools.partial(
-            history,
+            history_of,
             route,
             call,
             request,
@@ -111,49 +111,49 @@ class _SyncMultiCallable(MultiCallable):
         return SyncCall(begun, replay, inner, carrier)
 
 
-def _try_again(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
+def _try_again(history: AttemptHistory, carrier: Any, failed: Any, replay: Any) -> Any:
     """The attempts of a blocking call after its first, on the caller's own thread."""
     try:
-        return _attempts(trial, carrier, failed, replay)
+        return _attempts(history, carrier, failed, replay)
     finally:
         if replay is not None:
             replay.stop()
 
 
-def _attempts(trial: Trial, carrier: Any, failed: Any, replay: Any) -> Any:
+def _attempts(history: AttemptHistory, carrier: Any, failed: Any, replay: Any) -> Any:
     while True:
         if failed is not None:
             failure = failure_of(failed)
             obstacle = "" if replay is None or replay.rewind() else SENT_OR_SEEN
-            delay = trial.after(failed, carrier, failure, obstacle=obstacle)
-            trial.tell()
+            delay = history.after(failed, carrier, failure, obstacle=obstacle)
+            history.tell()
             if delay is None:
-                raise concluded(trial, carrier, failed, failure)
+                raise concluded(history, carrier, failed, failure)
             if delay > 0:
                 time.sleep(delay)
-        sent, carried, carrier = trial.plan()
+        sent, carried, carrier = history.plan()
         if carrier is WAIT:
-            sent, carrier = _waited(trial)
+            sent, carrier = _waited(history)
         try:
-            return trial.attempt(sent, carried)
+            return history.attempt(sent, carried)
         except grpc.RpcError as error:
             if not isinstance(error, grpc.Call):
                 raise
             failed = error
 
 
-def _waited(trial: Trial) -> tuple[Any, Lease]:
+def _waited(history: AttemptHistory) -> tuple[Any, Lease]:
     """The caller's own thread waits for the token, where core cannot."""
     try:
-        delivered = trial.wait()
+        delivered = history.wait()
     except GrpcBearerError as reason:
         delivered = None, reason
     if delivered is None:
         raise deadline_exceeded()
     lease, error = delivered
-    if lease is not None and lease.token.fingerprint != trial.avoid:
-        return (*(trial.metadata or ()), *lease.metadata), lease
-    raise tokenless(trial, error)
+    if lease is not None and lease.token.fingerprint != history.avoid:
+        return (*(history.metadata or ()), *lease.metadata), lease
+    raise tokenless(history, error)
 
 
 class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
@@ -180,8 +180,8 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
             if not isinstance(error, grpc.Call):
                 raise
             failed = error
-        trial = history(self._route, call, request, None, timeout, None, None, wait_for_ready, compression, began)
-        return _try_again(trial, lease, failed, None)
+        history = history_of(self._route, call, request, None, timeout, None, None, wait_for_ready, compression, began)
+        return _try_again(history, lease, failed, None)
 
     def with_call(
         self,

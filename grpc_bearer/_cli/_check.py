@@ -14,7 +14,7 @@ from grpc_bearer._cli._auth import Chosen, chosen
 from grpc_bearer._cli._channel import channel, quiet_core, trusted
 from grpc_bearer._cli._codes import Exit, Failure, code_of
 from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
-from grpc_bearer._cli._network import Shaken, Target, Trust
+from grpc_bearer._cli._network import Handshake, Target, Trust
 from grpc_bearer._cli._status import REFUSALS
 from grpc_bearer._cli._terminal import Cell, print_json, print_line, print_table, progress, safe
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
@@ -117,7 +117,7 @@ def _way(report: Report, arguments: Namespace) -> bool:
             report.add("tls", "warn", "none (--plaintext): the token travels in the clear")
         return bool(done)
     shake = lambda: _network.shake(connection, report.trust, time.time())  # noqa: E731
-    return _timed(report, "tls", "shaking hands", shake, _shaken, _certificate) is not None
+    return _timed(report, "tls", "shaking hands", shake, _handshake_line, _certificate) is not None
 
 
 def _timed(
@@ -140,12 +140,12 @@ def _peer(address: Any) -> str:
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
 
 
-def _shaken(made: Shaken) -> str:
+def _handshake_line(made: Handshake) -> str:
     left = made.until.timestamp() - time.time()
     return f"{made.version}, certificate of {made.subject}, signed by {made.issuer}, good for {span(left)}"
 
 
-def _certificate(made: Shaken) -> dict[str, Any]:
+def _certificate(made: Handshake) -> dict[str, Any]:
     soon = made.until.timestamp() - time.time() < min(_SOON, _LAST * (made.until - made.since).total_seconds())
     data = {"version": made.version, "subject": made.subject, "issuer": made.issuer, "until": made.until.isoformat()}
     return data | ({"status": "warn"} if soon else {})

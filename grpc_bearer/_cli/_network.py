@@ -155,7 +155,7 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
-class Shaken:
+class Handshake:
     """A TLS handshake that went well."""
 
     version: str
@@ -165,7 +165,7 @@ class Shaken:
     until: datetime.datetime
 
 
-def shake(connection: socket.socket, trust: Trust, now: float) -> Shaken:
+def shake(connection: socket.socket, trust: Trust, now: float) -> Handshake:
     """Shake hands over a new connection, and see that HTTP/2 is spoken. Closes the connection.
 
     Raises:
@@ -180,7 +180,7 @@ def shake(connection: socket.socket, trust: Trust, now: float) -> Shaken:
                 raise Failure(Exit.TLS, "the server speaks TLS but no HTTP/2 (ALPN)", "is this the gRPC port?")
             _expect_settings(tls, encrypted=True)
             signed = name_of(certificate.subject), name_of(certificate.issuer)
-            return Shaken(
+            return Handshake(
                 tls.version() or "TLS", *signed, certificate.not_valid_before_utc, certificate.not_valid_after_utc
             )
     except ssl.SSLCertVerificationError as error:

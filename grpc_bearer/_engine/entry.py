@@ -166,7 +166,7 @@ class Entry:
         fetching_for.set((*fetching_for.get(), weakref.ref(fetch.pending)))
         try:
             while (known := self.known).fetch is fetch and known.state.flight is not None:
-                fetch.tale.begun()
+                fetch.report.begun()
                 fetched = self._fetcher.fetch(_told(fetch.context, known.state))
                 if isinstance(fetched, GrpcBearerError):
                     self._fail(fetch, fetched)
@@ -205,7 +205,7 @@ class Entry:
         lifetime = None if math.isinf(held.expires_at) else held.expires_at - now
         kept = after.lease if verdict is Verdict.KEPT else None
         try:
-            fetch.tale.fetched(lifetime, failures=refresh_table.failures(known.state), kept=kept is not None)
+            fetch.report.fetched(lifetime, failures=refresh_table.failures(known.state), kept=kept is not None)
         finally:
             if after.fetch is not fetch:
                 self._end(fetch, kept or closed_error())
@@ -226,7 +226,7 @@ class Entry:
                 break
         usable, retry_in = isinstance(outcome, Lease), None if after.state.closed else delay
         try:
-            fetch.tale.failed(error, failures=refresh_table.failures(after.state), retry_in=retry_in, usable=usable)
+            fetch.report.failed(error, failures=refresh_table.failures(after.state), retry_in=retry_in, usable=usable)
         finally:
             self._end(fetch, outcome)
 
@@ -246,7 +246,7 @@ class Entry:
             if self._step(known, Known(state, self._renewed(known.lease, state), fetch)):
                 break
         try:
-            fetch.tale.overdue(self._fetcher.timeout, usable=isinstance(outcome, Lease))
+            fetch.report.overdue(self._fetcher.timeout, usable=isinstance(outcome, Lease))
         finally:
             fetch.settle(outcome)
 
@@ -323,9 +323,9 @@ class Entry:
     # -------------------------------------------------------------------------------------------------------- fork
 
     def after_fork_in_child(self) -> None:
-        """Nothing is in flight any more. The token stays; what waited is left untold, and kept: see `bury`."""
+        """Nothing is in flight any more. The token stays; what waited is untold: see `keep_for_parent`."""
         known = self.known
-        threads.bury((known.fetch, self._resting))
+        threads.keep_for_parent((known.fetch, self._resting))
         self._resting, self._cancel_timer = None, nothing
         state = refresh_table.forked(known.state)
         self.known = Known(state, self._renewed(known.lease, state))

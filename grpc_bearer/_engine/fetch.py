@@ -20,7 +20,7 @@ from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer._base.user_code import fetching_for as fetching_for
 from grpc_bearer._base.user_code import of_call
-from grpc_bearer._engine.notify import Notifier, Tale
+from grpc_bearer._engine.notify import FetchReport, Notifier
 from grpc_bearer._engine.promise import Promise
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 
@@ -99,9 +99,9 @@ class Fetcher:
         """The source's, for messages."""
         return type(self.source).__name__
 
-    def tale(self, *, ahead: bool = False, quiet: bool = False) -> Tale:
+    def report(self, *, ahead: bool = False, quiet: bool = False) -> FetchReport:
         """What observers are to hear of the next fetch."""
-        return Tale(self.notify, self.clock.monotonic, ahead=ahead, quiet=quiet)
+        return FetchReport(self.notify, self.clock.monotonic, ahead=ahead, quiet=quiet)
 
     def key(self, context: CallContext) -> Hashable | GrpcBearerError:
         """The source's key for this call; an error if it gives none that can be one."""

@@ -27,12 +27,12 @@ class Fetch:
         ahead: nobody waits for it.
     """
 
-    __slots__ = ("caller", "cancel", "context", "launched", "pending", "taken", "tale")
+    __slots__ = ("caller", "cancel", "context", "launched", "pending", "report", "taken")
 
     def __init__(self, fetcher: Fetcher, context: CallContext, *, ahead: bool) -> None:
         self.context = context
         self.caller = contextvars.copy_context()
-        self.tale = fetcher.tale(ahead=ahead)
+        self.report = fetcher.report(ahead=ahead)
         self.pending: Pending = Promise()
         self.launched = False
         self.taken = _thread.allocate_lock()  # by the one thread that does it, for good

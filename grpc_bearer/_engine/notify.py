@@ -1,4 +1,4 @@
-"""Who is told of events, and how: one `Notifier` an auth, and one `Tale` a fetch.
+"""Who is told of events, and how: one `Notifier` an auth, and one `FetchReport` a fetch.
 
 Where nobody listens, what is routine is not even made. The log is written by a worker, outside of the fetch that it is
 about: a handler may wait for another thread, and that thread for this very token.
@@ -135,7 +135,7 @@ class Notifier:
 
     def after_fork_in_child(self) -> None:
         """What was being written is the parent's to write."""
-        threads.bury((self._lines, self._writing))
+        threads.keep_for_parent((self._lines, self._writing))
         self._lines, self._writing, self._writer = deque(maxlen=BACKLOG), _thread.allocate_lock(), 0
 
     def skew(self, previous: float, offset: float) -> None:
@@ -146,7 +146,7 @@ class Notifier:
 
 
 def _complain(observer: object, error: BaseException) -> None:
-    """Once, and by type: the text of a foreign error may hold anything."""
+    """NotReplayable, and by type: the text of a foreign error may hold anything."""
     with suppress(Exception):  # the log may be what is broken, by a filter that raises; or the name of the observer
         complaint = str(getattr(observer, "__qualname__", type(observer).__qualname__)), type(error).__name__
         if complaint not in _complaints:
@@ -179,7 +179,7 @@ def tell(news: list[tuple[Notifier, Event]]) -> None:
         notify(event)
 
 
-class Tale:
+class FetchReport:
     """What is told of one fetch: that it began, and once how it ended.
 
     Args:

@@ -174,12 +174,12 @@ class Presigned:
 
     def _make(self, context: CallContext) -> Made | None:
         fetcher = self._fetcher
-        tale = fetcher.tale(ahead=True, quiet=True)  # of a token for each call only failures are news
-        tale.begun()
+        report = fetcher.report(ahead=True, quiet=True)  # of a token for each call only failures are news
+        report.begun()
         wall, monotonic = fetcher.clock.time(), fetcher.clock.monotonic()
         fetched = fetcher.fetch_single_use(context)
         if isinstance(fetched, GrpcBearerError):
-            tale.failed(fetched)
+            report.failed(fetched)
             return None
         expires_at = fetched[0].expires_at
         life = math.inf if expires_at is None else expires_at - wall

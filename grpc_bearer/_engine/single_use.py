@@ -19,7 +19,7 @@ from grpc_bearer._engine.fetch import (
     telling,
     threadless_error,
 )
-from grpc_bearer._engine.notify import Tale
+from grpc_bearer._engine.notify import FetchReport
 from grpc_bearer._engine.promise import Promise
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 
@@ -42,18 +42,18 @@ class SingleUse:
 
     def request(self, context: CallContext, deliver: Deliver, own_thread: bool) -> None:
         """See `Engine.request`."""
-        tale = self._fetcher.tale(quiet=not self._fetcher.notify.heard)
+        report = self._fetcher.report(quiet=not self._fetcher.notify.heard)
         if self._fetcher.source.local:
-            telling(deliver)(contextvars.copy_context().run(self._make, context, tale))
+            telling(deliver)(contextvars.copy_context().run(self._make, context, report))
             return
         pending: Pending = Promise()
         pending.then(telling(deliver))
-        fetch = functools.partial(self._fetch, pending, context, tale)
+        fetch = functools.partial(self._fetch, pending, context, report)
         job = functools.partial(contextvars.copy_context().run, fetch)
         try:
             self._waiting.add(pending)
             cancel = self._fetcher.clock.call_later(
-                self._fetcher.timeout, functools.partial(self._give_up, pending, tale)
+                self._fetcher.timeout, functools.partial(self._give_up, pending, report)
             )
             pending.then(lambda _: cancel())
             if own_thread and len(self._waiting) <= _OWN_THREADS:
@@ -62,38 +62,38 @@ class SingleUse:
                 threads.submit(job)
         except RuntimeError:
             error = threadless_error()
-            tale.failed(error)
+            report.failed(error)
             self._settle(pending, error)
         except BaseException:
             self._waiting.discard(pending)
             raise
 
-    def _give_up(self, pending: Pending, tale: Tale) -> None:
+    def _give_up(self, pending: Pending, report: FetchReport) -> None:
         if not pending.kept:
-            tale.overdue(self._fetcher.timeout, usable=False)
+            report.overdue(self._fetcher.timeout, usable=False)
             self._settle(pending, self._fetcher.overdue_error())
 
-    def _fetch(self, pending: Pending, context: CallContext, tale: Tale) -> None:
+    def _fetch(self, pending: Pending, context: CallContext, report: FetchReport) -> None:
         outcome: Outcome = TokenUnavailableError(f"{self._fetcher.name}.fetch: interrupted")
         try:
-            outcome = closed_error() if pending.kept else self._make(context, tale)
+            outcome = closed_error() if pending.kept else self._make(context, report)
         finally:
             self._settle(pending, outcome)
 
-    def _make(self, context: CallContext, tale: Tale) -> Outcome:
+    def _make(self, context: CallContext, report: FetchReport) -> Outcome:
         fetching_for.set((*fetching_for.get(), self._fetcher))
-        tale.begun()
+        report.begun()
         fetched = self._fetcher.fetch_single_use(context)
         outcome: Outcome = fetched if isinstance(fetched, GrpcBearerError) else Lease(*fetched, fresh_until=-math.inf)
-        self._end_tale(tale, outcome)
+        self._end_tale(report, outcome)
         return outcome
 
-    def _end_tale(self, tale: Tale, outcome: Outcome) -> None:
+    def _end_tale(self, report: FetchReport, outcome: Outcome) -> None:
         if isinstance(outcome, Lease):
             at = outcome.token.expires_at
-            tale.fetched(None if at is None else at - self._fetcher.clock.time(), kept=False)
+            report.fetched(None if at is None else at - self._fetcher.clock.time(), kept=False)
         else:
-            tale.failed(outcome, retry_in=None if self._closed else 0.0)
+            report.failed(outcome, retry_in=None if self._closed else 0.0)
 
     def _settle(self, pending: Pending, outcome: Outcome) -> None:
         self._waiting.discard(pending)
@@ -108,5 +108,5 @@ class SingleUse:
 
     def after_fork_in_child(self) -> None:
         """Those who wait are the parent's."""
-        threads.bury(self._waiting)
+        threads.keep_for_parent(self._waiting)
         self._waiting = set()

@@ -8,25 +8,25 @@ from typing import Any
 import httpx
 
 from grpc_bearer._engine.engine import Lease
-from grpc_bearer._rest.token_for_url import UNAUTHORIZED, Giver, origin
+from grpc_bearer._rest.token_for_url import UNAUTHORIZED, TokenForURL, origin
 from grpc_bearer.errors import GrpcBearerError
 
 
 class HTTPXAuth(httpx.Auth):
     """Made by `grpc_bearer.rest.httpx_auth`. The flow decides, and asks its two drivers for leases and answers."""
 
-    def __init__(self, giver: Giver) -> None:
-        self._giver = giver
+    def __init__(self, token_for: TokenForURL) -> None:
+        self._token_for = token_for
 
     def __repr__(self) -> str:
-        return f"HTTPXAuth({self._giver!r})"
+        return f"HTTPXAuth({self._token_for!r})"
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         flow = self._flow(request)
         step = next(flow)
         while step is not None:
             try:
-                got: Any = self._giver.lease(step) if isinstance(step, str) else (yield step)
+                got: Any = self._token_for.lease(step) if isinstance(step, str) else (yield step)
             except GrpcBearerError as error:
                 step = flow.throw(error)
             else:
@@ -37,7 +37,7 @@ class HTTPXAuth(httpx.Auth):
         step = next(flow)
         while step is not None:
             try:
-                got: Any = await self._giver.alease(step) if isinstance(step, str) else (yield step)
+                got: Any = await self._token_for.alease(step) if isinstance(step, str) else (yield step)
             except GrpcBearerError as error:
                 step = flow.throw(error)
             else:
@@ -45,7 +45,7 @@ class HTTPXAuth(httpx.Auth):
 
     def _flow(self, request: httpx.Request) -> Generator[str | httpx.Request | None, Any, None]:
         """Yields a URL and is sent its lease; yields a request and is sent the answer; yields `None` at its end."""
-        if self._giver.header in request.headers and not isinstance(request.headers, _Given):
+        if self._token_for.header in request.headers and not isinstance(request.headers, _Given):
             yield request  # a header of the caller's own wins, as on gRPC calls
             yield None
             return
@@ -65,12 +65,12 @@ class HTTPXAuth(httpx.Auth):
     def _was_dropped(self, response: httpx.Response, home: str) -> bool:
         """Whether a redirect within the origin has lost the token, and was refused for want of it."""
         request = response.request
-        lost = self._giver.header not in request.headers and origin(str(request.url)) == home
+        lost = self._token_for.header not in request.headers and origin(str(request.url)) == home
         return lost and response.is_client_error and _replayable(request)
 
     def _other(self, request: httpx.Request, refused: Lease) -> Generator[str, Lease, Lease | None]:
         """Another token in place of the refused one, which is given up whether the request can be sent again or not."""
-        if not self._giver.gives_up(refused, str(request.url)) or not _replayable(request):
+        if not self._token_for.gives_up(refused, str(request.url)) or not _replayable(request):
             return None
         try:
             lease = yield str(request.url)
@@ -82,7 +82,7 @@ class HTTPXAuth(httpx.Auth):
         (name, value), *beside = lease.metadata
         for header, text in beside:
             request.headers.setdefault(header, text)
-        copied = name == "authorization" and not self._giver.single_use
+        copied = name == "authorization" and not self._token_for.single_use
         request.headers = (_Given if copied else _Uncopied)(request.headers, name, value)
         return request
 

@@ -12,33 +12,33 @@ from requests.exceptions import UnrewindableBodyError
 from requests.utils import rewind_body
 
 from grpc_bearer._engine.engine import Lease
-from grpc_bearer._rest.token_for_url import UNAUTHORIZED, Giver, origin
+from grpc_bearer._rest.token_for_url import UNAUTHORIZED, TokenForURL, origin
 from grpc_bearer.errors import GrpcBearerError
 
 
 class RequestsAuth(AuthBase):
     """Made by `grpc_bearer.rest.requests_auth`."""
 
-    def __init__(self, giver: Giver) -> None:
-        self._giver = giver
+    def __init__(self, token_for: TokenForURL) -> None:
+        self._token_for = token_for
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._giver.header not in request.headers:  # a header of the caller's own wins, as on gRPC calls
-            _Visit(self._giver, request)
+        if self._token_for.header not in request.headers:  # a header of the caller's own wins, as on gRPC calls
+            _Visit(self._token_for, request)
         return request
 
     def __repr__(self) -> str:
-        return f"RequestsAuth({self._giver!r})"
+        return f"RequestsAuth({self._token_for!r})"
 
 
 class _Visit:
     """One request with its redirects: those take the hook along, but nobody asks the auth about them."""
 
-    def __init__(self, giver: Giver, request: requests.PreparedRequest) -> None:
-        self._giver = giver
+    def __init__(self, token_for: TokenForURL, request: requests.PreparedRequest) -> None:
+        self._token_for = token_for
         self._first = request
         self._home = origin(request.url or "")
-        self._lease = giver.lease(request.url or "")
+        self._lease = token_for.lease(request.url or "")
         self._retried = False
         _give(request.headers, self._lease)
         request.register_hook("response", self._answered)  # type: ignore[no-untyped-call]  # so in their stubs
@@ -58,9 +58,9 @@ class _Visit:
         headers = response.request.headers
         target = urljoin(response.url, response.headers["location"])
         if not _is_within(target, response.url):
-            headers.pop(self._giver.header, None)
-        elif self._giver.single_use and self._giver.header in headers:
-            self._lease = self._giver.lease(target)
+            headers.pop(self._token_for.header, None)
+        elif self._token_for.single_use and self._token_for.header in headers:
+            self._lease = self._token_for.lease(target)
             _give(headers, self._lease)
 
     def _again(self, response: requests.Response, options: dict[str, Any]) -> requests.Response:
@@ -81,10 +81,10 @@ class _Visit:
 
     def _other(self, url: str) -> Lease | None:
         """Another token in place of the refused one, which is given up whether this request is sent again or not."""
-        if not self._giver.gives_up(self._lease, url):
+        if not self._token_for.gives_up(self._lease, url):
             return None
         try:
-            lease = self._giver.lease(url)
+            lease = self._token_for.lease(url)
         except GrpcBearerError:
             return None  # the server's own answer says more
         return None if lease.token.fingerprint == self._lease.token.fingerprint else lease

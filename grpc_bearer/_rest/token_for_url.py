@@ -17,7 +17,7 @@ UNAUTHORIZED = 401
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class Giver:
+class TokenForURL:
     """Gives leases to URLs; arguments are those of `grpc_bearer.rest.httpx_auth`."""
 
     def __init__(self, auth: AuthLike, url: str | None, allow_plaintext: bool) -> None:

@@ -120,7 +120,7 @@ def in_time(ended: Callable[[float], bool], timeout: float, monotonic: Callable[
     return False
 
 
-class Patience:
+class CircuitBreaker:
     """How long a store is waited for, and what is remembered of its failures.
 
     Args:

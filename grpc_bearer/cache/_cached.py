@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from grpc_bearer._base.identity import Json
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Token
-from grpc_bearer.cache._fetch import Errand
+from grpc_bearer.cache._fetch import CachedFetch
 from grpc_bearer.cache._judged import Mine
 from grpc_bearer.cache._sealed import NEEDS, Keys, derived, slot_of
 from grpc_bearer.cache._shared import SharedCache
@@ -76,10 +76,10 @@ class CachedSource(Source):
             slot = slot_of(keys, (about, _plain(part.key(context))))
         except TypeError:
             return self._source.fetch(context)
-        errand = Errand(self._cache, slot, context)
-        mine = self._mine.get(errand.slot.name, Mine())
-        token, mine = errand.run(self._source, mine)
-        self._remember(errand.slot.name, mine)
+        fetch = CachedFetch(self._cache, slot, context)
+        mine = self._mine.get(fetch.slot.name, Mine())
+        token, mine = fetch.run(self._source, mine)
+        self._remember(fetch.slot.name, mine)
         return token
 
     def _remember(self, name: str, mine: Mine) -> None:

@@ -25,7 +25,7 @@ POLL = (0.01, 1.0)
 GROWTH = 1.5
 
 
-class Errand:
+class CachedFetch:
     """One fetch through the cache."""
 
     def __init__(self, cache: SharedCache, slot: Slot, context: CallContext) -> None:
@@ -145,8 +145,8 @@ class Errand:
 class _Holder:
     """Keeps a lock alive while its holder fetches."""
 
-    def __init__(self, errand: Errand, grant: Grant) -> None:
-        self._errand, self._grant = errand, grant
+    def __init__(self, fetch: CachedFetch, grant: Grant) -> None:
+        self._fetch, self._grant = fetch, grant
         self._lock = threading.Lock()
         self._stopped = False
         self._cancel = threads.call_later(LEASE / 3, self._beat)
@@ -157,7 +157,7 @@ class _Holder:
     def _renew(self) -> None:
         if self._stopped:
             return
-        self._errand.renew(self._grant)
+        self._fetch.renew(self._grant)
         with self._lock:
             if not self._stopped:
                 self._cancel = threads.call_later(LEASE / 3, self._beat)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from grpc_bearer._base.arguments import UNFILLED, checked_seconds, expanded_path, is_placeholder, refuse_file_name
 from grpc_bearer._base.credential_files import read_file
 from grpc_bearer._base.token import Secret
-from grpc_bearer.cache._bounded import STRETCH, Patience
+from grpc_bearer.cache._bounded import STRETCH, CircuitBreaker
 from grpc_bearer.cache._files import FileStore, NoStore, default_directory
 from grpc_bearer.cache._locks import check_locking
 from grpc_bearer.cache._redis import URL_SCHEMES, RedisStore, checked_client, client_of
@@ -79,7 +79,7 @@ class SharedCache:
         self._encryption_key = _checked_key(encryption_key)
         self._given, self._shown = _checked_store(store)
         self._store: Store = self._opened()
-        self._trust = Patience(self._shown, self.timeout)
+        self._trust = CircuitBreaker(self._shown, self.timeout)
 
     def _opened(self) -> Store:
         given = self._given

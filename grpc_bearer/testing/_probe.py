@@ -15,13 +15,13 @@ import grpc
 from grpc_bearer._base.arguments import checked_flag
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer.testing._ca import CA
-from grpc_bearer.testing._gate import Gate
 from grpc_bearer.testing._ledger import Ledger
 from grpc_bearer.testing._pb import probe_pb2_grpc
 from grpc_bearer.testing._pb.probe_pb2 import ProbeReply, ProbeRequest
 from grpc_bearer.testing._ports import DIRECT, reserve_port
 from grpc_bearer.testing._script import Fault, Script
 from grpc_bearer.testing._verifiers import Verifier
+from grpc_bearer.testing._verifying_interceptor import VerifyingInterceptor
 
 __all__ = ["ProbeServer", "ProbeService"]
 
@@ -135,7 +135,7 @@ class ProbeServer:
         self.ca: CA = ca or CA()
         self.ledger: Ledger = Ledger()
         self.faults: Script = Script()
-        self.gate: Gate = Gate(verifier, self.ledger, self.faults, clock, dated)
+        self.gate: VerifyingInterceptor = VerifyingInterceptor(verifier, self.ledger, self.faults, clock, dated)
         self._workers, self._require_client = workers, checked_flag("require_client", require_client)
         self._options, self._register = (*_OPTIONS, *options), tuple(register)
         self._lock = threading.Lock()

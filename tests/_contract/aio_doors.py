@@ -129,7 +129,7 @@ class World:
             await self.auth.atoken()
             with contextlib.suppress(AttributeError):
                 # Nobody is there to warm the channel with: say what core says when it runs our plugin.
-                channel._door.prove(f"https://localhost/{SERVICE}", f"/{SERVICE}")
+                channel._attachment.prove(f"https://localhost/{SERVICE}", f"/{SERVICE}")
         return channel
 
     def method(self, kind: str, *serializers: Any, channel: aio.Channel | None = None, **named: Any) -> Any:

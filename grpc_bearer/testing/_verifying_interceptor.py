@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 else:
     _Handler = grpc.RpcMethodHandler
 
-__all__ = ["Gate"]
+__all__ = ["VerifyingInterceptor"]
 
 # How often a delayed attempt looks whether its client has gone, in seconds.
 _LOOK = 0.05
 
 
-class Gate(grpc.ServerInterceptor):
+class VerifyingInterceptor(grpc.ServerInterceptor):
     """One for a server. `verifier=None` lets everybody in; `dated` tells those it refuses the time."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Gate(grpc.ServerInterceptor):
         handler = continuation(details)
         return None if handler is None else _guarded(handler, lambda context: self.admit(details.method, context))
 
-    def admit(self, method: str, context: grpc.ServicerContext) -> Visit:
+    def admit(self, method: str, context: grpc.ServicerContext) -> AdmittedCall:
         """Write the attempt down and let it in, or end it."""
         metadata = [(key, value) for key, value in context.invocation_metadata()]
         verdict = self.verifier.verify(metadata, method) if self.verifier else Verdict()
@@ -66,12 +66,12 @@ class Gate(grpc.ServerInterceptor):
         self.ledger.add(attempt)
         if verdict.refusal is not None:
             _turn_away(context, verdict.refusal, formatdate(self.clock.time(), usegmt=True) if self.dated else None)
-        visit = Visit(attempt, context, fault)
-        visit.begin()
-        return visit
+        admitted = AdmittedCall(attempt, context, fault)
+        admitted.begin()
+        return admitted
 
 
-class Visit:
+class AdmittedCall:
     """One admitted attempt and the fault that awaits it, if any."""
 
     def __init__(self, attempt: Attempt, context: grpc.ServicerContext, fault: Fault | None) -> None:
@@ -134,20 +134,20 @@ def _reason(refused: Refusal | Refuse | None) -> str:
     return refused.reason if isinstance(refused, Refusal) else f"scripted: {refused.code.name}"
 
 
-def _guarded(handler: _Handler, admit: Callable[[grpc.ServicerContext], Visit]) -> _Handler:
+def _guarded(handler: _Handler, admit: Callable[[grpc.ServicerContext], AdmittedCall]) -> _Handler:
     """The handler behind the gate, whichever of the four kinds it is."""
     serve: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
-    def incoming(visit: Visit, requests: Any) -> Any:
-        return visit.many(requests) if handler.request_streaming else visit.one(requests)
+    def incoming(admitted: AdmittedCall, requests: Any) -> Any:
+        return admitted.many(requests) if handler.request_streaming else admitted.one(requests)
 
     def one_reply(requests: Any, context: grpc.ServicerContext) -> Any:
-        visit = admit(context)
-        return serve(incoming(visit, requests), context)
+        admitted = admit(context)
+        return serve(incoming(admitted, requests), context)
 
     def many_replies(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        visit = admit(context)
-        yield from visit.replies(serve(incoming(visit, requests), context))
+        admitted = admit(context)
+        yield from admitted.replies(serve(incoming(admitted, requests), context))
 
     makers = {
         (False, False): grpc.unary_unary_rpc_method_handler,
