@@ -41,7 +41,7 @@ bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/r
 bench-check: $(VENV)/.bench $(VENV)/.test  ## the smallest run of all benchmarks: do they run, and report?
 	rm -rf build/bench-check
 	$(BIN)/python -m benchmarks --scale 0 --out build/bench-check/report --work build/bench-check/work
-	$(BIN)/python -m pytest -q tests/test_benchmarks.py tests/test_fleet.py
+	$(BIN)/python -m pytest -q tests/project/test_benchmarks.py tests/soak/test_fleet.py
 
 docs: $(VENV)/.docs  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/trees docs docs/_build/html
@@ -51,11 +51,11 @@ test: $(VENV)/.test  ## run all tests; choose with PYTEST_ARGS="tests/test_token
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 chaos: $(VENV)/.test  ## three minutes in which everything goes wrong, and a table; CHAOS_ARGS="--seed 7 --seconds 60"
-	$(BIN)/python tests/chaos/run.py $(or $(CHAOS_ARGS),--seed 1 --seconds 180)
+	$(BIN)/python tests/soak/chaos/run.py $(or $(CHAOS_ARGS),--seed 1 --seconds 180)
 
 fleet: $(VENV)/.test  ## 200 processes that share one token, and all that may go wrong: a table; FLEET_ARGS="--processes 50"
-	$(BIN)/python tests/fleet/run.py $(FLEET_ARGS)
-	GRPC_BEARER_BATCH=10000 $(BIN)/python -m pytest -rs tests/test_engines.py tests/test_spark.py
+	$(BIN)/python tests/soak/fleet/run.py $(FLEET_ARGS)
+	GRPC_BEARER_BATCH=10000 $(BIN)/python -m pytest -rs tests/soak/test_engines.py tests/soak/test_spark.py
 
 # The tests come from the sdist, whose package is taken away: what they import can only be the wheel's.
 test-wheel: package  ## run all tests on the built wheel, in a fresh environment and with no source about
@@ -85,7 +85,7 @@ types: $(VENV)/.dev  ## mypy --strict, pyright on code as users write it, and wh
 	PYTHONPATH="$(CURDIR)" PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes grpc_bearer --ignoreexternal
 
 layers: $(VENV)/.test  ## imports point downward only, and slow packages wait until they are used
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/python -m pytest -q tests/project/test_layers.py
 
 protos: $(PROTOS_VENV)/.tools  ## generate grpc_bearer/testing/_pb again
 	$(PROTOS_VENV)/bin/python protos/generate
@@ -97,7 +97,7 @@ package: $(VENV)/.dev  ## build wheel and sdist into dist/, and check what is in
 	rm -rf dist *.egg-info
 	$(BIN)/python -m build --quiet --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
-	GRPC_BEARER_DIST="$(CURDIR)/dist" $(BIN)/python -m pytest -q tests/test_distribution.py
+	GRPC_BEARER_DIST="$(CURDIR)/dist" $(BIN)/python -m pytest -q tests/project/test_distribution.py
 
 hooks: $(VENV)/.dev  ## have git run lint and types before each commit
 	$(BIN)/pre-commit install

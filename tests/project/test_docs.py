@@ -16,7 +16,7 @@ from _pages.run import needs, run_page
 import grpc_bearer
 from grpc_bearer import _cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).with_suffix("").as_posix(): path for path in pages(ROOT)}
 TEXTS = {name: path.read_text("utf-8") for name, path in PAGES.items()}

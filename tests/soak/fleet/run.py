@@ -1,4 +1,4 @@
-"""`python tests/fleet/run.py [--processes 200] [--lifetimes 10] [--out FILE]`: see the package.
+"""`python tests/soak/fleet/run.py [--processes 200] [--lifetimes 10] [--out FILE]`: see the package.
 
 Exits with 0 if all is right.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path[:0] = map(str, Path(__file__).parents[1:3])  # this package, and what all tests share
 
 from fleet import scenes
 from fleet.scenes import Row

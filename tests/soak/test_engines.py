@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", ""))))
     (tmp_path / "key").write_text("0123456789abcdef" * 2)
     with World(tmp_path) as world:
         yield world
@@ -188,7 +188,7 @@ def test_a_celery_worker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("celery", reason="no Celery here")
     pytest.importorskip("redis", reason="no redis-py here")
     (world.folder / "celery_app.py").write_text(textwrap.dedent(CELERY))
-    monkeypatch.setenv("PYTHONPATH", f"{HERE}{os.pathsep}{world.folder}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(HERE), str(HERE.parent), str(world.folder))))
     monkeypatch.setenv("C_FORCE_ROOT", "1")  # Celery refuses pickles for root, as CI may be
     monkeypatch.syspath_prepend(str(world.folder))
     with redis_server() as server:

@@ -1,4 +1,4 @@
-"""`python tests/chaos/run.py --seed N --seconds S [--json]`: see the package. Exits with 0 if all is right."""
+"""`python tests/soak/chaos/run.py --seed N --seconds S [--json]`: see the package. Exits with 0 if all is right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 if __name__ == "__main__":
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # core tells of each GOAWAY
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path[:0] = map(str, Path(__file__).parents[1:3])  # this package, and what all tests share
 
 from chaos import controls, leaks, lines, script
 from chaos.faults import Conductor, Log

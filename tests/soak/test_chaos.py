@@ -1,4 +1,4 @@
-"""A short run of `tests/chaos`: `make chaos` is the long one. And what its judge and its search must not miss."""
+"""A short run of `tests/soak/chaos`: `make chaos` is the long one. And what its judge and its search must not miss."""
 
 from __future__ import annotations
 

@@ -428,7 +428,7 @@ print("well")
 def test_a_forked_child_uses_none_of_the_parents_tokens() -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORK],
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=60,

@@ -63,7 +63,11 @@ def spark_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         "org.apache.spark.sql.connect.service.SparkConnectServer",
         "spark-internal",
     ]
-    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
+    environment = {
+        **os.environ,
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE, *HERE.parents[:2]))),
+    }
     environment["SPARK_LOCAL_IP"] = "127.0.0.1"
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)

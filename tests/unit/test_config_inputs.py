@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_config import TOKEN, refused, write
 
 import grpc_bearer
 from grpc_bearer._config import trust
 from grpc_bearer._config.build import specified
 from grpc_bearer._config.toml_file import given_by, read_config
-from tests.test_config import TOKEN, refused, write
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="modes and owners are POSIX's")
 

@@ -8,7 +8,7 @@ import pytest
 from _pages.page import blocks
 from _pages.run import run_page
 
-PAGE = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parents[2] / "README.md"
 README = PAGE.read_text("utf-8")
 BLOCKS = [block.code for block in blocks(README) if block.language == "python"]
 

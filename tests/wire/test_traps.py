@@ -1145,14 +1145,14 @@ def test_every_trap_has_its_tests() -> None:
 
 @pytest.mark.parametrize("number", INDEX)
 def test_the_tests_that_the_index_names_exist(number: int) -> None:
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     missing = []
     for name in INDEX[number][1]:
         file, _, test = name.partition("::")
-        path = here / f"test_{file}.py"
         names = {
             node.name
-            for node in (ast.walk(ast.parse(path.read_text("utf-8"))) if path.exists() else ())
+            for path in here.glob(f"*/test_{file}.py")
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }
         if test not in names:
@@ -1163,10 +1163,10 @@ def test_the_tests_that_the_index_names_exist(number: int) -> None:
 
 def test_a_test_that_bears_a_number_stands_in_the_index() -> None:
     """So that whoever looks a trap up finds all that is there."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     numbered = {
         (int(test.removeprefix("test_trap_")[:2]), f"{path.stem.removeprefix('test_')}::{test}")
-        for path in here.glob("test_*.py")
+        for path in here.glob("*/test_*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (test := node.name).startswith("test_trap_")
     }

@@ -1093,7 +1093,7 @@ print("leaving", flush=True)
 
 @pytest.mark.parametrize("last", ["", "engine.close()"])
 def test_the_interpreter_exits_at_once_with_a_fetch_in_flight(last: str) -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-c", EXIT + last], cwd=root, capture_output=True, text=True, timeout=30, check=True
     )

@@ -13,7 +13,7 @@ import pytest
 from grpc_bearer import _cli
 from grpc_bearer.testing import private_pem, throwaway_key
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TOOLS = ("pyperf", "matplotlib", "psutil")
 with_tools = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in TOOLS), reason="needs the extra: pip install -e '.[bench]'"

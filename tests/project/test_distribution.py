@@ -22,7 +22,7 @@ import pytest
 import grpc_bearer
 
 DIST = Path(os.environ.get("GRPC_BEARER_DIST", ""))
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 INSTALLED = Path(grpc_bearer.__file__).parent
 SETUP = configparser.ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg", "utf-8")

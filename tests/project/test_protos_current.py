@@ -12,7 +12,7 @@ import pytest
 
 import grpc_bearer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GENERATE = ROOT / "protos" / "generate"
 PACKAGE = Path(grpc_bearer.__file__).parent / "testing" / "_pb"
 

@@ -16,7 +16,7 @@ import pytest
 
 import grpc_bearer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 PUBLIC_MODULES = [
     "grpc_bearer",

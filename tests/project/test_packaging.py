@@ -15,7 +15,7 @@ import pytest
 import grpc_bearer
 from grpc_bearer import _cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(grpc_bearer.__file__).parent  # the tests also run on an installed wheel, with no source beside them
 SETUP = configparser.ConfigParser(interpolation=None)
 SETUP.read(ROOT / "setup.cfg", "utf-8")

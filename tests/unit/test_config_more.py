@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from _redis import redis_server
+from test_config import refused, write
 
 import grpc_bearer
 from grpc_bearer import events
-from tests.test_config import refused, write
 
 KEY = "9f86d081884c7d659a2feaa0c55ad0159f86d081884c7d659a2feaa0c55ad015"
 

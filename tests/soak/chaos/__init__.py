@@ -1,6 +1,6 @@
 """A run on the real stack in which everything around the library goes wrong, and the server's ledger is the judge.
 
-    python tests/chaos/run.py --seed 1 --seconds 180
+    python tests/soak/chaos/run.py --seed 1 --seconds 180
 
 * `script`: what goes wrong and when; pure, from the seed.
 * `world`: the servers, their credentials and files. `faults`: does to them what the script says, and writes it down.

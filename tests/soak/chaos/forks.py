@@ -27,7 +27,7 @@ from typing import Any
 import grpc
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path[:0] = map(str, Path(__file__).parents[1:3])
 
 import grpc_bearer
 from chaos import kinds, load
