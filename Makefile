@@ -3,6 +3,8 @@
 VENV        ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
+# Tests run on all cores. Those of one file or class stay together where they share a server.
+PARALLEL    ?= -n auto --dist loadscope
 
 BIN          := $(VENV)/bin
 FLOORS_VENV  := .venv-floors
@@ -26,8 +28,8 @@ make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
   echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help demo bench bench-check docs test chaos fleet test-wheel test-floors lint format types layers protos \
-  protos-check package hooks check clean
+.PHONY: help demo bench bench-check docs test-fast test test-soak coverage test-pythons chaos fleet test-wheel test-floors \
+  lint format types layers protos protos-check package hooks check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed 's/:.*  ## /\t/' | expand -t 14
@@ -41,14 +43,30 @@ bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/r
 bench-check: $(VENV)/.bench $(VENV)/.test  ## the smallest run of all benchmarks: do they run, and report?
 	rm -rf build/bench-check
 	$(BIN)/python -m benchmarks --scale 0 --out build/bench-check/report --work build/bench-check/work
-	$(BIN)/python -m pytest -q tests/project/test_benchmarks.py tests/soak/test_fleet.py
+	$(BIN)/python -m pytest -q tests/project/test_benchmarks.py
 
 docs: $(VENV)/.docs  ## build the documentation into docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/trees docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-test: $(VENV)/.test  ## run all tests; choose with PYTEST_ARGS="tests/test_token.py -k trim"
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+# $(call pytest,python,folders): those folders, or what PYTEST_ARGS names instead.
+TESTS  := tests/unit tests/wire tests/parity tests/project
+pytest  = $(1) -m pytest $(PARALLEL) $(if $(findstring tests/,$(PYTEST_ARGS)),,$(2)) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.test  ## the tests that need no network: half a minute
+	$(call pytest,$(BIN)/python,tests/unit)
+
+test: $(VENV)/.test  ## all tests but the long ones; choose with PYTEST_ARGS="tests/unit/test_token.py -k trim"
+	$(call pytest,$(BIN)/python,$(TESTS))
+
+test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines
+	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev  ## which lines and branches no test runs
+	$(BIN)/python -m coverage erase
+	$(foreach folder,unit wire parity,$(BIN)/python -m coverage run --parallel-mode -m pytest -q tests/$(folder);)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 chaos: $(VENV)/.test  ## three minutes in which everything goes wrong, and a table; CHAOS_ARGS="--seed 7 --seconds 60"
 	$(BIN)/python tests/soak/chaos/run.py $(or $(CHAOS_ARGS),--seed 1 --seconds 180)
@@ -66,10 +84,20 @@ test-wheel: package  ## run all tests on the built wheel, in a fresh environment
 	  tar -xzf dist/*.tar.gz -C "$$folder" --strip-components 1; \
 	  rm -r "$$folder"/grpc_bearer "$$folder"/*.py "$$folder"/*.egg-info; \
 	  cd "$$folder"; GRPC_BEARER_DIST="$(CURDIR)/dist" \
-	  "$(abspath $(WHEEL_VENV))/bin/python" -m pytest -p no:cacheprovider $(PYTEST_ARGS)
+	  $(call pytest,"$(abspath $(WHEEL_VENV))/bin/python",$(TESTS))
 
 test-floors: $(FLOORS_VENV)/.test  ## run all tests on the oldest supported versions (tests/floors.txt)
-	$(FLOORS_VENV)/bin/python -m pytest -p no:cacheprovider $(PYTEST_ARGS)
+	$(call pytest,$(FLOORS_VENV)/bin/python,$(TESTS)) -p no:cacheprovider
+
+# Of each minor version the newest that pyenv or the system has.
+PYTHONS = $(foreach minor,3.10 3.11 3.12 3.13 3.14,$(firstword $(call usable,$(lastword $(sort $(wildcard \
+  $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(minor).*/bin/python))) python$(minor))))
+
+test-pythons:  ## the tests of unit and wire on every Python from 3.10 up that this machine has
+	@set -e; for python in $(PYTHONS); do \
+	  version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python test PYTEST_ARGS="tests/unit tests/wire $(PYTEST_ARGS)"; \
+	done
 
 lint: $(VENV)/.dev  ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -106,7 +134,7 @@ check:  ## all that CI runs
 	.ci/run
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(FLOORS_VENV) $(PROTOS_VENV) $(WHEEL_VENV) build dist docs/_build docs/_report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .venv* build dist docs/_build docs/_report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments. A stamp says what was installed; it is made again when the lists change.

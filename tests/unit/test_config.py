@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from jose import verified
 
 import grpc_bearer
 from grpc_bearer import ConfigurationError, SigningError, TokenRejectedError, profiles
 from grpc_bearer._config.kinds import PROFILES, SOURCES
 from grpc_bearer.testing import CA, JWTVerifier, OpaqueVerifier, TokenServer, private_pem, throwaway_key
-from tests.jose import verified
 
 TOKEN = "tok-5ecr3t-0123456789"
 SECRETS = (TOKEN, "s3cret-inline")

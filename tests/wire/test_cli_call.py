@@ -14,7 +14,7 @@ from grpc_bearer.testing import CA, OpaqueVerifier, ProbeServer, Services
 pytest.importorskip("grpc_health", reason="needs the cli extra")
 pytest.importorskip("grpc_reflection", reason="needs the cli extra")
 
-from tests._cli_server import PROBE, TOKEN, Ran, run, with_reflection
+from _cli_server import PROBE, TOKEN, Ran, run, with_reflection
 
 _CA = CA()
 

@@ -28,7 +28,7 @@ from grpc_bearer.testing import (
 pytest.importorskip("grpc_health", reason="needs the cli extra")
 pytest.importorskip("grpc_reflection", reason="needs the cli extra")
 
-from tests._cli_server import PROBE, TOKEN, Ran, run, tls_server, with_health, with_reflection
+from _cli_server import PROBE, TOKEN, Ran, run, tls_server, with_health, with_reflection
 
 _CA = CA()
 

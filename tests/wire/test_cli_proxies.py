@@ -13,12 +13,13 @@ pytest.importorskip("hpack", reason="the peer needs the hpack package")
 pytest.importorskip("grpc_health", reason="needs the cli extra")
 pytest.importorskip("grpc_reflection", reason="needs the cli extra")
 
+from _cli_server import PROBE, TOKEN, Ran, run
+from _http2_peer import CANCEL, ENHANCE_YOUR_CALM, Answer, Peer, Request
+
 import grpc_bearer
 from grpc_bearer import TokenFormatError
 from grpc_bearer._cli import _probe
 from grpc_bearer._cli._codes import Exit
-from tests._cli_server import PROBE, TOKEN, Ran, run
-from tests._http2_peer import CANCEL, ENHANCE_YOUR_CALM, Answer, Peer, Request
 
 METHOD = f"{PROBE}/Unary"
 _UNAUTHENTICATED, _UNIMPLEMENTED = 16, 12

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import jwt
 import pytest
+from _cli_server import PROBE, TOKEN, clean_environment, with_reflection
 
 from grpc_bearer import _cli
 from grpc_bearer.testing import CA, OpaqueVerifier, ProbeServer, private_pem, throwaway_key
-from tests._cli_server import PROBE, TOKEN, clean_environment, with_reflection
 
 pytest.importorskip("grpc_reflection", reason="needs the cli extra")
 if shutil.which("bash") is None or not Path("/dev/full").exists():

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _cli_server import PROBE, TOKEN, run, with_reflection
 
 from grpc_bearer._cli._parser import parser
 from grpc_bearer.testing import CA, Hang, OpaqueVerifier, ProbeServer, TokenServer, private_pem, throwaway_key
-from tests._cli_server import PROBE, TOKEN, run, with_reflection
 
 pty = pytest.importorskip("pty", reason="no terminals of this kind here")
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _cli_server import TOKEN, run
+from jose import verified
 
 from grpc_bearer import _cli
 from grpc_bearer._cli import _terminal
 from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
 from grpc_bearer.testing import CA, Response, Services, Status, TokenServer, private_pem, throwaway_key
-from tests._cli_server import TOKEN, run
-from tests.jose import verified
 
 
 @pytest.fixture
