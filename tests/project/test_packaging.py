@@ -130,6 +130,7 @@ def test_the_hosted_ci_calls_the_targets_of_make_check() -> None:
     here = set(re.findall(r"^step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
     hosted = set(re.findall(r"- run: make ([a-z-]+)", (ROOT / ".github/workflows/ci.yml").read_text("utf-8")))
 
+    here.discard("test-pythons")  # there each Python has a machine of its own
     assert sorted(here - hosted) == [], "in .ci/run, but not in .github/workflows/ci.yml"
     assert sorted(hosted - here) == [], "in .github/workflows/ci.yml, but not in .ci/run"
 
