@@ -15,6 +15,7 @@ from pathlib import Path
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.arguments import expanded_path
 from grpc_bearer._base.credential_files import _shown, read_file
+from grpc_bearer._base.translating import translating
 from grpc_bearer._config.build import Spec, built, specified, suggestion
 from grpc_bearer._config.fields import Given
 from grpc_bearer._config.trust import distrusted
@@ -99,13 +100,8 @@ def read_config(config: str | os.PathLike[str] | None) -> ConfigFile:
         ConfigurationError: unreadable, no TOML, or not laid out as it should be.
     """
     path = config_path(config)
-    text, problem = "", ""
-    try:
+    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError(f"config: {path} is not text in UTF-8")):
         text = read_file(path, "config").decode("utf-8-sig")
-    except UnicodeDecodeError:
-        problem = f"config: {path} is not text in UTF-8"
-    if problem:  # outside the handler: the caught error holds the whole file
-        raise ConfigurationError(problem)
     data = _parsed(text, path)
     auths, default = data.pop("auth", {}), data.pop("default", None)
     for name in data:
