@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpc_bearer._auth import BearerAuth
+from grpc_bearer._base import fork_hooks
 from grpc_bearer._base.arguments import expanded_path
 from grpc_bearer._base.credential_files import _shown, read_file
 from grpc_bearer._base.translating import translating
@@ -218,5 +219,4 @@ def _after_fork_in_child() -> None:
     _lock = threading.Lock()  # the thread that held it, if any, is not here
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork_hooks.in_child(fork_hooks.Phase.RENEW, _after_fork_in_child)

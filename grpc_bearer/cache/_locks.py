@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from grpc_bearer._base import fork_hooks
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError
 
@@ -92,4 +93,4 @@ else:
         while _held:
             os.close(_held.pop())
 
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    fork_hooks.in_child(fork_hooks.Phase.RENEW, _after_fork_in_child)
