@@ -157,7 +157,8 @@ class Fetcher:
             first, longest = REPLACEABLE if self.source.replaceable else LASTING
         else:
             first, longest = PASSING
-        # By hand, for to import tenacity is to open files, and this is where a fetch ends that could open none.
+        # Not by tenacity, whose import opens files: this is where a fetch ends, maybe one that failed because no file
+        # could be opened. Imported with the first auth it would make that one take two to three times as long.
         delay = min(first * GROWTH ** min(strikes - 1, 100), longest)
         asked_for = getattr(error, "retry_after", None) or 0.0
         return max(delay * (0.8 + 0.4 * self.jitter()), min(asked_for, RETRY_AFTER_MAX))
