@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import math
 
 from grpc_bearer._base import threads
 from grpc_bearer._base.token import CallContext
@@ -84,7 +83,7 @@ class SingleUse:
         fetching_for.set((*fetching_for.get(), self._fetcher))
         report.begun()
         fetched = self._fetcher.fetch_single_use(context)
-        outcome: Outcome = fetched if isinstance(fetched, GrpcBearerError) else Lease(*fetched, fresh_until=-math.inf)
+        outcome: Outcome = fetched if isinstance(fetched, GrpcBearerError) else fetched.for_one_attempt()
         self._end_tale(report, outcome)
         return outcome
 
