@@ -84,10 +84,10 @@ class SingleUse:
         report.begun()
         fetched = self._fetcher.fetch_single_use(context)
         outcome: Outcome = fetched if isinstance(fetched, GrpcBearerError) else fetched.for_one_attempt()
-        self._end_tale(report, outcome)
+        self._end_report(report, outcome)
         return outcome
 
-    def _end_tale(self, report: FetchReport, outcome: Outcome) -> None:
+    def _end_report(self, report: FetchReport, outcome: Outcome) -> None:
         if isinstance(outcome, Lease):
             at = outcome.token.expires_at
             report.fetched(None if at is None else at - self._fetcher.clock.time(), kept=False)
