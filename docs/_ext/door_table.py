@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpc_bearer import BearerAuth, JWTSource, Token
-from grpc_bearer._calls.attach_token import WAIT, Attempt, Attachment, Route
+from grpc_bearer._calls.attach_token import WAIT, Attachment, Attempt, Route
 from grpc_bearer._engine.engine import Lease
 
 #: What the four outcomes are called in the picture.
