@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpc_bearer import BearerAuth, JWTSource, Token
-from grpc_bearer._calls.attach_token import WAIT, Attempt, Door, Route
+from grpc_bearer._calls.attach_token import WAIT, Attachment, Attempt, Route
 from grpc_bearer._engine.engine import Lease
 
 #: What the four outcomes are called in the picture.
@@ -42,10 +42,11 @@ STEPS: tuple[tuple[str, Callable[[Situation], bool]], ...] = (
 def outcome(situation: Situation) -> str:
     """What the code does."""
     auth = _auth(situation.token)
-    door = Door(auth, "api.example.com", plaintext=situation.plaintext, attach=situation.attach)  # type: ignore[arg-type]
-    door.proven = situation.proven
+    attach: Any = situation.attach
+    attachment = Attachment(auth, "api.example.com", plaintext=situation.plaintext, attach=attach)
+    attachment.proven = situation.proven
     metadata = ((auth.header, "Bearer mine"),) if situation.own else None
-    _, _, carrier = Route(door, "/fleet.v1.Fleet/List").plan(metadata, None, situation.wait_for_ready)
+    _, _, carrier = Route(attachment, "/fleet.v1.Fleet/List").plan(metadata, None, situation.wait_for_ready)
     auth.close()
     return _named(carrier)
 
