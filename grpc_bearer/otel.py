@@ -35,6 +35,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from grpc_bearer._base.translating import translating
 from grpc_bearer._base.user_code import carried
 from grpc_bearer._base.version import version
 from grpc_bearer.errors import ConfigurationError
@@ -81,14 +82,9 @@ class OpenTelemetryObserver:
     def __init__(
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
     ) -> None:
-        try:
+        missing = "OpenTelemetry is not installed: pip install 'grpc-bearer[otel]'"
+        with translating(ImportError, to=lambda _: ConfigurationError(missing)):
             from opentelemetry import metrics, trace
-        except ImportError:
-            missing = True
-        else:
-            missing = False
-        if missing:
-            raise ConfigurationError("OpenTelemetry is not installed: pip install 'grpc-bearer[otel]'")
         self._tracer = trace.get_tracer("grpc_bearer", version(), tracer_provider)
         meter = metrics.get_meter("grpc_bearer", version(), meter_provider)
         self._duration = meter.create_histogram(

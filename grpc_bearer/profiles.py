@@ -20,6 +20,7 @@ from grpc_bearer._base.keys import KeyFile
 from grpc_bearer._base.signing import load_signer
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import Secret, TokenFunction
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, TokenUnavailableError
 from grpc_bearer.sources.http import HTTPTokenSource
 from grpc_bearer.sources.jwt import JWTSource, nonce
@@ -90,13 +91,10 @@ class _BearFile(HTTPTokenSource):
 
 
 def _bear_body(path: Path) -> dict[str, object]:
-    try:
+    # It was right when the auth was built, so somebody is writing it: worth another try later.
+    with translating(ConfigurationError, to=lambda error: TokenUnavailableError(str(error))):
         data, _ = read_object(path, "credentials")
         return checked_fields(data, _BEAR_FIELDS, _where(path), secrets=_BEAR_SECRETS)
-    except ConfigurationError as error:
-        problem = str(error)
-    # It was right when the auth was built, so somebody is writing it: worth another try later.
-    raise TokenUnavailableError(problem)
 
 
 def _where(path: Path | None) -> str:

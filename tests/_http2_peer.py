@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 from collections.abc import Callable
 
 import hpack
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+)
 
-from grpc_bearer.testing._frames import CONTINUATION, END_HEADERS, HEADERS, PREFACE, SETTINGS, Frame, header_fragment
+from grpc_bearer._base.http2 import PREFACE, SETTINGS
 
-_DATA, _RST_STREAM, _SETTINGS, _PING, _GOAWAY = 0x0, 0x3, 0x4, 0x6, 0x7
-_ACK = END_STREAM = 0x1
 CANCEL, ENHANCE_YOUR_CALM = 8, 11
 _BODY = b"<html><body><h1>No</h1></body></html>"
 
 #: From the headers of a request, its stream and whether it has all come: what is answered.
 Answer = Callable[["Request"], bytes]
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">BHBBI", len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, stream) + payload
 
 
 class Request:
@@ -36,25 +39,24 @@ class Request:
     def path(self) -> str:
         return self.headers[":path"].removeprefix("/")
 
-    def _headers(self, flags: int, *fields: tuple[str, str]) -> bytes:
-        return _frame(HEADERS, END_HEADERS | flags, self._stream, self._encoder.encode(fields))
+    def _headers(self, fields: dict[str, str], *flags: str) -> bytes:
+        return HeadersFrame(self._stream, self._encoder.encode(fields), flags=("END_HEADERS", *flags)).serialize()
 
     def grpc(self, status: int) -> bytes:
         """A trailers-only answer."""
-        fields = (":status", "200"), ("content-type", "application/grpc"), ("grpc-status", str(status))
-        return self._headers(END_STREAM, *fields)
+        fields = {":status": "200", "content-type": "application/grpc", "grpc-status": str(status)}
+        return self._headers(fields, "END_STREAM")
 
     def bare(self, status: int) -> bytes:
         """An answer of HTTP's, with a page for people."""
-        return self._headers(0, (":status", str(status)), ("content-type", "text/html")) + _frame(
-            _DATA, END_STREAM, self._stream, _BODY
-        )
+        headers = self._headers({":status": str(status), "content-type": "text/html"})
+        return headers + DataFrame(self._stream, _BODY, flags=("END_STREAM",)).serialize()
 
     def reset(self, error: int) -> bytes:
-        return _frame(_RST_STREAM, 0, self._stream, struct.pack(">I", error))
+        return RstStreamFrame(self._stream, error).serialize()
 
     def goaway(self, error: int, text: bytes = b"") -> bytes:
-        return _frame(_GOAWAY, 0, 0, struct.pack(">II", self._stream, error) + text)
+        return GoAwayFrame(0, self._stream, error, text).serialize()
 
 
 class Peer:
@@ -86,19 +88,21 @@ class Peer:
             connection.sendall(SETTINGS)
             while True:
                 frame = _read(connection)
-                if frame.kind in (_SETTINGS, _PING) and not frame.flags & _ACK:
-                    connection.sendall(_frame(frame.kind, _ACK, 0, frame.payload if frame.kind == _PING else b""))
-                if frame.kind not in (HEADERS, CONTINUATION):
+                if isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
+                    connection.sendall(SettingsFrame(flags=("ACK",)).serialize())
+                if isinstance(frame, PingFrame) and "ACK" not in frame.flags:
+                    connection.sendall(PingFrame(0, frame.opaque_data, flags=("ACK",)).serialize())
+                if not isinstance(frame, HeadersFrame | ContinuationFrame):
                     continue
-                block += header_fragment(frame)
-                if not frame.flags & END_HEADERS:
+                block += frame.data
+                if "END_HEADERS" not in frame.flags:
                     continue
                 headers, size, block = dict(decoder.decode(block)), len(block), b""
-                request = Request(headers, size, frame.stream, _has_ended(connection, frame), encoder)
+                request = Request(headers, size, frame.stream_id, _has_ended(connection, frame), encoder)
                 self.paths.append(request.path)
                 answer = self._answer(request)
                 connection.sendall(answer)
-                if answer[3] == _GOAWAY:
+                if answer[3] == GoAwayFrame.type:
                     # Hangs up, and reads what still comes: else the client may get a reset before the GOAWAY.
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(1 << 16):
@@ -116,23 +120,22 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def _read(connection: socket.socket) -> Frame:
-    head = _exactly(connection, 9)
-    high, low, kind, flags, stream = struct.unpack(">BHBBI", head)
-    payload = _exactly(connection, high << 16 | low)
-    return Frame(kind, flags, stream, payload, head + payload)
+    frame, length = Frame.parse_frame_header(memoryview(_exactly(connection, 9)))
+    frame.parse_body(memoryview(_exactly(connection, length)))
+    return frame
 
 
 def _has_ended(connection: socket.socket, frame: Frame) -> bool:
     """Whether the request's end has come together with its headers, as it does if there is but one message."""
-    if frame.flags & END_STREAM and frame.kind == HEADERS:
+    if "END_STREAM" in frame.flags:
         return True
     try:
         more = connection.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
         return False
     while len(more) >= 9:
-        high, low, kind, flags, stream = struct.unpack(">BHBBI", more[:9])
-        if (kind, stream, flags & END_STREAM) == (_DATA, frame.stream, END_STREAM):
+        later, length = Frame.parse_frame_header(memoryview(more[:9]))
+        if isinstance(later, DataFrame) and later.stream_id == frame.stream_id and "END_STREAM" in later.flags:
             return True
-        more = more[9 + (high << 16 | low) :]
+        more = more[9 + length :]
     return False

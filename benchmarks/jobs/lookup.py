@@ -14,7 +14,7 @@ from benchmarks.stubs import Reusable
 from benchmarks.tables import Reach, Result
 from grpc_bearer import BearerAuth
 from grpc_bearer._base.token import CallContext
-from grpc_bearer._calls.attach_token import Door, Route
+from grpc_bearer._calls.attach_token import Attachment, Route
 
 #: So many in a row for one sample, since the clock itself takes as long as one.
 AT_ONCE = 200
@@ -25,7 +25,7 @@ def variants() -> list[Variant]:
     """As statements, each timed in a loop of its own."""
     auth, google = BearerAuth(Reusable()), GoogleCredentials()
     auth.token()
-    door = Door(auth, "127.0.0.1:1")
+    door = Attachment(auth, "127.0.0.1:1")
     door.prove("https://127.0.0.1:1/grpc_bearer.testing.Probe", "/grpc_bearer.testing.Probe")
     route = Route(door, "/grpc_bearer.testing.Probe/Unary")
     names: dict[str, Any] = {

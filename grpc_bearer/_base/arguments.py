@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError
 
 _LINE_BREAK = re.compile(r"[\r\n\v\f\x85\u2028\u2029]")
@@ -57,12 +58,11 @@ def as_dict(field: str, value: object) -> dict[Any, Any]:
     """A copy of a mapping, whatever reading it does."""
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{field}: expected a mapping, got {type(value).__name__}")
-    failure = ""
-    try:
+    # It may be of somebody's own, such as one that looks things up elsewhere.
+    with translating(
+        Exception, to=lambda error: ConfigurationError(f"{field}: reading the mapping raised {type(error).__name__}")
+    ):
         return dict(value)
-    except Exception as error:  # a mapping of somebody's own, such as one that looks things up elsewhere
-        failure = type(error).__name__
-    raise ConfigurationError(f"{field}: reading the mapping raised {failure}")
 
 
 def checked_text(field: str, value: object) -> str:

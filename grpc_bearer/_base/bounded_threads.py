@@ -5,10 +5,11 @@ Not the engine's workers, whose number is bounded: a few hanging look-ups would 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+
+from grpc_bearer._base import fork_hooks
 
 Job = Callable[[], object]
 
@@ -41,5 +42,4 @@ def _serve(inbox: SimpleQueue[tuple[Job, threading.Event]]) -> None:
         done.set()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)
+fork_hooks.in_child(fork_hooks.Phase.RENEW, _idle.clear)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpc_bearer._base.arguments import A_FILE_NAME, as_dict, expanded_path, names_file, text_problem
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError
 
 # A key or credential file is a few kilobytes; what is longer is another file, or /dev/zero.
@@ -80,11 +81,8 @@ def read_object(credentials: object, field: str) -> tuple[dict[str, Any], Path |
 def _as_text(data: str | bytes, where: str) -> str:
     if isinstance(data, str):
         return data.removeprefix("\ufeff")
-    try:
+    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError(f"{where}: not text in UTF-8")):
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        problem = f"{where}: not text in UTF-8"
-    raise ConfigurationError(problem)  # outside the handler: the caught error holds the whole file
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -93,18 +91,16 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     Raises:
         ConfigurationError: not JSON, or another JSON value.
     """
-    value = problem = None
-    try:
+    with translating(RecursionError, ValueError, to=lambda error: ConfigurationError(f"{where}: {_no_json(error)}")):
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        problem = f"{where}: not JSON (line {error.lineno}, column {error.colno})"
-    except (RecursionError, ValueError):
-        problem = f"{where}: not JSON"
-    if problem is not None:  # outside the handler: the caught error holds the whole text
-        raise ConfigurationError(problem)
     if not isinstance(value, dict):
         raise ConfigurationError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _no_json(error: Exception) -> str:
+    place = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+    return f"not JSON{place}"
 
 
 def checked_fields(

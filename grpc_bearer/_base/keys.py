@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 
 from grpc_bearer._base.arguments import UNFILLED, is_placeholder, refuse_file_name
 from grpc_bearer._base.credential_files import checked_fields, parse_object, read_file, read_object
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, SigningError
 
 
@@ -73,11 +74,9 @@ def _load_pem(text: bytes, passphrase: bytes | None, where: str) -> object:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    try:
+    problem = "wrong passphrase, or a damaged key" if password else "the PEM is damaged, or of a kind not supported"
+    with translating(ValueError, TypeError, UnsupportedAlgorithm, to=lambda _: SigningError(f"{where}: {problem}")):
         return load_pem_private_key(_rewrapped(label, body), password)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        problem = "wrong passphrase, or a damaged key" if password else "the PEM is damaged, or of a kind not supported"
-    raise SigningError(f"{where}: {problem}")  # outside the handler, so that nothing of the key is chained
 
 
 def _unescaped(text: bytes) -> bytes:
@@ -150,14 +149,10 @@ def load_jwk(jwk: Mapping[str, Any], where: str) -> LoadedKey:
     from jwt.algorithms import get_default_algorithms
 
     reader = get_default_algorithms()[{"RSA": "RS256", "EC": "ES512", "OKP": "EdDSA"}[jwk["kty"]]]
-    key: object = None
-    try:
+    problem = f"{where}: the JWK is damaged, or of a curve not supported"
+    # PyJWT lets TypeError, KeyError, binascii.Error and more through; their text may hold parts of the key.
+    with translating(Exception, to=lambda _: SigningError(problem)):
         key = reader.from_jwk(_padded(jwk))
-    except Exception:
-        # PyJWT lets TypeError, KeyError, binascii.Error and more through; their text may hold parts of the key.
-        key = None
-    if key is None:
-        raise SigningError(f"{where}: the JWK is damaged, or of a curve not supported")
     algorithm, key_id = jwk.get("alg"), jwk.get("kid")
     return LoadedKey(
         key, algorithm if isinstance(algorithm, str) else None, key_id if isinstance(key_id, str) else None

@@ -19,6 +19,7 @@ from grpc_bearer._base.arguments import as_dict, expanded_path
 from grpc_bearer._base.credential_files import as_path
 from grpc_bearer._base.keys import KeyFile, LoadedKey, is_key_text, load_jwk, load_text, passphrase_of
 from grpc_bearer._base.token import Shared, secrets_may_travel
+from grpc_bearer._base.translating import translating
 from grpc_bearer._base.user_code import of_call
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, SigningError, TokenUnavailableError
 
@@ -266,17 +267,15 @@ def _guarded(function: Callable[[bytes], object], algorithm: str, where: str) ->
     """A foreign signing function, with its failures made ours and its answer checked."""
 
     def sign(data: bytes) -> bytes:
-        try:
+        with translating(Exception, to=failure):
             signature = function(data)
-        except GrpcBearerError:
-            raise
-        except Exception as error:  # whatever a KMS client raises; its text may hold anything
-            failure = of_call(error, where) or TokenUnavailableError(
-                f"{where}: signing failed with {type(error).__name__}"
-            )
-        else:
-            return _checked_signature(signature, algorithm, where)
-        raise failure
+        return _checked_signature(signature, algorithm, where)
+
+    def failure(error: Exception) -> GrpcBearerError | None:
+        """Whatever a KMS client raises; its text may hold anything."""
+        if isinstance(error, GrpcBearerError):
+            return None
+        return of_call(error, where) or TokenUnavailableError(f"{where}: signing failed with {type(error).__name__}")
 
     return sign
 
@@ -290,9 +289,7 @@ def _checked_signature(signature: object, algorithm: str, where: str) -> bytes:
         return raw
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-    try:
+    problem = f"{len(raw)} bytes that are no {algorithm} signature: neither DER nor r and s of {size} bytes each"
+    with translating(ValueError, OverflowError, to=lambda _: SigningError(f"{where}: {problem}")):
         r, s = decode_dss_signature(raw)
         return r.to_bytes(size, "big") + s.to_bytes(size, "big")
-    except (ValueError, OverflowError):
-        wanted = f"neither DER nor r and s of {size} bytes each"
-    raise SigningError(f"{where}: {len(raw)} bytes that are no {algorithm} signature: {wanted}")

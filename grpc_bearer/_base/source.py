@@ -64,6 +64,10 @@ class Source(ABC):
             SigningError: the key cannot be used.
         """
 
+    def _fetch_or_take(self, context: CallContext) -> tuple[Token, bool]:
+        """A token, and whether another process had fetched it already."""
+        return self.fetch(context), False
+
     def key(self, context: CallContext) -> Hashable:
         """Which calls may share a token: those with equal keys. The default is one token for all."""
         return ()

@@ -14,7 +14,6 @@ import heapq
 import itertools
 import logging
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
+from grpc_bearer._base import fork_hooks
 from grpc_bearer._base.interrupts import is_interrupt
 
 Job: TypeAlias = Callable[[], object]
@@ -260,5 +260,4 @@ def _after_fork_in_child() -> None:
     vars(_here).pop("pool", None)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork_hooks.in_child(fork_hooks.Phase.RENEW, _after_fork_in_child)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import grpc
 
 from grpc_bearer._base.interrupts import is_interrupt
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import GrpcBearerError, TokenRejectedError, TokenUnavailableError
 
 T = TypeVar("T")
@@ -84,14 +85,14 @@ def called(where: str, function: Callable[..., T], *args: object) -> T:
     Raises:
         GrpcBearerError: as the function raised it, or a `TokenUnavailableError` in the place of any other exception.
     """
-    try:
-        return function(*args)
     # SystemExit as well: on a worker thread it would end the thread, not the program, and nobody would be told.
-    except (Exception, CancelledError, SystemExit) as error:
-        if is_interrupt(error):
-            raise
-        failure = scrubbed(error, where)
-    raise failure
+    with translating(
+        Exception,
+        CancelledError,
+        SystemExit,
+        to=lambda error: None if is_interrupt(error) else scrubbed(error, where),
+    ):
+        return function(*args)
 
 
 def name_of(function: object) -> str:

@@ -18,6 +18,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from grpc_bearer._base import fork_hooks
+
 #: Seconds for which a fork waits for plugins. What core holds longer belongs to a call that goes on.
 PLUGINS = 0.5
 #: Seconds for which a child waits for its channels. A few milliseconds is what it takes as a rule.
@@ -84,5 +86,6 @@ def _seems_connected(channel: Any) -> bool:
         return False
 
 
-if _SUPPORTED and hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_child=_after_in_child)
+if _SUPPORTED:
+    fork_hooks.before(_before)
+    fork_hooks.in_child(fork_hooks.Phase.WAIT, _after_in_child)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from grpc_bearer._base.translating import translating
 from grpc_bearer._cli import _network, _probe
 from grpc_bearer._cli._auth import chosen
 from grpc_bearer._cli._channel import channel, quiet_core, trusted
@@ -178,8 +179,5 @@ def _metadata(given: list[str]) -> list[tuple[str, str | bytes]]:
 
 
 def _binary(name: str, value: str) -> bytes:
-    try:
+    with translating(binascii.Error, to=lambda _: Failure(Exit.USAGE, f"--metadata: {name}: expected base64")):
         return base64.b64decode(value, validate=True)
-    except binascii.Error:
-        problem = f"--metadata: {name}: expected base64"
-    raise Failure(Exit.USAGE, problem)

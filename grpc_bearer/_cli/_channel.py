@@ -16,6 +16,7 @@ import grpc
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.credential_files import read_file
+from grpc_bearer._base.translating import translating
 from grpc_bearer._calls.sync_channel import insecure_channel, secure_channel
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._network import Target, Trust
@@ -74,11 +75,11 @@ def _roots(ca: str | None) -> tuple[bytes, str]:
 
 def _read(path: str, field: str) -> bytes:
     """A bundle of authorities, which may be longer than a credential."""
-    try:
+    where = f"{field}: cannot read {path}"
+    with translating(
+        OSError, to=lambda error: Failure(Exit.USAGE, f"{where}: {error.strerror or type(error).__name__}")
+    ):
         return Path(path).read_bytes()
-    except OSError as error:
-        problem = error.strerror or type(error).__name__
-    raise Failure(Exit.USAGE, f"{field}: cannot read {path}: {problem}")
 
 
 def credentials(arguments: Namespace, target: Target, trust: Trust) -> grpc.ChannelCredentials | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpc_bearer._base.http2 import PREFACE, SETTINGS
 from grpc_bearer._cli._certificate import certificate_of, name_of, untrusted
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._terminal import safe
@@ -21,10 +22,6 @@ from grpc_bearer._cli._terminal import safe
 if TYPE_CHECKING:
     from cryptography import x509
 
-#: RFC 9113 section 3.4: how a client begins, and an empty SETTINGS frame.
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-_SETTINGS = 4
-_FRAME_HEADER = 9
 #: What Core looks at, in this order; the last is for hosts that need none.
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _NO_PROXIES = ("no_grpc_proxy", "no_proxy")
@@ -214,11 +211,11 @@ def speaks_plaintext(connection: socket.socket) -> bool:
 
 def _expect_settings(connection: socket.socket, *, encrypted: bool) -> None:
     """The first frame of an HTTP/2 server is SETTINGS (RFC 9113 section 3.4)."""
-    connection.sendall(_PREFACE)
+    connection.sendall(PREFACE + SETTINGS)
     answer = b""
-    while len(answer) < _FRAME_HEADER and (more := connection.recv(4096)):
+    while len(answer) < len(SETTINGS) and (more := connection.recv(4096)):
         answer += more
-    if len(answer) >= _FRAME_HEADER and answer[3] == _SETTINGS:
+    if len(answer) >= len(SETTINGS) and answer[3] == SETTINGS[3]:  # the byte that says what frame it is
         return
     if answer.startswith(b"HTTP/1"):
         raise Failure(Exit.TLS, "the server speaks HTTP/1 only", "is this the gRPC port?")

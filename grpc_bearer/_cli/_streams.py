@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
+from grpc_bearer._base.translating import translating
+
 
 class StreamError(Exception):
     """A result could not be written, or the input not be read.
@@ -126,11 +128,10 @@ def ask_secret(what: str) -> str:
     Raises:
         StreamError: there is no terminal, and nothing on stdin.
     """
-    try:
+    problem = f"there is no terminal to ask for the {what} on"
+    # AttributeError: stdin is closed.
+    with translating(EOFError, OSError, ValueError, AttributeError, to=lambda _: StreamError(problem)):
         return getpass.getpass(f"{what}: ")
-    except (EOFError, OSError, ValueError, AttributeError):  # the last where stdin is closed
-        problem = f"there is no terminal to ask for the {what} on"
-    raise StreamError(problem)
 
 
 class _Others:
@@ -169,13 +170,11 @@ def _read(read: Any) -> str:
     stream = cast("TextIO | None", sys.stdin)
     if stream is None:
         raise StreamError("stdin is closed")
-    try:
+    with (
+        translating(OSError, ValueError, to=lambda error: StreamError(f"stdin cannot be read: {_reason(error)}")),
+        translating(UnicodeDecodeError, to=lambda _: StreamError(f"stdin: not text in {stream.encoding}")),
+    ):
         return str(read(stream))
-    except UnicodeDecodeError:  # it holds what was read
-        problem = f"stdin: not text in {stream.encoding}"
-    except (OSError, ValueError) as error:
-        problem = f"stdin cannot be read: {_reason(error)}"
-    raise StreamError(problem)
 
 
 def _reason(error: Exception) -> str:

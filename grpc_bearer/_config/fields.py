@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 
 from grpc_bearer._base.arguments import expanded_path, is_number, names_file
 from grpc_bearer._base.credential_files import parse_object, read_file
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError
 
 _T = TypeVar("_T")
@@ -188,13 +189,9 @@ def function(value: object, given: Given) -> Callable[..., object]:
         raise ValueError('expected "package.module:name"')
     if problem := given.distrusted():
         raise ConfigurationError(f": {problem}")
-    failed = ""
-    try:
-        found: Any = importlib.import_module(named[1])
-    except Exception as error:
-        failed = f"{type(error).__name__}{_missing(error)}"
-    if failed:  # outside the handler: the text of a foreign error may hold anything
-        raise ValueError(f"importing {named[1]} raised {failed}; expected a module of this name on the path of Python")
+    module = named[1]
+    with translating(Exception, to=lambda error: ValueError(_not_imported(module, error))):
+        found: Any = importlib.import_module(module)
     for name in named[2].split("."):
         found = getattr(found, name, None)
     if not callable(found):
@@ -202,8 +199,10 @@ def function(value: object, given: Given) -> Callable[..., object]:
     return cast("Callable[..., object]", found)
 
 
-def _missing(error: Exception) -> str:
-    return f" ({error.name})" if isinstance(error, ModuleNotFoundError) and error.name else ""
+def _not_imported(module: str, error: Exception) -> str:
+    missing = f" ({error.name})" if isinstance(error, ModuleNotFoundError) and error.name else ""
+    raised = f"{type(error).__name__}{missing}"
+    return f"importing {module} raised {raised}; expected a module of this name on the path of Python"
 
 
 def functions(value: object, given: Given) -> list[Callable[..., object]]:
@@ -275,11 +274,8 @@ def is_pipe(path: Path) -> bool:
 
 def _text_in(path: Path) -> str:
     data = read_file(path, "")
-    try:
+    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError(f"{path} is not text in UTF-8")):
         return data.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        problem = f"{path} is not text in UTF-8"
-    raise ConfigurationError(problem)  # outside the handler: the caught error holds the whole file
 
 
 def parsed(name: str, value: str) -> object:

@@ -12,6 +12,7 @@ from grpc_bearer import profiles
 from grpc_bearer._auth import BearerAuth, as_source
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext
+from grpc_bearer._base.translating import translating
 from grpc_bearer._config import fields as f
 from grpc_bearer._config.cache_fields import cache
 from grpc_bearer._config.fields import Field
@@ -104,18 +105,15 @@ def _google(service_account_file: Path | None = None, scopes: str | list[str] | 
     wanted = None if scopes is None else _listed(scopes)
     library: Any = google_auth  # some of its versions have types, and some have not
     accounts: Any = service_account.Credentials
-    found = None
-    try:
+    if service_account_file is None:
+        problem = "google-auth finds no default credentials; give service_account_file"
+    else:
+        problem = f"service_account_file: {service_account_file} is no service account's key file"
+    with translating(GoogleAuthError, OSError, ValueError, to=lambda _: ConfigurationError(problem)):
         if service_account_file is None:
             found, _ = library.default(scopes=wanted)
         else:
             found = accounts.from_service_account_file(str(service_account_file), scopes=wanted)
-    except (GoogleAuthError, OSError, ValueError):
-        found = None  # raised below: their text is not ours to repeat
-    if found is None and service_account_file is None:
-        raise ConfigurationError("google-auth finds no default credentials; give service_account_file")
-    if found is None:
-        raise ConfigurationError(f"service_account_file: {service_account_file} is no service account's key file")
     return GoogleAuthSource(found)
 
 

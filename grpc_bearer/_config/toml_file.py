@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpc_bearer._auth import BearerAuth
+from grpc_bearer._base import fork_hooks
 from grpc_bearer._base.arguments import expanded_path
 from grpc_bearer._base.credential_files import _shown, read_file
+from grpc_bearer._base.translating import translating
 from grpc_bearer._config.build import Spec, built, specified, suggestion
 from grpc_bearer._config.fields import Given
 from grpc_bearer._config.trust import distrusted
@@ -99,13 +101,8 @@ def read_config(config: str | os.PathLike[str] | None) -> ConfigFile:
         ConfigurationError: unreadable, no TOML, or not laid out as it should be.
     """
     path = config_path(config)
-    text, problem = "", ""
-    try:
+    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError(f"config: {path} is not text in UTF-8")):
         text = read_file(path, "config").decode("utf-8-sig")
-    except UnicodeDecodeError:
-        problem = f"config: {path} is not text in UTF-8"
-    if problem:  # outside the handler: the caught error holds the whole file
-        raise ConfigurationError(problem)
     data = _parsed(text, path)
     auths, default = data.pop("auth", {}), data.pop("default", None)
     for name in data:
@@ -222,5 +219,4 @@ def _after_fork_in_child() -> None:
     _lock = threading.Lock()  # the thread that held it, if any, is not here
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork_hooks.in_child(fork_hooks.Phase.RENEW, _after_fork_in_child)

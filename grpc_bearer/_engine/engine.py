@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import os
 import weakref
 from _thread import RLock
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
-from grpc_bearer._base import threads
+from grpc_bearer._base import fork_hooks, threads
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._base.source import Source
@@ -375,5 +374,4 @@ def _after_fork_in_child() -> None:
         engine._after_fork_in_child()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork_hooks.in_child(fork_hooks.Phase.RESUME, _after_fork_in_child)

@@ -16,12 +16,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from grpc_bearer._base import threads
-from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer._base.token import CallContext
 from grpc_bearer._engine import refresh_table
 from grpc_bearer._engine.fetch import (
+    Fetched,
     Fetcher,
     Lease,
-    Metadata,
     Outcome,
     closed_error,
     expired_error,
@@ -171,14 +171,15 @@ class Entry:
                 if isinstance(fetched, GrpcBearerError):
                     self._fail(fetch, fetched)
                 else:
-                    self._land(fetch, *fetched)
+                    self._land(fetch, fetched)
         except BaseException as error:  # nobody shall wait for a fetch that is over
             self._fail(fetch, TokenUnavailableError(f"{self._fetcher.name}.fetch raised {type(error).__name__}"))
             raise
         fetch.settle(closed_error())  # unless it has come to something
 
-    def _land(self, fetch: Fetch, token: Token, metadata: Metadata) -> None:
+    def _land(self, fetch: Fetch, fetched: Fetched) -> None:
         """Take what a fetch brought. It goes on at once if that was refused meanwhile, for the same who wait."""
+        token, metadata, shared = fetched
         fetcher, jitter = self._fetcher, self._fetcher.jitter()
         while True:
             known, now = self.known, fetcher.elapsed()
@@ -204,8 +205,9 @@ class Entry:
                 break
         lifetime = None if math.isinf(held.expires_at) else held.expires_at - now
         kept = after.lease if verdict is Verdict.KEPT else None
+        failures = refresh_table.failures(known.state)
         try:
-            fetch.report.fetched(lifetime, failures=refresh_table.failures(known.state), kept=kept is not None)
+            fetch.report.fetched(lifetime, failures=failures, kept=kept is not None, shared=shared)
         finally:
             if after.fetch is not fetch:
                 self._end(fetch, kept or closed_error())

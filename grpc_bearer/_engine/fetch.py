@@ -11,7 +11,7 @@ import time
 from _thread import RLock  # what is in threading is a function around it
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock, Elapsed
 from grpc_bearer._base.clock_skew import SkewedClock
@@ -25,7 +25,6 @@ from grpc_bearer._engine.promise import Promise
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
-Fetched: TypeAlias = tuple[Token, Metadata] | GrpcBearerError
 
 #: Seconds of backoff after a failure that may cure itself: the first, and the longest.
 PASSING = (1.0, 120.0)
@@ -44,6 +43,18 @@ _LOGGER = logging.getLogger("grpc_bearer")
 def system_random() -> float:
     """A number in [0, 1), from the system: nothing that a forked child would share."""
     return int.from_bytes(os.urandom(6), "big") / 2**48
+
+
+class Fetched(NamedTuple):
+    """What a fetch brought. `shared`: another process had fetched the token already."""
+
+    token: Token
+    metadata: Metadata
+    shared: bool = False
+
+    def for_one_attempt(self) -> Lease:
+        """The token for who asked, and for nobody later."""
+        return Lease(self.token, self.metadata, fresh_until=-math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +125,10 @@ class Fetcher:
             return _wrapped(error, f"{self.name}.key")
         return key
 
-    def fetch(self, context: CallContext) -> Fetched:
+    def fetch(self, context: CallContext) -> Fetched | GrpcBearerError:
         """A token with its metadata, or an error of ours; only what is meant for the program goes through."""
         try:
-            token = self.source.fetch(context)
+            token, shared = self.source._fetch_or_take(context)
             if isinstance(token, Token):
                 metadata = self.metadata_of(token)
         except BaseException as error:
@@ -131,14 +142,14 @@ class Fetcher:
             return TokenFormatError(f"{self.name}.fetch: expected a Token, got {type(token).__name__}")
         if token.single_use and not self.source.single_use:
             return TokenFormatError(f"{self.name}.fetch: gave a single-use token, but its single_use is not True")
-        return token, metadata
+        return Fetched(token, metadata, shared)
 
-    def fetch_single_use(self, context: CallContext) -> Fetched:
+    def fetch_single_use(self, context: CallContext) -> Fetched | GrpcBearerError:
         """The same for a token that nobody keeps, so that nobody else looks at its expiry."""
         fetched = self.fetch(context)
-        if isinstance(fetched, GrpcBearerError) or fetched[0].expires_at is None:
+        if isinstance(fetched, GrpcBearerError) or fetched.token.expires_at is None:
             return fetched
-        return fetched if fetched[0].expires_at > self.clock.time() else expired_error()
+        return fetched if fetched.token.expires_at > self.clock.time() else expired_error()
 
     def backoff(self, strikes: int, error: GrpcBearerError | None = None, *, lasting: bool = False) -> float:
         """Seconds to leave the source alone, spread by a fifth either way; never less than it asked for itself."""
@@ -146,7 +157,8 @@ class Fetcher:
             first, longest = REPLACEABLE if self.source.replaceable else LASTING
         else:
             first, longest = PASSING
-        # By hand, for to import tenacity is to open files, and this is where a fetch ends that could open none.
+        # Not by tenacity, whose import opens files: this is where a fetch ends, maybe one that failed because no file
+        # could be opened. Imported with the first auth it would make that one take two to three times as long.
         delay = min(first * GROWTH ** min(strikes - 1, 100), longest)
         asked_for = getattr(error, "retry_after", None) or 0.0
         return max(delay * (0.8 + 0.4 * self.jitter()), min(asked_for, RETRY_AFTER_MAX))

@@ -35,7 +35,6 @@ BACKLOG = 1000
 _LOGGER = logging.getLogger("grpc_bearer")
 T = TypeVar("T")
 
-_here = threading.local()
 #: The thread that holds back what it has to tell, and where.
 _held: contextvars.ContextVar[tuple[int, list[Any] | None]] = contextvars.ContextVar(
     "grpc_bearer_held", default=(0, None)
@@ -154,11 +153,6 @@ def _complain(observer: object, error: BaseException) -> None:
             _LOGGER.error("the observer %s raised %s; not said again", *complaint)
 
 
-def taken_from_cache(taken: bool) -> None:
-    """Say, inside of a fetch, whether its token is one that another process had fetched already."""
-    _here.shared = taken
-
-
 def holding_back(news: list[tuple[Notifier, Event]], do: Callable[[], T]) -> T:
     """Do something; what this thread has to tell meanwhile is put into `news`, for `tell` to pass on without a lock.
 
@@ -205,17 +199,16 @@ class FetchReport:
     def begun(self) -> None:
         """Tell that it begins; or, after it has ended, another in its place."""
         self._open, self._fetch, self._began = True, next(_numbers), self._monotonic()
-        _here.shared = False  # a fetch begins and ends on one thread
         if not self._quiet and self._notify.routine_heard:
             from grpc_bearer.events import FetchBegun
 
             self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead), wait=False)
 
-    def fetched(self, lifetime: float | None, *, failures: int = 0, kept: bool = True) -> None:
+    def fetched(self, lifetime: float | None, *, failures: int = 0, kept: bool = True, shared: bool = False) -> None:
         """Tell that it brought a token, which lives for so long."""
         if self._quiet or not self._open:
             return
-        self._open, shared, _here.shared = False, getattr(_here, "shared", False), False
+        self._open = False
         if not failures and not self._notify.routine_heard:
             return
         from grpc_bearer.events import TokenFetched

@@ -181,6 +181,6 @@ class Presigned:
         if isinstance(fetched, GrpcBearerError):
             report.failed(fetched)
             return None
-        expires_at = fetched[0].expires_at
+        expires_at = fetched.token.expires_at
         life = math.inf if expires_at is None else expires_at - wall
-        return Made(Lease(*fetched, fresh_until=-math.inf), wall, monotonic, min(SHARE * life, LONGEST))
+        return Made(fetched.for_one_attempt(), wall, monotonic, min(SHARE * life, LONGEST))

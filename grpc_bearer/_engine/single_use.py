@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import math
 
 from grpc_bearer._base import threads
 from grpc_bearer._base.token import CallContext
@@ -84,11 +83,11 @@ class SingleUse:
         fetching_for.set((*fetching_for.get(), self._fetcher))
         report.begun()
         fetched = self._fetcher.fetch_single_use(context)
-        outcome: Outcome = fetched if isinstance(fetched, GrpcBearerError) else Lease(*fetched, fresh_until=-math.inf)
-        self._end_tale(report, outcome)
+        outcome: Outcome = fetched if isinstance(fetched, GrpcBearerError) else fetched.for_one_attempt()
+        self._end_report(report, outcome)
         return outcome
 
-    def _end_tale(self, report: FetchReport, outcome: Outcome) -> None:
+    def _end_report(self, report: FetchReport, outcome: Outcome) -> None:
         if isinstance(outcome, Lease):
             at = outcome.token.expires_at
             report.fetched(None if at is None else at - self._fetcher.clock.time(), kept=False)

@@ -68,19 +68,22 @@ class CachedSource(Source):
             TokenError: the source has none.
             SigningError: the source's key cannot be used.
         """
+        return self._fetch_or_take(context)[0]
+
+    def _fetch_or_take(self, context: CallContext) -> tuple[Token, bool]:
         part = _part(self._source, context)
         if not part.worth_sharing:
-            return self._source.fetch(context)
+            return self._source.fetch(context), False
         keys, about = self._bases[id(part)]
         try:
             slot = slot_of(keys, (about, _plain(part.key(context))))
         except TypeError:
-            return self._source.fetch(context)
+            return self._source.fetch(context), False
         fetch = CachedFetch(self._cache, slot, context)
         mine = self._mine.get(fetch.slot.name, Mine())
-        token, mine = fetch.run(self._source, mine)
+        token, mine, shared = fetch.run(self._source, mine)
         self._remember(fetch.slot.name, mine)
-        return token
+        return token, shared
 
     def _remember(self, name: str, mine: Mine) -> None:
         self._mine[name] = mine

@@ -11,7 +11,6 @@ from grpc_bearer._base.bounded_threads import start
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer._engine.fetch import system_random
-from grpc_bearer._engine.notify import taken_from_cache
 from grpc_bearer.cache._bounded import OutOfOrderError
 from grpc_bearer.cache._judged import Found, Mine, judged
 from grpc_bearer.cache._sealed import Entry, Slot, entry_of, opened, seal
@@ -34,21 +33,19 @@ class CachedFetch:
         self._jitter = system_random()
         self._bad: int | None = None  # the number of an entry that does not open
 
-    def run(self, source: Source, mine: Mine) -> tuple[Token, Mine]:
-        """A token, and what this process now has."""
+    def run(self, source: Source, mine: Mine) -> tuple[Token, Mine, bool]:
+        """A token, what this process now has, and whether another process had fetched the token already."""
         try:
             found, grant = self._look(mine)
         except OutOfOrderError:
             time.sleep(self._cache.spread * system_random())
             found = grant = None
-        taken_from_cache(False)
         if grant is not None:
             return self._fetch_for_all(source, grant, mine, found)
         if found is not None:
-            taken_from_cache(True)
-            return found.token, Mine(found.entry.number, found.token.expires_at or found.entry.until)
+            return found.token, Mine(found.entry.number, found.token.expires_at or found.entry.until), True
         token = source.fetch(self._context)
-        return token, Mine(mine.number, token.expires_at or 0.0)
+        return token, Mine(mine.number, token.expires_at or 0.0), False
 
     # ------------------------------------------------------------------------------------------------------- looking
 
@@ -95,7 +92,9 @@ class CachedFetch:
 
     # ------------------------------------------------------------------------------------------------------ fetching
 
-    def _fetch_for_all(self, source: Source, grant: Grant, mine: Mine, fallback: Found | None) -> tuple[Token, Mine]:
+    def _fetch_for_all(
+        self, source: Source, grant: Grant, mine: Mine, fallback: Found | None
+    ) -> tuple[Token, Mine, bool]:
         holder = _Holder(self, grant) if self._store.leased else None
         try:
             token = source.fetch(self._context)
@@ -103,8 +102,7 @@ class CachedFetch:
             self._let_go(grant, failed=True)
             if fallback is None or not isinstance(error, TokenError):
                 raise
-            taken_from_cache(True)
-            return fallback.token, Mine(fallback.entry.number, fallback.entry.until)
+            return fallback.token, Mine(fallback.entry.number, fallback.entry.until), True
         finally:
             if holder is not None:
                 holder.stop()
@@ -112,9 +110,9 @@ class CachedFetch:
         entry = entry_of(token, grant.number, now)
         if entry.until <= now or token.single_use:
             self._let_go(grant, failed=True)
-            return token, mine
+            return token, mine, False
         self._publish(grant, entry, entry.until - now)
-        return token, Mine(grant.number, token.expires_at or 0.0)
+        return token, Mine(grant.number, token.expires_at or 0.0), False
 
     def _publish(self, grant: Grant, entry: Entry, life: float) -> None:
         blob, bad = seal(self.slot, entry), self._bad

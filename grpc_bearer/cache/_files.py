@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
 
+from grpc_bearer._base.translating import translating
 from grpc_bearer.cache._locks import FileLock, check_locking, lock_file
 from grpc_bearer.cache._sealed import header_of
 from grpc_bearer.cache._store import AFTERMATH, Denied, Grant, Stored, View
@@ -109,16 +110,15 @@ class FileStore:
     def __init__(self, directory: str) -> None:
         check_locking()
         self.directory = os.path.join(os.getcwd(), directory)
-        problem = ""
-        try:
-            with self._opened():
-                pass
-        except InsecureError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = error.strerror or type(error).__name__
-        if problem:
-            raise ConfigurationError(f"cache: {self.directory}: {problem}")
+        where = f"cache: {self.directory}"
+        with (
+            translating(InsecureError, to=lambda error: ConfigurationError(f"{where}: {error}")),
+            translating(
+                OSError, to=lambda error: ConfigurationError(f"{where}: {error.strerror or type(error).__name__}")
+            ),
+            self._opened(),
+        ):
+            pass
 
     def read(self, name: str) -> View:
         with self._opened() as folder:

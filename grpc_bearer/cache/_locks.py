@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from grpc_bearer._base import fork_hooks
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError
 
 _CREATE = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -35,12 +37,9 @@ if sys.platform == "win32":
 
     def check_locking() -> None:
         """Raises ConfigurationError: what it takes is not installed."""
-        try:
-            import filelock
-        except ImportError:
-            filelock = None  # type: ignore[assignment]  # told below, where no ImportError hangs on what is raised
-        if filelock is None:
-            raise ConfigurationError("cache: files need filelock on Windows: pip install 'grpc-bearer[files]'")
+        problem = "cache: files need filelock on Windows: pip install 'grpc-bearer[files]'"
+        with translating(ImportError, to=lambda _: ConfigurationError(problem)):
+            import filelock  # noqa: F401  # whether it can be
 
     def lock_file(path: str, at: int | None) -> FileLock | None:
         """The lock on a file, made if need be; `None` if somebody else has it."""
@@ -94,4 +93,4 @@ else:
         while _held:
             os.close(_held.pop())
 
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    fork_hooks.in_child(fork_hooks.Phase.RENEW, _after_fork_in_child)

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from grpc_bearer._base.translating import translating
 from grpc_bearer.cache._store import AFTERMATH, LEASE, Denied, Grant, Stored, View
 from grpc_bearer.errors import ConfigurationError
 
@@ -167,18 +168,12 @@ def client_of(url: str, timeout: float) -> Any:
     Raises:
         ConfigurationError: redis-py is not installed, or it does not understand the URL.
     """
-    try:
+    missing = "cache: a Redis URL needs redis-py: pip install 'grpc-bearer[redis]'"
+    with translating(ImportError, to=lambda _: ConfigurationError(missing)):
         import redis
-    except ImportError:
-        redis = None  # type: ignore[assignment]  # told below, where no ImportError hangs on what is raised
-    if redis is None:
-        raise ConfigurationError("cache: a Redis URL needs redis-py: pip install 'grpc-bearer[redis]'")
     if url.startswith("valkey"):
         url = "redis" + url.removeprefix("valkey")
-    try:
+    # Its own error may show the URL, and with it a password.
+    with translating(ValueError, to=lambda _: ConfigurationError("cache: redis-py does not understand this URL")):
         client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
-    except ValueError:
-        client = None  # raised below: the exception here may show the URL, and with it a password
-    if client is not None:
-        return checked_client(client)
-    raise ConfigurationError("cache: redis-py does not understand this URL")
+    return checked_client(client)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from grpc_bearer._base.arguments import UNFILLED, checked_seconds, expanded_path, is_placeholder, refuse_file_name
 from grpc_bearer._base.credential_files import read_file
 from grpc_bearer._base.token import Secret
+from grpc_bearer._base.translating import translating
 from grpc_bearer.cache._bounded import STRETCH, CircuitBreaker
 from grpc_bearer.cache._files import FileStore, NoStore, default_directory
 from grpc_bearer.cache._locks import check_locking
@@ -184,11 +185,9 @@ def _text_key(key: str) -> bytes:
     if is_placeholder(text.strip()):
         raise ConfigurationError(f"encryption_key: {UNFILLED}")
     refuse_file_name("encryption_key", text)
-    try:
+    problem = "encryption_key: has a character that is none (half of a surrogate pair)"
+    with translating(UnicodeEncodeError, to=lambda _: ConfigurationError(problem)):
         return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        pass  # raised below: the exception here holds the key
-    raise ConfigurationError("encryption_key: has a character that is none (half of a surrogate pair)")
 
 
 def _check_size(content: bytes, is_text: bool, where: str) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 
 from grpc_bearer._base.arguments import expanded_path
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._parse import is_jwt
 
@@ -35,21 +36,14 @@ def read_text(path: str) -> str:
         TokenUnavailableError: it cannot be read now, or is empty, as a file being rewritten is for a moment.
         TokenFormatError: it is no small text file.
     """
-    reason = None
-    try:
+    with translating(
+        OSError, to=lambda error: TokenUnavailableError(f"{path!r}: {error.strerror or type(error).__name__}")
+    ):
         content = _content(path)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    if reason is not None:
-        raise TokenUnavailableError(f"{path!r}: {reason}")
     if len(content) > _MAX_BYTES:
         raise TokenFormatError(f"{path!r}: over {_MAX_BYTES} bytes; is this the right file?")
-    try:
-        text: str | None = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = None  # raised outside: the exception holds the content
-    if text is None:
-        raise TokenFormatError(f"{path!r}: not UTF-8 text")
+    with translating(UnicodeDecodeError, to=lambda _: TokenFormatError(f"{path!r}: not UTF-8 text")):
+        text = content.decode("utf-8-sig")
     if not text.strip():
         raise TokenUnavailableError(f"{path!r}: empty; is it being written?")
     return text

@@ -19,6 +19,7 @@ from grpc_bearer._base.arguments import as_dict, checked_flag, checked_seconds, 
 from grpc_bearer._base.bounded_threads import start
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.token import Secret
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._parse import Answer
 from grpc_bearer.sources._secrets import SecretLike, given_text
@@ -206,14 +207,10 @@ def _split(url: object, field: str) -> SplitResult:
         raise ConfigurationError(f"{field}: expected a str, got {type(url).__name__}")
     if not _PRINTABLE.fullmatch(url):
         raise ConfigurationError(f"{field}: empty, or with a space or a character outside ASCII")
-    try:
+    with translating(ValueError, to=lambda _: ConfigurationError(f"{field}: not a URL")):
         parts = urlsplit(url)
         _ = parts.port, parts.hostname  # both are parsed only now, and raise
-    except ValueError:
-        pass  # raised below: the exception here shows the address
-    else:
-        return parts
-    raise ConfigurationError(f"{field}: not a URL")
+    return parts
 
 
 def _is_loopback(host: str) -> bool:

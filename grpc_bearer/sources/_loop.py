@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import threading
 from collections.abc import Awaitable
 from concurrent.futures import Future, wait
 from typing import Any
 
+from grpc_bearer._base import fork_hooks
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._base.user_code import scrubbed
@@ -140,5 +140,4 @@ def _after_fork() -> None:
     _lock, _loop, _thread = threading.Lock(), None, None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork_hooks.in_child(fork_hooks.Phase.RENEW, _after_fork)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from grpc_bearer._base.arguments import as_dict
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._base.token import CallContext
+from grpc_bearer._base.translating import translating
 from grpc_bearer._base.user_code import hint, of_call
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError, TokenRejectedError
 
@@ -124,53 +125,28 @@ class Members:
     def _at(self, context: CallContext) -> Members:
         if self._whole is None:
             return self
-        problem: GrpcBearerError = TokenFormatError(f"{self._what}: the function gave another function")
-        try:
+        with translating(Exception, to=lambda error: self._failed(self._what, error, context)):
             given = self._whole(context)
-        except GrpcBearerError:
-            raise
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            problem = self._failed(self._what, error, context)
-        else:
-            if not callable(given):
-                try:
-                    return Members(given, self._what, self._reserved, self._defaults)
-                except ConfigurationError as error:
-                    problem = TokenFormatError(str(error))
-        raise problem
+        if callable(given):
+            raise TokenFormatError(f"{self._what}: the function gave another function")
+        with translating(ConfigurationError, to=lambda error: TokenFormatError(str(error))):
+            return Members(given, self._what, self._reserved, self._defaults)
 
     def _called(self, name: str, make: Callable[..., object], *context: CallContext) -> str:
-        problem: GrpcBearerError
-        try:
+        with translating(Exception, to=lambda error: self._failed(f"{self._what}[{name!r}]", error, *context)):
             value = make(*context)
-        except GrpcBearerError:
-            raise
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            problem = self._failed(f"{self._what}[{name!r}]", error, *context)
-        else:
-            if type(value) is str:
-                return encode_basestring_ascii(value)  # as `to_json` does; a nonce comes by here for each token
-            try:
-                return to_json(value)
-            except (TypeError, ValueError, RecursionError):
-                problem = TokenFormatError(self._not_json(value, name))
-        raise problem
+        if type(value) is str:
+            return encode_basestring_ascii(value)  # as `to_json` does; a nonce comes by here for each token
+        return self._json(value, name, TokenFormatError)
 
-    def _failed(self, where: str, error: Exception, *context: CallContext) -> TokenRejectedError:
+    def _failed(self, where: str, error: Exception, *context: CallContext) -> TokenRejectedError | None:
+        if isinstance(error, GrpcBearerError) or is_interrupt(error):
+            return None
         service = "".join(f" for service {call.service!r}" for call in context)
         said = of_call(error, where) or f"{where}: the function failed with {type(error).__name__}"
         return TokenRejectedError(f"{said}{service}{hint(error)}")
 
-    def _json(self, value: object, name: str) -> str:
-        try:
+    def _json(self, value: object, name: str, kind: type[GrpcBearerError] = ConfigurationError) -> str:
+        problem = f"{self._what}[{name!r}]: {type(value).__name__} that cannot be written as JSON"
+        with translating(TypeError, ValueError, RecursionError, to=lambda _: kind(problem)):
             return to_json(value)
-        except (TypeError, ValueError, RecursionError):
-            problem = self._not_json(value, name)
-        raise ConfigurationError(problem)
-
-    def _not_json(self, value: object, name: str) -> str:
-        return f"{self._what}[{name!r}]: {type(value).__name__} that cannot be written as JSON"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from grpc_bearer._base.clock import Clock
 from grpc_bearer._base.clock_skew import SkewedClock
 from grpc_bearer._base.token import Token
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import TokenError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
@@ -161,11 +162,8 @@ def json_document(text: str, where: str) -> object:
     """The text as JSON."""
     import json
 
-    try:
+    with translating(ValueError, RecursionError, to=lambda _: TokenFormatError(f"{where}: not JSON")):
         return json.loads(text)
-    except (ValueError, RecursionError):
-        pass  # raised below: the exception here holds the text, and the text may hold a token
-    raise TokenFormatError(f"{where}: not JSON")
 
 
 _MISSING = object()
@@ -323,8 +321,5 @@ def made_token(
         raise TokenFormatError(
             f"{where}: the token expired {now - expires_at:.0f} s ago by this machine's clock; is the clock right?"
         )
-    try:
+    with translating(TokenFormatError, to=lambda error: TokenFormatError(f"{where}: {error}")):
         return Token(value, expires_at=expires_at, refresh_at=refresh_at)
-    except TokenFormatError as error:
-        message = str(error)
-    raise TokenFormatError(f"{where}: {message}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from grpc_bearer._base.arguments import checked_text
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Shared, Token, fingerprint, secrets_may_travel
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -179,17 +180,13 @@ def _since_epoch(expiry: datetime | None) -> float | None:
 
 def _calling_google(function: Callable[..., object], *args: object) -> None:
     """google-auth's exceptions as ours, without what they hold: answers, requests and, through them, secrets."""
-    try:
+    with translating(Exception, to=_translated):
         function(*args)
-        return
-    except GrpcBearerError:
-        raise
-    except Exception as error:
-        failure = _translated(error)
-    raise failure
 
 
-def _translated(error: Exception) -> GrpcBearerError:
+def _translated(error: Exception) -> GrpcBearerError | None:
+    if isinstance(error, GrpcBearerError):
+        return None
     from google.auth import exceptions
 
     kind = type(error).__name__

@@ -15,6 +15,7 @@ from grpc_bearer._base.arguments import as_dict, checked_seconds, checked_text, 
 from grpc_bearer._base.identity import Identity, strong_secret
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Secret, Token
+from grpc_bearer._base.translating import translating
 from grpc_bearer._base.user_code import called
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenError, TokenFormatError
 from grpc_bearer.sources._files import checked_path
@@ -314,13 +315,12 @@ def _revealed(value: object) -> object:
 def _json_bytes(
     name: str, document: object, kind: type[GrpcBearerError], leaf: Callable[[object], object] = _revealed
 ) -> bytes:
-    try:
+    def failure(error: Exception) -> GrpcBearerError | None:
+        is_ours = isinstance(error, GrpcBearerError)  # of a path that is none
+        return None if is_ours else kind(f"{name}: holds something that JSON cannot")
+
+    with translating(TypeError, ValueError, RecursionError, to=failure):
         return _json.dumps(document, default=leaf).encode()
-    except GrpcBearerError:  # a path that is none
-        raise
-    except (TypeError, ValueError, RecursionError):
-        pass  # raised below: the exception here may show a value
-    raise kind(f"{name}: holds something that JSON cannot")
 
 
 # A Secret holds text. Bytes that are no UTF-8 go through unchanged.

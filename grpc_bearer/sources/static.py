@@ -7,6 +7,7 @@ from collections.abc import Callable
 from grpc_bearer._base.arguments import refuse_file_name
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Secret, Token
+from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 
 __all__ = ["StaticSource"]
@@ -54,8 +55,5 @@ def _rebuilt(secret: Secret) -> StaticSource:
 
 
 def _made(token: str) -> Token:
-    try:
+    with translating(TokenFormatError, to=lambda error: ConfigurationError(str(error))):
         return Token(token)
-    except TokenFormatError as error:
-        message = str(error)
-    raise ConfigurationError(message)

@@ -11,27 +11,18 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from grpc_bearer.testing._frames import (
-    CONTINUATION,
-    END_HEADERS,
-    HEADERS,
-    PREFACE,
-    Frame,
-    goaway,
-    header_fragment,
-    read_frame,
-)
 from grpc_bearer.testing._ledger import Attempt
 from grpc_bearer.testing._ports import DIRECT, reserve_port
 from grpc_bearer.testing._verifiers import peek_header
 
 if TYPE_CHECKING:
+    from grpc_bearer.testing._http2 import Connection
     from grpc_bearer.testing._probe import ProbeServer
 
 __all__ = ["GoawayProxy", "RefusedStream"]
@@ -63,7 +54,7 @@ class GoawayProxy:
     """Stands on loopback before a `ProbeServer`, speaks TLS to the client, and refuses streams by GOAWAY.
 
     What it refuses goes into the server's ledger too, as attempts with the reason `"goaway"`: the token was sent, and
-    whoever ended the connection had it. Needs the `hpack` package.
+    whoever ended the connection had it. Needs the packages `hpack` and `hyperframe`.
 
     Args:
         upstream: the server, started or not.
@@ -80,9 +71,9 @@ class GoawayProxy:
     """
 
     def __init__(self, upstream: ProbeServer, script: Iterable[int | None] = ()) -> None:
-        import hpack
+        from grpc_bearer.testing._http2 import Connection  # with hpack and hyperframe, which are an extra
 
-        self._decoder: Callable[[], hpack.Decoder] = hpack.Decoder
+        self._connection: type[Connection] = Connection
         self.upstream = upstream
         self.refused: list[RefusedStream] = []
         self.connections: int = 0
@@ -152,7 +143,7 @@ class GoawayProxy:
             await self._close(writer)
             return
         self._open.add(up_writer)
-        connection = _Connection(writer, up_writer, limit, self._decoder(), self._refuse)
+        connection = self._connection(writer, up_writer, limit, self._refuse)
         await _first(connection.upwards(reader), connection.downwards(up_reader))
         await self._close(up_writer)
         await self._close(writer)
@@ -178,62 +169,6 @@ class GoawayProxy:
         stream = RefusedStream(headers)
         self.refused.append(stream)
         self.upstream.ledger.add(_attempt(stream, self.upstream))
-
-
-class _Connection:
-    """One client connection; frames go through untouched until the limit of streams is reached."""
-
-    def __init__(
-        self,
-        down: asyncio.StreamWriter,
-        up: asyncio.StreamWriter,
-        limit: int | None,
-        decoder: Any,
-        refuse: Callable[[list[tuple[str, str]]], None],
-    ) -> None:
-        self._down, self._up = down, up
-        self._limit = limit
-        self._decoder = decoder
-        self._refuse = refuse
-        self._streams = 0
-        self._last_passed: int | None = None  # set once the GOAWAY is out
-        self._newest = 0
-        self._block = b""
-
-    async def upwards(self, reader: asyncio.StreamReader) -> None:
-        self._up.write(await reader.readexactly(len(PREFACE)))
-        while True:
-            frame = await read_frame(reader)
-            if frame.kind in (HEADERS, CONTINUATION):
-                self._headers(frame)
-            if self._last_passed is None or frame.stream <= self._last_passed:
-                self._up.write(frame.raw)
-                await self._up.drain()
-
-    async def downwards(self, reader: asyncio.StreamReader) -> None:
-        """Frame by frame, because the GOAWAY goes out between two of them."""
-        while True:
-            self._down.write((await read_frame(reader)).raw)
-            await self._down.drain()
-
-    def _headers(self, frame: Frame) -> None:
-        """Every block is decoded, refused or not: HPACK's table has to follow."""
-        if frame.kind == HEADERS and frame.stream > self._newest:
-            self._begin_stream(frame.stream)
-        self._block += header_fragment(frame)
-        if not frame.flags & END_HEADERS:
-            return
-        decoded = self._decoder.decode(self._block, raw=True)
-        self._block = b""
-        if self._last_passed is not None and frame.stream > self._last_passed:
-            self._refuse([(name.decode("latin-1"), value.decode("latin-1")) for name, value, *_ in decoded])
-
-    def _begin_stream(self, stream: int) -> None:
-        self._streams += 1
-        if self._last_passed is None and self._limit is not None and self._streams > self._limit:
-            self._last_passed = self._newest
-            self._down.write(goaway(self._last_passed))
-        self._newest = stream
 
 
 async def _first(*coroutines: Any) -> None:

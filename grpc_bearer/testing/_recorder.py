@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-from grpc_bearer.testing._frames import SETTINGS
+from grpc_bearer._base.http2 import SETTINGS
 from grpc_bearer.testing._ports import reserve_port
 
 __all__ = ["PlaintextRecorder"]

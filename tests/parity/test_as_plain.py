@@ -65,7 +65,11 @@ def outcome(call: Any) -> Any:
 
 
 class TestRequestIterators:
-    @pytest.mark.parametrize("requests", [lambda: OnlyNext(1, 2), lambda: 5, lambda: None, object], ids=repr)
+    @pytest.mark.parametrize(
+        "requests",
+        [lambda: OnlyNext(1, 2), lambda: 5, lambda: None, object],
+        ids=["next alone", "5", "None", "an object"],
+    )
     @pytest.mark.parametrize("warm", [True, False])
     def test_one_with_next_alone_is_taken_and_what_is_none_ends_the_call(
         self, here: Place, requests: Any, warm: bool

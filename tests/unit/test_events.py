@@ -817,5 +817,5 @@ def test_a_call_with_its_token_at_hand_runs_no_code_of_events(here: Place, ear: 
         finally:
             sys.setprofile(None)
 
-    assert "_multicallables.py" in ours  # it does see what runs
-    assert ours.isdisjoint({"events.py", "notify.py", "_log.py", "otel.py"})
+    assert "sync_multicallables.py" in ours  # it does see what runs
+    assert ours.isdisjoint({"events.py", "notify.py", "log.py", "otel.py"})

@@ -208,7 +208,7 @@ class TestCompressedAnswers:
     def _source(self, server: Server, ca: Path) -> HTTPTokenSource:
         return HTTPTokenSource(server.url, ca=ca, max_bytes=1000)
 
-    @pytest.mark.parametrize("tail", [b"x", b"\0" * 8, gzip.compress(b"more")])
+    @pytest.mark.parametrize("tail", [b"x", b"\0" * 8, gzip.compress(b"more")], ids=["x", "zeros", "more"])
     def test_bytes_behind_the_end_are_refused(self, tail: bytes, server: Server, ca: Path) -> None:
         server.replies[:] = [Reply(gzip.compress(b"t0ken") + tail, headers=GZIP)]
         assert "compressed, and broken" in str(failure(self._source(server, ca), TokenUnavailableError))
@@ -258,6 +258,7 @@ class TestCompressedAnswers:
             ("identity", b"t0ken"),
             ("utf-8", b"t0ken"),
         ],
+        ids=lambda value: value if isinstance(value, str) else str(len(value)),
     )
     def test_a_whole_one_is_read(self, encoding: str, body: bytes, server: Server, ca: Path) -> None:
         server.replies[:] = [Reply(body, headers={"content-encoding": encoding})]

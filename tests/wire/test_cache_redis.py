@@ -156,7 +156,7 @@ def test_a_real_cluster_of_one_node(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["entry", "lock", "fence"])
 @pytest.mark.parametrize("junk", ["string", "list", "hash", "huge"])
 def test_junk_in_the_place_of_any_key_fails_nothing(server: RedisServer, key: str, junk: str) -> None:
-    counting, cache = Counting(), cache_in(server.url, breaker=0.2)
+    counting, cache = Counting(), cache_in(server.url, patience=0.2)
     BearerAuth(counting, cache=cache).token()
     with redis.Redis(port=server.port) as client:
         (entry,) = client.keys("*:entry")
@@ -171,7 +171,7 @@ def test_junk_in_the_place_of_any_key_fails_nothing(server: RedisServer, key: st
         else:
             client.set(name, "9" * 40)
 
-    values = [BearerAuth(counting, cache=cache_in(server.url, breaker=0.2)).token().value for _ in range(3)]
+    values = [BearerAuth(counting, cache=cache_in(server.url, patience=0.2)).token().value for _ in range(3)]
 
     if key == "lock" and junk in ("list", "hash"):  # the server does not read it as a text: each goes on without
         assert values == ["t2", "t3", "t4"]
@@ -401,7 +401,7 @@ def test_the_lock_of_a_holder_that_is_slow_but_alive_is_kept(server: RedisServer
         return Token("slow", time.time() + 60)
 
     first = BearerAuth(slow, cache=cache_in(server.url))
-    second = BearerAuth(Counting("other"), cache=cache_in(server.url, breaker=60.0))
+    second = BearerAuth(Counting("other"), cache=cache_in(server.url, patience=60.0))
     held = future_of(first._engine, _context())
     assert asked.wait(20)
     waiting = future_of(second._engine, _context())
@@ -434,7 +434,7 @@ class TestWhatOthersLeaveInRedis:
         server.command("SET", keys["entry"].replace(":entry", ":lock"), value, "EX", "315360000")
 
         began = time.monotonic()
-        assert two_values(server.url, breaker=3600.0) == ["t1", "t1"]
+        assert two_values(server.url, patience=3600.0) == ["t1", "t1"]
 
         assert time.monotonic() - began < 3600 / 2
 

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 pytest.importorskip("hpack", reason="the peer needs the hpack package")
+pytest.importorskip("hyperframe", reason="the peer needs the hyperframe package")
 pytest.importorskip("grpc_health", reason="needs the cli extra")
 pytest.importorskip("grpc_reflection", reason="needs the cli extra")
 

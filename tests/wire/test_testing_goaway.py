@@ -24,6 +24,7 @@ from grpc_bearer.testing import (
 )
 
 pytest.importorskip("hpack", reason="GoawayProxy needs the hpack package")
+pytest.importorskip("hyperframe", reason="GoawayProxy needs the hyperframe package")
 
 METADATA = [("authorization", "Bearer t0")]
 
