@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import if_interceptors_raise, is_response, let_status_come
+from grpc_bearer._base.grpc_private import if_interceptors_raise, is_plain, is_response, let_status_come
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.aio_errors import (
     Broken,
@@ -162,13 +162,14 @@ class AioAttempts:
 
     def _watch(self, inner: Any) -> None:
         """Hear of an attempt's end."""
-        if is_response(inner):
-            self._end(inner)
-        else:
-            if self._replay is not None:
-                let_status_come(inner, self._replay.ended_in)
+        if not is_plain(inner):
+            if is_response(inner):
+                self._end(inner)
+                return
             if_interceptors_raise(inner, lambda: self._settle(inner))
-            inner.add_done_callback(functools.partial(self._ended, inner))
+        if self._replay is not None:
+            let_status_come(inner, self._replay.ended_in)
+        inner.add_done_callback(functools.partial(self._ended, inner))
 
     def _ended(self, inner: Any, _: object) -> None:
         """News of an attempt."""

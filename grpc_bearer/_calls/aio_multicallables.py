@@ -19,7 +19,7 @@ from grpc_bearer._calls.aio_interceptor import KINDS as INTERCEPTORS
 from grpc_bearer._calls.aio_interceptor import Interceptor, OneAttachment
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
 from grpc_bearer._calls.attach_token import WAIT, materialised
-from grpc_bearer._calls.methods import MultiCallable, history_of
+from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
 from grpc_bearer._calls.replay import NotReplayable
 from grpc_bearer._engine.engine import Lease
 
@@ -50,29 +50,15 @@ class _AioMultiCallable(MultiCallable):
         return through
 
     def _held(self, request: Any) -> tuple[Any, Any]:
-        """What is kept of a request, and of requests."""
-        return self._kept_one(request), None
+        """What is kept of a request, or of requests."""
+        raise NotImplementedError
 
-    def _open(
-        self,
-        request: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-    ) -> Any:
+    def _open(self, request: Any, options: CallOptions) -> Any:
         """Begin a call."""
         route, call, began = self._route, self._inner, time.monotonic()
         if self._is_grpcs and call._interceptors:
-            return self._below_users()(
-                request,
-                timeout=timeout,
-                metadata=metadata,
-                credentials=credentials,
-                wait_for_ready=wait_for_ready,
-                compression=compression,
-            )
+            return self._below_users()(request, **options._asdict())
+        timeout, metadata, credentials, wait_for_ready, compression = options
         one, replay = self._held(request)
         carrier: Any = None
         if metadata is None and credentials is None and not wait_for_ready:
@@ -80,12 +66,10 @@ class _AioMultiCallable(MultiCallable):
         if carrier is not None:
             sent, carried = (self._made[1] if carrier is self._made[0] else self._metadata_of(carrier)), None
         else:
-            metadata = materialised(metadata)
-            sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
+            options = options._replace(metadata=materialised(metadata))
+            sent, carried, carrier = route.plan(options.metadata, credentials, wait_for_ready)
         inner = None
         if carrier is not WAIT:
-            plain = carrier is None or (route.policy is None and type(carrier) is Lease)
-            plain = plain and replay is None
             if carrier is None and replay is not None:
                 replay.release()  # the caller's own token: the call is not made again
             try:
@@ -99,24 +83,12 @@ class _AioMultiCallable(MultiCallable):
                 )
             except aio.UsageError as error:
                 inner = refused(carrier, error)
-            if plain:
+            if replay is None and (carrier is None or (route.policy is None and type(carrier) is Lease)):
                 return inner
         elif route.attachment.closing or channel_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
-        begun = functools.partial(
-            history_of,
-            route,
-            call,
-            one,
-            replay,
-            timeout,
-            metadata,
-            credentials,
-            wait_for_ready,
-            compression,
-            began,
-            contextvars.copy_context(),
-        )
+        caller = contextvars.copy_context()
+        begun = functools.partial(history_of, route, call, one, replay, options, began, caller)
         return self._call(begun, replay, inner, carrier)
 
     def _metadata_of(self, lease: Lease) -> Any:
@@ -126,7 +98,35 @@ class _AioMultiCallable(MultiCallable):
         return made
 
 
+class _OneRequest(_AioMultiCallable):
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(request, CallOptions(timeout, metadata, credentials, wait_for_ready, compression))
+
+    def _held(self, request: Any) -> tuple[Any, Any]:
+        return self._kept_one(request), None
+
+
 class _StreamRequests(_AioMultiCallable):
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        return self._open(request_iterator, CallOptions(timeout, metadata, credentials, wait_for_ready, compression))
+
     def _held(self, request: Any) -> tuple[Any, Any]:
         return None, self._many(request)
 
@@ -135,70 +135,24 @@ class _StreamRequests(_AioMultiCallable):
         return unkept(requests) if isinstance(replay, NotReplayable) else replay
 
 
-class _UnaryUnary(_AioMultiCallable, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+class _UnaryUnary(_OneRequest, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     _call = UnaryUnaryCall
     _interceptor = INTERCEPTORS[aio.UnaryUnaryMultiCallable]
 
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._open(request, timeout, metadata, credentials, wait_for_ready, compression)
 
-
-class _UnaryStream(_AioMultiCallable, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+class _UnaryStream(_OneRequest, aio.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     _call = UnaryStreamCall
     _interceptor = INTERCEPTORS[aio.UnaryStreamMultiCallable]
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._open(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _StreamUnary(_StreamRequests, aio.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     _call = StreamUnaryCall
     _interceptor = INTERCEPTORS[aio.StreamUnaryMultiCallable]
 
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._open(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
-
 
 class _StreamStream(_StreamRequests, aio.StreamStreamMultiCallable):  # type: ignore[type-arg]
     _call = StreamStreamCall
     _interceptor = INTERCEPTORS[aio.StreamStreamMultiCallable]
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: grpc.CallCredentials | None = None,
-        wait_for_ready: bool | None = None,
-        compression: grpc.Compression | None = None,
-    ) -> Any:
-        return self._open(request_iterator, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 #: gRPC's own kinds of multicallable, and ours around them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -54,16 +54,22 @@ def _same(request: Any) -> Any:
     return request
 
 
+class CallOptions(NamedTuple):
+    """What a caller may give with a call, as gRPC takes it. `metadata`: materialised, once it was looked at."""
+
+    timeout: float | None
+    metadata: Any
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
 def history_of(
     route: Route,
     call: Callable[..., Any],
     request: Any,
     replay: Any,
-    timeout: float | None,
-    metadata: Any,
-    credentials: grpc.CallCredentials | None,
-    wait_for_ready: bool | None,
-    compression: grpc.Compression | None,
+    options: CallOptions,
     began: float,
     caller: contextvars.Context | None = None,
 ) -> AttemptHistory:
@@ -74,37 +80,41 @@ def history_of(
         call: of gRPC's own multicallable: makes an attempt.
         request: the request, if it is one.
         replay: the requests, if they are a stream.
-        timeout: as gRPC takes it; and so on.
-        metadata: the caller's own, materialised.
-        credentials: the caller's own.
-        wait_for_ready: as gRPC takes it.
-        compression: likewise.
+        options: the caller's.
         began: when the first attempt was made, in `time.monotonic()` seconds.
         caller: the caller's context variables, for a call that goes on after it was handed out.
     """
-    make = functools.partial(_make, call, request, replay, wait_for_ready, compression)
+    timeout, metadata, credentials, wait_for_ready, compression = options
+
+    def make(left: float | None, sent: Any, carried: grpc.CallCredentials | None) -> Any:
+        return call(
+            request if replay is None else replay.reader(),
+            timeout=left,
+            metadata=sent,
+            credentials=carried,
+            wait_for_ready=wait_for_ready,
+            compression=compression,
+        )
+
     deadline = None if timeout is None else began + timeout
     return AttemptHistory(route, make, metadata, credentials, wait_for_ready, deadline, began, caller)
 
 
-def _make(
-    call: Callable[..., Any],
-    request: Any,
-    replay: Any,
-    wait_for_ready: bool | None,
-    compression: grpc.Compression | None,
-    left: float | None,
-    metadata: Any,
-    credentials: grpc.CallCredentials | None,
-) -> Any:
-    return call(
-        request if replay is None else replay.reader(),
-        timeout=left,
-        metadata=metadata,
-        credentials=credentials,
-        wait_for_ready=wait_for_ready,
-        compression=compression,
-    )
+def _factory(name: str) -> Callable[..., Any]:
+    """The factory method of a channel with this name; its arguments are gRPC's."""
+
+    def factory(
+        self: Methods,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        make = getattr(self._inner, name)
+        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+
+    factory.__name__, factory.__qualname__ = name, f"Channel.{name}"
+    return factory
 
 
 class Methods(Around):
@@ -119,45 +129,10 @@ class Methods(Around):
         self._inner = channel
         self._attachment = attachment
 
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        make = self._inner.unary_unary
-        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        make = self._inner.unary_stream
-        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        make = self._inner.stream_unary
-        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        make = self._inner.stream_stream
-        return self._method(make, method, request_serializer, response_deserializer, _registered_method)
+    unary_unary = _factory("unary_unary")
+    unary_stream = _factory("unary_stream")
+    stream_unary = _factory("stream_unary")
+    stream_stream = _factory("stream_stream")
 
     def _method(
         self, make: Callable[..., Any], method: str, serializer: Any, deserializer: Any, registered: bool | None

@@ -12,7 +12,7 @@ import grpc
 
 from grpc_bearer._calls.attach_token import WAIT, materialised
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
-from grpc_bearer._calls.methods import MultiCallable, history_of
+from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
 from grpc_bearer._calls.replay import ReplayBuffer
 from grpc_bearer._calls.sync_call import SyncCall
 from grpc_bearer._calls.sync_errors import concluded, deadline_exceeded, failure_of, tokenless
@@ -26,18 +26,9 @@ from grpc_bearer.errors import GrpcBearerError
 class _SyncMultiCallable(MultiCallable):
     _buffer = ReplayBuffer
 
-    def _blocking(
-        self,
-        call: Callable[..., Any],
-        request: Any,
-        replay: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-    ) -> Any:
+    def _blocking(self, call: Callable[..., Any], request: Any, replay: Any, options: CallOptions) -> Any:
         """Make a call and wait for its end."""
+        timeout, metadata, credentials, wait_for_ready, compression = options
         metadata = materialised(metadata)
         began = time.monotonic()
         sent, carried, carrier = self._route.plan(metadata, credentials, wait_for_ready)
@@ -52,9 +43,7 @@ class _SyncMultiCallable(MultiCallable):
                 if carrier is None or not isinstance(error, grpc.Call):
                     raise
                 failed = error
-        history = history_of(
-            self._route, call, request, replay, timeout, metadata, credentials, wait_for_ready, compression, began
-        )
+        history = history_of(self._route, call, request, replay, options._replace(metadata=metadata), began)
         return _try_again(history, carrier, failed, replay)
 
     def _prepare(self, carrier: Any, replay: Any) -> None:
@@ -63,27 +52,18 @@ class _SyncMultiCallable(MultiCallable):
         elif replay is not None:
             replay.release()
 
-    def _open(
-        self,
-        call: Callable[..., Any],
-        request: Any,
-        replay: Any,
-        timeout: float | None,
-        metadata: Any,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-        compression: grpc.Compression | None,
-    ) -> Any:
+    def _open(self, call: Callable[..., Any], request: Any, replay: Any, options: CallOptions) -> Any:
         """Begin a call that is handed out at once: a future or a stream."""
         route, began = self._route, time.monotonic()
+        timeout, metadata, credentials, wait_for_ready, compression = options
         carrier: Any = None
         if metadata is None and credentials is None and not wait_for_ready:
             carrier = route.at_hand()
         if carrier is not None:
             sent, carried = carrier.metadata, None
         else:
-            metadata = materialised(metadata)
-            sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
+            options = options._replace(metadata=materialised(metadata))
+            sent, carried, carrier = route.plan(options.metadata, credentials, wait_for_ready)
         inner = None
         if carrier is not WAIT:
             plain = carrier is None or (route.policy is None and type(carrier) is Lease)
@@ -94,20 +74,7 @@ class _SyncMultiCallable(MultiCallable):
             if plain:
                 return inner
         caller = contextvars.copy_context()
-        begun = functools.partial(
-            history_of,
-            route,
-            call,
-            request,
-            replay,
-            timeout,
-            metadata,
-            credentials,
-            wait_for_ready,
-            compression,
-            began,
-            caller,
-        )
+        begun = functools.partial(history_of, route, call, request, replay, options, began, caller)
         return SyncCall(begun, replay, inner, carrier)
 
 
@@ -172,7 +139,8 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
             lease = self._route.at_hand()
         call, request = self._inner, self._one(request)
         if lease is None:
-            return self._blocking(call, request, None, timeout, metadata, credentials, wait_for_ready, compression)
+            options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
+            return self._blocking(call, request, None, options)
         began = time.monotonic()
         try:
             return call(request, timeout, lease.metadata, None, wait_for_ready, compression)
@@ -180,8 +148,8 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
             if not isinstance(error, grpc.Call):
                 raise
             failed = error
-        history = history_of(self._route, call, request, None, timeout, None, None, wait_for_ready, compression, began)
-        return _try_again(history, lease, failed, None)
+        options = CallOptions(timeout, None, None, wait_for_ready, compression)
+        return _try_again(history_of(self._route, call, request, None, options, began), lease, failed, None)
 
     def with_call(
         self,
@@ -192,9 +160,8 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._blocking(
-            self._inner.with_call, self._one(request), None, timeout, metadata, credentials, wait_for_ready, compression
-        )
+        options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
+        return self._blocking(self._inner.with_call, self._one(request), None, options)
 
     def future(
         self,
@@ -205,16 +172,8 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._open(
-            self._inner.future,
-            self._kept_one(request),
-            None,
-            timeout,
-            metadata,
-            credentials,
-            wait_for_ready,
-            compression,
-        )
+        options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(self._inner.future, self._kept_one(request), None, options)
 
 
 class _Streams(_SyncMultiCallable):
@@ -232,9 +191,8 @@ class _UnaryStream(_Streams, grpc.UnaryStreamMultiCallable):  # type: ignore[typ
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._open(
-            self._inner, self._kept_one(request), None, timeout, metadata, credentials, wait_for_ready, compression
-        )
+        options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(self._inner, self._kept_one(request), None, options)
 
 
 class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
@@ -247,9 +205,8 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._blocking(
-            self._inner, None, self._many(request_iterator), timeout, metadata, credentials, wait_for_ready, compression
-        )
+        options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
+        return self._blocking(self._inner, None, self._many(request_iterator), options)
 
     def with_call(
         self,
@@ -260,16 +217,8 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._blocking(
-            self._inner.with_call,
-            None,
-            self._many(request_iterator),
-            timeout,
-            metadata,
-            credentials,
-            wait_for_ready,
-            compression,
-        )
+        options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
+        return self._blocking(self._inner.with_call, None, self._many(request_iterator), options)
 
     def future(
         self,
@@ -280,16 +229,8 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._open(
-            self._inner.future,
-            None,
-            self._many(request_iterator),
-            timeout,
-            metadata,
-            credentials,
-            wait_for_ready,
-            compression,
-        )
+        options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(self._inner.future, None, self._many(request_iterator), options)
 
 
 class _StreamStream(_Streams, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
@@ -302,9 +243,8 @@ class _StreamStream(_Streams, grpc.StreamStreamMultiCallable):  # type: ignore[t
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
-        return self._open(
-            self._inner, None, self._many(request_iterator), timeout, metadata, credentials, wait_for_ready, compression
-        )
+        options = CallOptions(timeout, metadata, credentials, wait_for_ready, compression)
+        return self._open(self._inner, None, self._many(request_iterator), options)
 
 
 #: gRPC's own kinds of multicallable, and ours around them.
