@@ -22,7 +22,7 @@ from benchmarks.jobs.unary import held
 from benchmarks.loop import Role, Samples
 from benchmarks.peers import BY_HAND, TOKEN
 from benchmarks.server import Server
-from benchmarks.tables import Check, Grid, Goal, Result
+from benchmarks.tables import Check, Goal, Grid, Result
 from grpc_bearer import BearerAuth, Source, Token
 from grpc_bearer._base.token import CallContext
 from grpc_bearer.testing import ProbeRequest, ProbeStub

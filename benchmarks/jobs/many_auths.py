@@ -13,7 +13,7 @@ from benchmarks import children, stats, tables
 from benchmarks.jobs import Scale
 from benchmarks.loop import Role, Samples
 from benchmarks.peers import TOKEN, ThreadedCredential
-from benchmarks.tables import Check, Grid, Goal, Result
+from benchmarks.tables import Check, Goal, Grid, Result
 from grpc_bearer import BearerAuth, Source, Token
 from grpc_bearer._base.token import CallContext
 

@@ -15,7 +15,7 @@ from benchmarks.jobs.unary import held
 from benchmarks.loop import Samples, Variant
 from benchmarks.server import Server
 from benchmarks.stubs import by_hand, unary, warm
-from benchmarks.tables import Check, Grid, Goal, Result, Table
+from benchmarks.tables import Check, Goal, Grid, Result, Table
 from grpc_bearer.testing import ProbeStub, private_pem, throwaway_key
 
 #: How many tokens are signed ahead.
