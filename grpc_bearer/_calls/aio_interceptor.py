@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from grpc import aio
@@ -22,10 +22,11 @@ from grpc_bearer._calls.aio_errors import Ended, refused
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
 from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
 from grpc_bearer._calls.attempt_history import AttemptHistory
+from grpc_bearer._calls.call_details import changed
 from grpc_bearer._calls.channel_security import attachment_for, unproved
 from grpc_bearer._calls.replay import UNKNOWN, serialise, snapshot
 from grpc_bearer._calls.retry_policy import DEFAULT, UNKEPT, RetryPolicy, checked_policy
-from grpc_bearer._calls.sync_interceptor import changed
+from grpc_bearer._engine.engine import Lease
 
 Continuation = Callable[[Any, Any], Awaitable[Any]]
 
@@ -79,6 +80,7 @@ class Interceptor:
     """
 
     _call: type[AioCall]
+    _made: tuple[Lease | None, Any] = (None, None)
 
     def __init__(self, attachments: Attachments | OneAttachment, serializer: Any = UNKNOWN) -> None:
         self._attachments = attachments
@@ -88,17 +90,28 @@ class Interceptor:
         self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
     ) -> Any:
         metadata, timeout, credentials = materialised(details.metadata), details.timeout, details.credentials
-        sent, carried, carrier = route.plan(metadata, credentials, details.wait_for_ready)
+        carrier: Any = None
+        if not metadata and credentials is None and not details.wait_for_ready:
+            carrier = route.at_hand()
+        if carrier is not None:
+            first = self._made[1] if carrier is self._made[0] else self._metadata_of(carrier)
+            carried = None
+        else:
+            sent, carried, carrier = route.plan(metadata, credentials, details.wait_for_ready)
+            first = None if sent is None or carrier is WAIT else aio.Metadata(*sent)
+
+        def send(left: float | None, sent: aio.Metadata | None, credentials: Any) -> Awaitable[Any]:
+            requests = request if replay is None else replay.reader()
+            return continuation(changed(details, left, sent, credentials), requests)
 
         def make(left: float | None, sent: Any, credentials: Any) -> Awaitable[Any]:
-            fresh = sent if sent is None else aio.Metadata(*sent)  # interceptors after us expect one, and may change it
-            requests = request if replay is None else replay.reader()
-            return continuation(changed(details, timeout=left, metadata=fresh, credentials=credentials), requests)
+            # Interceptors after us expect one of grpc.aio's, and may change it.
+            return send(left, sent if sent is None else aio.Metadata(*sent), credentials)
 
         if carrier is None:
             if replay is not None:
                 replay.release()
-            return await make(timeout, sent, carried)
+            return await send(timeout, first, carried)
         began = time.monotonic()
         begun = functools.partial(
             AttemptHistory,
@@ -114,33 +127,41 @@ class Interceptor:
         if carrier is WAIT:
             return self._call(begun, replay, None, carrier)
         try:
-            inner = await make(timeout, sent, carried)
+            inner = await send(timeout, first, carried)
         except aio.UsageError as error:
             inner = refused(carrier, error)
         except aio.AioRpcError as error:  # of an interceptor that has awaited the call
             inner = Ended(error)
         return self._call(begun, replay, inner, carrier)
 
+    def _metadata_of(self, lease: Lease) -> Any:
+        """Made once a token: where a token is at hand, nobody is behind us who might change it."""
+        made = aio.Metadata(*lease.metadata)
+        self._made = lease, made
+        return made
+
     def _route(self, continuation: Any, details: Any) -> Route:
         return self._attachments.behind(continuation).route(details.method)
 
     # The names of arguments are gRPC's.
-    async def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+    def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Coroutine[Any, Any, Any]:
         route = self._route(continuation, client_call_details)
         if self._serializer is not UNKNOWN:
             request = serialise(self._serializer, request)
         elif route.policy is not None:
             request = snapshot(request)
-        return await self._intercept(continuation, client_call_details, route, request)
+        return self._intercept(continuation, client_call_details, route, request)
 
-    async def _intercept_many(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+    def _intercept_many(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Coroutine[Any, Any, Any]:
         route = self._route(continuation, client_call_details)
         if self._serializer is UNKNOWN:
             replay = unkept(request_iterator)
         else:
             policy = route.policy or UNKEPT
             replay = AsyncReplayBuffer(request_iterator, self._serializer, policy.replay_messages, policy.replay_bytes)
-        return await self._intercept(continuation, client_call_details, route, request_iterator, replay)
+        return self._intercept(continuation, client_call_details, route, request_iterator, replay)
 
 
 class _UnaryUnary(Interceptor, aio.UnaryUnaryClientInterceptor):

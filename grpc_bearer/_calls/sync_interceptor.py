@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,9 +19,9 @@ import grpc
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._base.grpc_private import is_blocking, sync_channel_behind
 from grpc_bearer._base.not_credentials import NotCredentials
-from grpc_bearer._calls.around import Around
 from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
 from grpc_bearer._calls.attempt_history import AttemptHistory
+from grpc_bearer._calls.call_details import changed
 from grpc_bearer._calls.channel_security import attachment_for
 from grpc_bearer._calls.replay import NotReplayable, snapshot
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
@@ -28,20 +29,6 @@ from grpc_bearer._calls.sync_call import SyncCall
 from grpc_bearer._calls.sync_iterator_call import whole
 
 Continuation = Callable[[Any, Any], Any]
-
-
-def changed(details: Any, **changes: Any) -> Any:
-    """Call details with some fields changed and all others kept, also those of later gRPC versions."""
-    replace = getattr(details, "_replace", None)
-    if replace is not None:
-        return replace(**changes)
-    return _Details(details, changes)
-
-
-class _Details(Around, grpc.ClientCallDetails):
-    def __init__(self, details: Any, changes: dict[str, Any]) -> None:
-        self._inner = details
-        self.__dict__.update(changes)
 
 
 class BearerInterceptor(
@@ -67,6 +54,8 @@ class BearerInterceptor(
         self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
         self._attachment = self._intercepting(Attachment(auth, None, **self._how))  # of what is not known; never proved
         self._attachments: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
+        # Most programs have one channel, and to look it up costs more than all else here.
+        self._last: tuple[Callable[[], Any], Attachment] = (lambda: None), self._attachment
 
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         self._auth(context, callback)
@@ -75,10 +64,14 @@ class BearerInterceptor(
         channel = sync_channel_behind(continuation)
         if channel is None:
             return self._attachment
-        # Of two threads that make one at once, the first one's counts.
-        return self._attachments.get(channel) or self._attachments.setdefault(
-            channel, self._intercepting(attachment_for(channel, self._auth, **self._how))
-        )
+        last, attachment = self._last
+        if last() is not channel:
+            # Of two threads that make one at once, the first one's counts.
+            attachment = self._attachments.get(channel) or self._attachments.setdefault(
+                channel, self._intercepting(attachment_for(channel, self._auth, **self._how))
+            )
+            self._last = weakref.ref(channel), attachment
+        return attachment
 
     def _intercepting(self, attachment: Attachment) -> Attachment:
         attachment.intercepts = True
@@ -90,20 +83,24 @@ class BearerInterceptor(
         metadata, timeout = materialised(details.metadata), details.timeout
         wait_for_ready = getattr(details, "wait_for_ready", None)
         credentials = getattr(details, "credentials", None)
-        sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
-
-        def make(left: float | None, sent: Any, credentials: Any) -> Any:
-            return whole(continuation(changed(details, timeout=left, metadata=sent, credentials=credentials), request))
-
-        if carrier is None:
-            return make(timeout, sent, carried)
+        carrier: Any = None
+        if metadata is None and credentials is None and not wait_for_ready:
+            carrier = route.at_hand()
+        if carrier is not None:
+            sent, carried = carrier.metadata, None
+        else:
+            sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
         began = time.monotonic()
         inner = None
         if carrier is not WAIT:
-            inner = make(timeout, sent, carried)
+            inner = whole(continuation(changed(details, timeout, sent, carried), request))
             # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
-            if inner.done() and not isinstance(inner, grpc.RpcError):
+            if carrier is None or (inner.done() and not isinstance(inner, grpc.RpcError)):
                 return inner
+
+        def make(left: float | None, sent: Any, credentials: Any) -> Any:
+            return whole(continuation(changed(details, left, sent, credentials), request))
+
         deadline = None if timeout is None else began + timeout
         begun = functools.partial(
             AttemptHistory,
