@@ -51,8 +51,11 @@ def passthrough_serializer(serializer: Callable[[Any], bytes] | None) -> Callabl
 
 def snapshot(request: Any) -> Any:
     """A request as it is now, where its serializer is not ours to call."""
+    if isinstance(request, bytes):
+        return request
+    copier = getattr(type(request), "__deepcopy__", None)  # of protobuf's messages; a tenth of copy.deepcopy()
     try:
-        return request if isinstance(request, bytes) else copy.deepcopy(request)
+        return copy.deepcopy(request) if copier is None else copier(request, {})
     except Exception as error:  # it holds a lock, a file: such a one is made for its moment, and stays as it is
         if is_interrupt(error):
             raise

@@ -184,7 +184,7 @@ class TestAPackageWithoutItsPapers:
             import sys, importlib.metadata
             import grpc_bearer
             from grpc_bearer._base.version import version
-            sys.path = [{str(tmp_path)!r}]
+            sys.path.insert(0, {str(tmp_path)!r})
             print(grpc_bearer.__version__, version())
         """
         assert run(code) == "unknown unknown\n"
