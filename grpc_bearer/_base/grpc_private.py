@@ -19,7 +19,7 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeGuard
 
 import grpc
 
@@ -27,8 +27,6 @@ import grpc
 _SYNC, _AIO, _CORE = "grpc._channel", "grpc.aio._channel", "grpc._cython.cygrpc"
 # Those of asyncio's calls, and of what stands between a call and a channel where there are interceptors.
 _AIO_CALL, _SYNC_INTERCEPTOR, _AIO_INTERCEPTOR = "grpc.aio._call", "grpc._interceptor", "grpc.aio._interceptor"
-
-# ----------------------------------------------------------------------- credentials, channels and multicallables
 
 
 def credentials_kind(credentials: grpc.ChannelCredentials) -> str:
@@ -90,7 +88,7 @@ def target_of(thing: Any) -> str | None:
 def method_of(multicallable: object) -> str | bytes:
     """`/package.Service/Method` of a multicallable; empty, if it does not say.
 
-    Seen: 1.66 to 1.85. Without it, `wrap_stub` never proves a channel, and never makes a call again.
+    Seen: 1.66 to 1.85. Without it, `wrap_stub` proves no channel, and makes no call again where any is excluded.
     """
     method = getattr(multicallable, "_method", "")
     return method if isinstance(method, (str, bytes)) else ""
@@ -102,6 +100,14 @@ def core_of(thing: object) -> Any:
     Seen: 1.66 to 1.85. Without it, each method of a stub is proved by itself.
     """
     return getattr(thing, "_channel", None) if is_grpcs(thing) else None
+
+
+def channel_in(thing: object) -> Any:
+    """The channel to which what `grpc.intercept_channel` made leads; for what else says nothing, `None`.
+
+    Seen: 1.66 to 1.85. Without it, two auths under one header are noticed when a call is made, and not before.
+    """
+    return getattr(thing, "__dict__", {}).get("_channel")
 
 
 def is_closed(channel: Any) -> bool:
@@ -150,8 +156,7 @@ def aio_is_closed(thing: Any) -> bool:
 def interceptors_of(thing: object) -> Sequence[Any]:
     """Those of a channel or a multicallable, for unary calls.
 
-    Seen: 1.66 to 1.85. Without it, two auths under one header are noticed call by call, and not when they are put
-    together.
+    Seen: 1.66 to 1.85. Without it, as without `channel_in`.
     """
     attributes = getattr(thing, "__dict__", {})
     if "_interceptor" in attributes:  # what grpc.intercept_channel makes has one each
@@ -168,10 +173,7 @@ def aio_interceptors(multicallable: Any) -> Sequence[Any]:
 
 
 def below(multicallable: Any, interceptors: Sequence[Any]) -> Any:
-    """The same asyncio multicallable of gRPC's own (`is_grpcs`) with other interceptors.
-
-    Seen: 1.66 to 1.85. Without it `is_grpcs` says no, and nobody asks.
-    """
+    """The same asyncio multicallable of gRPC's own with other interceptors; as `aio_interceptors`."""
     other = copy.copy(multicallable)
     other._interceptors = list(interceptors)
     return other
@@ -180,9 +182,8 @@ def below(multicallable: Any, interceptors: Sequence[Any]) -> Any:
 def sync_channel_behind(continuation: object) -> Any:
     """The channel of gRPC's own to which the continuation of a sync interceptor leads, with nobody in between.
 
-    A function of gRPC's is known by what nobody else's has, the dictionary of gRPC's module for its globals; in it
-    stands the multicallable, in whose thunk stands what `grpc.intercept_channel` made of the channel, whose own method
-    the thunk will call: tracers put another in its place, on one channel or on the class.
+    In the continuation stands the multicallable, in whose thunk stands what `grpc.intercept_channel` made of the
+    channel, whose own method the thunk will call: tracers put another in its place, on one channel or on the class.
 
     Seen: 1.66 to 1.85. Without it (`None`) the tokens of an interceptor's calls go through core.
     """
@@ -192,8 +193,7 @@ def sync_channel_behind(continuation: object) -> Any:
     if channel is None or not is_grpcs(channel):
         return None
     method = getattr(channel, _METHODS.get(type(multicallable).__name__, ""), None)
-    inside = getattr(getattr(method, "__func__", None), "__globals__", None)
-    return channel if inside is _globals(_SYNC) else None
+    return channel if _is_function_of(getattr(method, "__func__", None), _SYNC) else None
 
 
 _METHODS = {
@@ -209,9 +209,7 @@ def is_blocking(continuation: object) -> bool:
 
     Seen: 1.66 to 1.85. Without it, a request is copied that need not be.
     """
-    if type(continuation) is not FunctionType or continuation.__globals__ is not _globals(_SYNC_INTERCEPTOR):
-        return False
-    return ".with_call." in continuation.__qualname__ or "._with_call." in continuation.__qualname__
+    return _is_function_of(continuation, _SYNC_INTERCEPTOR) and "with_call." in continuation.__qualname__
 
 
 def aio_channel_behind(continuation: object) -> Any:
@@ -226,7 +224,7 @@ def aio_channel_behind(continuation: object) -> Any:
     run = continuation.func  # a method; before grpcio 1.81 a function inside of one
     if type(run) is not MethodType:
         call = _self_in(run, _AIO_INTERCEPTOR)
-    elif getattr(run.__func__, "__globals__", None) is _globals(_AIO_INTERCEPTOR):
+    elif _is_function_of(run.__func__, _AIO_INTERCEPTOR):
         call = run.__self__
     else:
         return None
@@ -235,13 +233,18 @@ def aio_channel_behind(continuation: object) -> Any:
 
 def _self_in(function: object, module: str) -> object:
     """What `self` is in a function that stands in a method of gRPC's; `None`, if this is another's function."""
-    if type(function) is not FunctionType or function.__globals__ is not _globals(module):
+    if not _is_function_of(function, module):
         return None
     try:
         found: object = (function.__closure__ or ())[function.__code__.co_freevars.index("self")].cell_contents
     except (IndexError, ValueError):
         return None
     return found if _is_of(found, module) else None
+
+
+def _is_function_of(function: object, module: str) -> TypeGuard[FunctionType]:
+    """Whether it is exactly a function of this module's: nobody else's has the module's dictionary for its globals."""
+    return type(function) is FunctionType and function.__globals__ is _globals(module)
 
 
 def _is_of(thing: object, module: str) -> bool:
@@ -262,10 +265,9 @@ def status_of(call: Any) -> grpc.StatusCode | None:
     Seen: 1.66 to 1.85. Without it the call is asked in public, which takes its lock twice.
     """
     try:
-        state = call._state
+        return call._state.code  # type: ignore[no-any-return]  # untyped
     except AttributeError:
         return call.code() if call.done() else None
-    return state.code  # type: ignore[no-any-return]  # untyped
 
 
 def headers_at_hand(call: object) -> Sequence[Any]:
@@ -277,9 +279,8 @@ def headers_at_hand(call: object) -> Sequence[Any]:
 
 
 def hidden_failure(call: Any) -> Any:
-    """The failed call in what `grpc.intercept_channel` makes of an error that came out of an interceptor.
-
-    To every other question that answers INTERNAL. `None`, if this is nothing of the kind.
+    """The failed call in what `grpc.intercept_channel` makes of an error that came out of an interceptor, and which
+    answers INTERNAL to every other question; `None`, if this is nothing of the kind.
 
     Seen: 1.66 to 1.85. Without it such a failure is not retried.
     """
@@ -312,8 +313,7 @@ def intercepted(call: object) -> object:
     """The call that an asyncio interceptor has returned, once it has, in what grpc.aio shows in its place; others as
     they are.
 
-    Seen: 1.66 to 1.85. Without it, an error of ours that comes through another wrapper of ours is taken for the
-    server's, and the call is made once more in vain.
+    Seen: 1.66 to 1.85. Without it, an error of another wrapper of ours is taken for the server's, and costs a retry.
     """
     task = getattr(call, "_interceptors_task", None)
     if task is None or not task.done() or task.cancelled() or task.exception() is not None:

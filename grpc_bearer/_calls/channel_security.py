@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._base.grpc_private import core_of, credentials_kind, interceptors_of, is_grpcs, target_of
+from grpc_bearer._base.grpc_private import channel_in, core_of, credentials_kind, interceptors_of, is_grpcs, target_of
 from grpc_bearer._calls.attach_token import Attach, Attachment
 from grpc_bearer._calls.combine import doubled
 from grpc_bearer._calls.retry_policy import RetryPolicy
@@ -110,7 +110,7 @@ def _attachments_on_the_way(thing: Any) -> Iterator[Attachment]:
         )
         # Ours keep what they wrap in the one; what grpc.intercept_channel makes, in the other.
         attributes = getattr(thing, "__dict__", {})
-        thing = attributes.get("_inner", attributes.get("_channel"))
+        thing = attributes["_inner"] if "_inner" in attributes else channel_in(thing)
 
 
 def _own_attachment(thing: Any) -> Attachment | None:
