@@ -42,15 +42,15 @@ def credentials_kind(credentials: grpc.ChannelCredentials) -> str:
 def load_plugin_wrapper() -> None:
     """Import what gRPC imports for the first call credentials.
 
-    Seen: 1.66 to 1.85. Without it the first call imports it.
+    Seen: 1.66 to 1.85. Without it the first call imports it, and there may be no file left to open then.
     """
     with contextlib.suppress(ImportError):
         importlib.import_module("grpc._plugin_wrapping")
 
 
 def is_grpcs(thing: object) -> bool:
-    """Whether this is exactly a channel or a multicallable of gRPC's own, with nobody in between but, in asyncio, the
-    interceptors that it tells of (`aio_interceptors`); more may be added to them at any time.
+    """Whether this is exactly a channel or a multicallable of gRPC's own, so that nobody stands between it and core but,
+    in asyncio, the interceptors that it has; more may be added at any time.
 
     Seen: 1.66 to 1.85. Without it no channel is ever proved, and requests are kept as copies, not as bytes.
     """
@@ -71,8 +71,8 @@ def is_sync_grpcs(thing: object) -> bool:
 def target_of(thing: Any) -> str | None:
     """Where a channel or a multicallable of gRPC's own leads, or asyncio's channel inside of core.
 
-    Sync objects and asyncio's keep it in different places. Core itself is not asked: of a closed channel that would be
-    a crash.
+    Sync objects and asyncio's keep it in different places. Core itself is not asked: it crashes if the channel is
+    closed.
 
     Seen: 1.66 to 1.85 for sync channels, 1.81 to 1.85 for asyncio's. Without it the channel is never proved.
     """
@@ -154,7 +154,7 @@ def aio_is_closed(thing: Any) -> bool:
 
 
 def interceptors_of(thing: object) -> Sequence[Any]:
-    """Those of a channel or a multicallable, for unary calls.
+    """The interceptors of a channel or a multicallable, for unary calls.
 
     Seen: 1.66 to 1.85. Without it, as without `channel_in`.
     """
@@ -182,15 +182,16 @@ def below(multicallable: Any, interceptors: Sequence[Any]) -> Any:
 def sync_channel_behind(continuation: object) -> Any:
     """The channel of gRPC's own to which the continuation of a sync interceptor leads, with nobody in between.
 
-    In the continuation stands the multicallable, in whose thunk stands what `grpc.intercept_channel` made of the
-    channel, whose own method the thunk will call: tracers put another in its place, on one channel or on the class.
+    * The continuation was made in a method of the multicallable that `grpc.intercept_channel` gives;
+    * that one's `_thunk` was made in a method of what `grpc.intercept_channel` returned, which has the channel;
+    * the thunk will call a method of the channel. Tracers put their own in its place, on one channel or on the class.
 
     Seen: 1.66 to 1.85. Without it (`None`) the tokens of an interceptor's calls go through core.
     """
     multicallable = _self_in(continuation, _SYNC_INTERCEPTOR)
     made = _self_in(getattr(multicallable, "_thunk", None), _SYNC_INTERCEPTOR)
     channel = getattr(made, "_channel", None)
-    if channel is None or not is_grpcs(channel):
+    if not is_grpcs(channel):
         return None
     method = getattr(channel, _METHODS.get(type(multicallable).__name__, ""), None)
     return channel if _is_function_of(getattr(method, "__func__", None), _SYNC) else None
@@ -213,13 +214,13 @@ def is_blocking(continuation: object) -> bool:
 
 
 def aio_channel_behind(continuation: object) -> Any:
-    """Core's channel on which what grpc.aio gave an interceptor makes the call, with no other interceptor to come.
+    """Core's channel to which the continuation of an asyncio interceptor leads, if no other interceptor is to come.
 
     Seen: 1.66 to 1.85. Without it (`None`) the tokens of an interceptor's calls go through core.
     """
-    if type(continuation) is not functools.partial or continuation.keywords or not continuation.args:
+    if type(continuation) is not functools.partial or continuation.keywords:
         return None
-    if continuation.args[0] != []:  # the interceptors still to come
+    if continuation.args[:1] != ([],):  # the interceptors still to come
         return None
     run = continuation.func  # a method; before grpcio 1.81 a function inside of one
     if type(run) is not MethodType:
@@ -232,7 +233,7 @@ def aio_channel_behind(continuation: object) -> Any:
 
 
 def _self_in(function: object, module: str) -> object:
-    """What `self` is in a function that stands in a method of gRPC's; `None`, if this is another's function."""
+    """The `self` of the method of gRPC's in which a function was made; `None` if the function is not gRPC's."""
     if not _is_function_of(function, module):
         return None
     try:
@@ -279,8 +280,8 @@ def headers_at_hand(call: object) -> Sequence[Any]:
 
 
 def hidden_failure(call: Any) -> Any:
-    """The failed call in what `grpc.intercept_channel` makes of an error that came out of an interceptor, and which
-    answers INTERNAL to every other question; `None`, if this is nothing of the kind.
+    """The failed call inside of the one that users get if an interceptor lets a call's error through (sync). That one
+    itself says INTERNAL, whatever the error was. `None`, if this is nothing of the kind.
 
     Seen: 1.66 to 1.85. Without it such a failure is not retried.
     """
@@ -299,10 +300,10 @@ def is_plain(call: object) -> bool:
 
 
 def is_response(call: object) -> bool:
-    """Whether this is what grpc.aio makes of a response, or of messages, that an interceptor gave in place of a call.
-    It has ended well, and tells nobody.
+    """Whether grpc.aio made this because an interceptor returned a response, or messages, in place of a call. It has
+    ended well from the start, and calls no done-callbacks.
 
-    Seen: 1.66 to 1.85. Without it, asking to be told raises, as grpc.aio does.
+    Seen: 1.66 to 1.85. Without it, adding one raises, as in grpc.aio.
     """
     if type(call).__module__ != _AIO_INTERCEPTOR:
         return False
@@ -310,8 +311,7 @@ def is_response(call: object) -> bool:
 
 
 def intercepted(call: object) -> object:
-    """The call that an asyncio interceptor has returned, once it has, in what grpc.aio shows in its place; others as
-    they are.
+    """The call that an asyncio interceptor has returned, if `call` stands for it in grpc.aio; otherwise `call` itself.
 
     Seen: 1.66 to 1.85. Without it, an error of another wrapper of ours is taken for the server's, and costs a retry.
     """
@@ -322,7 +322,7 @@ def intercepted(call: object) -> object:
 
 
 def if_interceptors_raise(call: object, tell: Callable[[], None]) -> None:
-    """Hear of it when an asyncio interceptor raises, of which grpc.aio tells nobody in its older versions (1.66).
+    """Call `tell` when an asyncio interceptor raises: older versions of grpc.aio (1.66) call no done-callback then.
 
     Seen: 1.66 to 1.85. Without it, such a call never ends there for those who wait for its end.
     """

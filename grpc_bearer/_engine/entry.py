@@ -235,9 +235,11 @@ class Entry:
             self._end(fetch, outcome)
 
     def _end(self, fetch: Fetch, outcome: Outcome) -> None:
-        fetch.settle(outcome)
-        self.wake()
-        self._wake_later()
+        try:
+            self._wake_later()  # first, so that whoever is told of the token finds the timer set
+        finally:
+            fetch.settle(outcome)
+            self.wake()
 
     def _give_up(self, fetch: Fetch) -> None:
         """A fetch takes too long: tell those who wait. It goes on, and what it brings is kept."""

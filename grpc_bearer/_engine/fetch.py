@@ -183,7 +183,7 @@ def _tell(deliver: Deliver, outcome: Outcome) -> None:
 
 
 def is_lasting(error: GrpcBearerError) -> bool:
-    """Whether to try again soon is of no use. A malformed answer does not count as lasting: a proxy may have sent it."""
+    """Whether to try again soon is of no use. A malformed answer is not lasting: a proxy may have sent it."""
     return not getattr(error, "retryable", False) and not isinstance(error, TokenFormatError)
 
 
