@@ -15,7 +15,14 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import if_interceptors_raise, is_plain, is_response, let_status_come
+from grpc_bearer._base.grpc_private import (
+    if_interceptors_raise,
+    is_plain,
+    is_response,
+    let_status_come,
+    locally_cancelled,
+    went_well,
+)
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.aio_errors import (
     Broken,
@@ -24,7 +31,6 @@ from grpc_bearer._calls.aio_errors import (
     deadline_exceeded,
     failure_of,
     local_end,
-    locally_cancelled,
     result_of,
 )
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
@@ -153,11 +159,7 @@ class AioAttempts(CallAttempts):
 
     def _ended(self, inner: Any, _: object) -> None:
         """News of an attempt."""
-        try:
-            well = inner._cython_call.is_ok()  # what gRPC itself asks; four coroutines have to be run to learn it else
-        except AttributeError:
-            well = False
-        if well and inner is self._inner and not self._final:
+        if went_well(inner) and inner is self._inner and not self._final:
             self._end(inner)
         else:
             self._settle(inner)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
+from grpc_bearer._base.grpc_private import aio_channel_of
 from grpc_bearer._calls.aio_attempts import AioAttempts
 from grpc_bearer._calls.aio_errors import insecure, local_end
 
@@ -24,8 +25,7 @@ class AioCall(AioAttempts, aio.Call):
     @property
     def _channel(self) -> Any:
         # Older versions of grpc.aio look for the calls to end at close() in the frames of running tasks, and ask this.
-        inner = self._inner
-        return getattr(inner, "_channel", None) or getattr(getattr(inner, "_cython_call", None), "_channel", None)
+        return aio_channel_of(self._inner)
 
     async def _or_cancel(self, work: Coroutine[Any, Any, T]) -> T:
         """As with a plain call, to cancel a task that waits for its messages or its end cancels the call; one that only

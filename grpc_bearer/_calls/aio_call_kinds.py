@@ -11,6 +11,7 @@ from typing import Any
 
 from grpc import aio
 
+from grpc_bearer._base.grpc_private import raw_read
 from grpc_bearer._calls.aio_call import ENDS, AioCall
 from grpc_bearer._calls.aio_errors import FINISHED, Broken, Ended
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
@@ -53,15 +54,15 @@ class _StreamResponse(AioCall):
 
     def _make_way(self, inner: Any) -> bool:
         # Core keeps the status back until every message before it was read, and grpc.aio's own `read` reads no more.
-        if self._rest is None and not self._receiving and hasattr(inner, "_read"):
-            self._rest = self._loop.create_task(self._read_rest(inner))
+        if self._rest is None and not self._receiving and (read := raw_read(inner)) is not None:
+            self._rest = self._loop.create_task(self._read_rest(read))
         came, self._came = self._came, False
         return came
 
-    async def _read_rest(self, inner: Any) -> deque[Any]:
+    async def _read_rest(self, read: Callable[[], Awaitable[Any]]) -> deque[Any]:
         rest: deque[Any] = deque()
         with contextlib.suppress(asyncio.CancelledError):  # by `_lost`
-            while (message := await inner._read()) is not aio.EOF:
+            while (message := await read()) is not aio.EOF:
                 self._first()
                 self._came = True
                 rest.append(message)

@@ -71,22 +71,6 @@ def _made_here(call: Any) -> AioCallError | None:
     return error if isinstance(error, AioCallError) else None
 
 
-def channel_closed(multicallable: Any) -> bool:
-    """Whether a call could not begin any more, as grpc.aio finds out itself; where it cannot be asked, it has to."""
-    try:
-        return bool(multicallable._channel.closed())
-    except AttributeError:
-        return False
-
-
-def locally_cancelled(call: Any) -> bool:
-    """Whether a call was cancelled, and by this side: grpc.aio itself asks so. An interceptor's knows no other way."""
-    try:
-        return bool(call._cython_call.is_locally_cancelled())
-    except AttributeError:
-        return bool(call.cancelled())
-
-
 def _now(answer: Coroutine[Any, Any, Any]) -> Any:
     """What a call that has ended answers without waiting."""
     try:

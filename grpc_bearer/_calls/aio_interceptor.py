@@ -15,7 +15,7 @@ from typing import Any
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
-from grpc_bearer._base.grpc_private import aio_channel_behind
+from grpc_bearer._base.grpc_private import aio_channel_behind, aio_is_closed
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import Ended, refused
@@ -49,7 +49,7 @@ class Attachments:
             return self.unknown
         held = self._known.get(id(channel))
         if held is None:
-            self._known = {number: each for number, each in self._known.items() if not each[0].closed()}
+            self._known = {number: each for number, each in self._known.items() if not aio_is_closed(each[0])}
             held = self._known[id(channel)] = channel, attachment_for(channel, self._auth, **self._how)
         return held[1]
 

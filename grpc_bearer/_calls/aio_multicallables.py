@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import below, is_grpcs
+from grpc_bearer._base.grpc_private import aio_interceptors, aio_is_closed, below, core_of, is_grpcs
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
-from grpc_bearer._calls.aio_errors import channel_closed, refused
+from grpc_bearer._calls.aio_errors import refused
 from grpc_bearer._calls.aio_interceptor import KINDS as INTERCEPTORS
 from grpc_bearer._calls.aio_interceptor import Interceptor, OneAttachment
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
@@ -42,10 +42,10 @@ class _AioMultiCallable(MultiCallable):
 
         So they see messages and calls as they would without us, and never the token; and nobody is between us and core.
         """
-        users = self._inner._interceptors
+        users = aio_interceptors(self._inner)
         known, through = self._through
         if known != users:
-            ours = self._interceptor(OneAttachment(self._route.attachment, self._inner._channel), self._serializer)
+            ours = self._interceptor(OneAttachment(self._route.attachment, core_of(self._inner)), self._serializer)
             self._through = list(users), (through := below(self._inner, [*users, ours]))
         return through
 
@@ -56,7 +56,7 @@ class _AioMultiCallable(MultiCallable):
     def _open(self, request: Any, options: CallOptions) -> Any:
         """Begin a call."""
         route, call, began = self._route, self._inner, time.monotonic()
-        if self._is_grpcs and call._interceptors:
+        if self._is_grpcs and aio_interceptors(call):
             return self._below_users()(request, **options._asdict())
         timeout, metadata, credentials, wait_for_ready, compression = options
         one, replay = self._held(request)
@@ -85,7 +85,7 @@ class _AioMultiCallable(MultiCallable):
                 inner = refused(carrier, error)
             if replay is None and (carrier is None or (route.policy is None and type(carrier) is Lease)):
                 return inner
-        elif route.attachment.closing or channel_closed(call):
+        elif route.attachment.closing or aio_is_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
         caller = contextvars.copy_context()
         begun = functools.partial(history_of, route, call, one, replay, options, began, caller)

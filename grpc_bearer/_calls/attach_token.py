@@ -234,16 +234,16 @@ class Route:
         self.attachment: Attachment = attachment
         service_path, _, self._method = path.rpartition("/")
         self.service_path: str = service_path
-        # Of a method without a name nobody knows whether its calls may be made again.
-        self.policy: RetryPolicy | None = (
-            attachment.retry if path and attachment.retry is not None and attachment.retry.applies(path) else None
-        )
+        retry = attachment.retry
+        # Of a method without a name nobody knows whether it is one of those that are excluded.
+        again = retry is not None and (retry.applies(path) if path else not retry.exclude)
+        self.policy: RetryPolicy | None = retry if again else None
         self._context: CallContext | None = None
 
     @property
     def path(self) -> str:
         """`package.Service/Method`."""
-        return f"{self.service_path.lstrip('/')}/{self._method}"
+        return f"{self.service_path}/{self._method}".strip("/")
 
     @property
     def context(self) -> CallContext:

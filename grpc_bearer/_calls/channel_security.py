@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._base.grpc_private import core_of, interceptors_of, is_grpcs, target_of
+from grpc_bearer._base.grpc_private import channel_in, core_of, credentials_kind, interceptors_of, is_grpcs, target_of
 from grpc_bearer._calls.attach_token import Attach, Attachment
 from grpc_bearer._calls.combine import doubled
 from grpc_bearer._calls.retry_policy import RetryPolicy
@@ -31,7 +31,7 @@ def protecting(credentials: grpc.ChannelCredentials | None) -> grpc.ChannelCrede
         raise ConfigurationError(
             f"credentials: expected grpc.ChannelCredentials, got {type(credentials).__name__}; the token goes to auth="
         )
-    if _kind(credentials) == "InsecureChannelCredentials":
+    if credentials_kind(credentials) == "InsecureChannelCredentials":
         raise refuse_plaintext()
     return credentials
 
@@ -66,8 +66,9 @@ def attachment_for(
     for other in _attachments_on_the_way(channel):
         if other.header == auth.header and other.auth is not auth:
             raise doubled(auth.header)
-    xds = credentials is not None and _kind(credentials) == "XDSChannelCredentials"
-    target = None if xds else _provable_target(channel)
+    # Of credentials that do not say what they are, nobody knows.
+    may_be_xds = credentials is not None and credentials_kind(credentials) in ("XDSChannelCredentials", "")
+    target = None if may_be_xds else _provable_target(channel)
     return Attachment(auth, target, direct=is_grpcs(channel), plaintext=plaintext, attach=attach, retry=retry)
 
 
@@ -109,7 +110,7 @@ def _attachments_on_the_way(thing: Any) -> Iterator[Attachment]:
         )
         # Ours keep what they wrap in the one; what grpc.intercept_channel makes, in the other.
         attributes = getattr(thing, "__dict__", {})
-        thing = attributes.get("_inner", attributes.get("_channel"))
+        thing = attributes["_inner"] if "_inner" in attributes else channel_in(thing)
 
 
 def _own_attachment(thing: Any) -> Attachment | None:
@@ -118,7 +119,3 @@ def _own_attachment(thing: Any) -> Attachment | None:
     route, attachments = attributes.get("_route"), attributes.get("_attachments")
     found = (getattr(route, "attachment", None), getattr(attachments, "unknown", None), attributes.get("_attachment"))
     return next((attachment for attachment in found if isinstance(attachment, Attachment)), None)
-
-
-def _kind(credentials: grpc.ChannelCredentials) -> str:
-    return type(getattr(credentials, "_credentials", None)).__name__

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from grpc_bearer._base import fork_hooks
+from grpc_bearer._base.grpc_private import connectivity_of, is_sync_grpcs
 
 #: Seconds for which a fork waits for plugins. What core holds longer belongs to a call that goes on.
 PLUGINS = 0.5
@@ -40,7 +41,7 @@ def watch(channel: object) -> None:
 
     gRPC itself keeps its channels until they are closed, where fork support is on.
     """
-    if _SUPPORTED and type(channel).__module__.startswith("grpc._"):
+    if _SUPPORTED and is_sync_grpcs(channel):
         _channels.add(channel)
 
 
@@ -76,14 +77,9 @@ def _after_in_child() -> None:
             time.sleep(_PAUSE)
 
 
-def _seems_connected(channel: Any) -> bool:
-    """Whether a channel would send a call at once. gRPC has no public way to ask without a thread of its own."""
-    try:
-        while channel is not None and not hasattr(channel, "check_connectivity_state"):
-            channel = getattr(channel, "_channel", None)  # of a multicallable; of what grpc.intercept_channel makes
-        return channel is not None and channel.check_connectivity_state(False) == _READY
-    except Exception:  # it is closed; or gRPC's objects have changed, and then we are as if we had not asked
-        return False
+def _seems_connected(channel: object) -> bool:
+    """Whether a channel would send a call at once."""
+    return connectivity_of(channel) == _READY
 
 
 if _SUPPORTED:

@@ -9,11 +9,11 @@ import grpc
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, as_auth
-from grpc_bearer._base.grpc_private import core_of
+from grpc_bearer._base.grpc_private import core_of, method_of
 from grpc_bearer._calls import aio_multicallables, fork, sync_multicallables
 from grpc_bearer._calls.aio_channel import Channel as AioChannel
 from grpc_bearer._calls.attach_token import Attachment, Route
-from grpc_bearer._calls.channel_security import attachment_for
+from grpc_bearer._calls.channel_security import attachment_for, unproved
 from grpc_bearer._calls.methods import wrapped
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy
 from grpc_bearer._calls.sync_channel import Channel
@@ -56,8 +56,9 @@ def wrap_stub(
         if id(channel) not in attachments:
             attachments[id(channel)] = attachment_for(method, bearer, plaintext=allow_plaintext, retry=retry)
             fork.watch(method)
-        attachment = attachments[id(channel)]
-        setattr(ours, name, wrapped(_KINDS, method, Route(attachment, getattr(method, "_method", ""))))
+        path, attachment = method_of(method), attachments[id(channel)]
+        # Without the method's name it is not known how much of the URL that core tells is the channel's.
+        setattr(ours, name, wrapped(_KINDS, method, Route(attachment if path else unproved(attachment), path)))
     for name, channel in channels.items():
         kind = Channel if isinstance(channel, grpc.Channel) else AioChannel
         setattr(ours, name, kind(channel, attachment_for(channel, bearer, plaintext=allow_plaintext, retry=retry)))

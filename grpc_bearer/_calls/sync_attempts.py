@@ -21,6 +21,7 @@ import grpc
 
 from grpc_bearer._base import threads
 from grpc_bearer._base.clock import SYSTEM_CLOCK
+from grpc_bearer._base.grpc_private import status_of
 from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.attempts import Begin, CallAttempts
@@ -141,7 +142,7 @@ class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type
         with self._lock:
             if inner is not self._inner:
                 return self._final
-            code = None if self._final or (self._reading and not self._seen and not reader) else _code(inner)
+            code = None if self._final or (self._reading and not self._seen and not reader) else status_of(inner)
             if code is None:
                 return True
             delay = None
@@ -217,12 +218,3 @@ def _ended(me: Callable[[], SyncAttempts | None], _: object) -> None:
     call = me()
     if call is not None and call._inner is not None:
         call._settle(call._inner)
-
-
-def _code(inner: Any) -> grpc.StatusCode | None:
-    """The status of an attempt; `None` while it has not ended."""
-    try:
-        state = inner._state
-    except AttributeError:
-        return inner.code() if inner.done() else None
-    return state.code  # type: ignore[no-any-return]  # untyped; without gRPC's lock, and a wait for what has come

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from grpc_bearer._base.grpc_private import hidden_failure
+from grpc_bearer._base.grpc_private import headers_at_hand, hidden_failure
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._calls.attach_token import Attempt, Carrier, honest_code
 from grpc_bearer._calls.attempt_history import AttemptHistory
@@ -118,9 +118,8 @@ def failure_of(call: Any) -> Failure:
     # The status may overtake the headers. To ask for those is to wait, and where done-callbacks run, on the one thread
     # that brings them, for ever: so only what is there is read.
     call = hidden_failure(call) or call
-    initial = getattr(getattr(call, "_state", None), "initial_metadata", None)
-    trailing = tuple(call.trailing_metadata() or ())
-    return Failure(call, call.code(), call.details() or "", tuple(initial or ()), trailing, local=_made_here(call))
+    initial, trailing = tuple(headers_at_hand(call)), tuple(call.trailing_metadata() or ())
+    return Failure(call, call.code(), call.details() or "", initial, trailing, local=_made_here(call))
 
 
 def _made_here(call: Any) -> bool:

@@ -1,0 +1,411 @@
+"""Calls of all kinds where gRPC has none of the private names that we know: slower, and never wrong."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import grpc
+import grpc.experimental
+import pytest
+from _refusing import AIO, SYNC, UNAUTHENTICATED, Place, expected, place, requests, soon
+from doors import (
+    AIO_DOORS,
+    AIO_KINDS,
+    EXPLAINING,
+    FOREIGN,
+    FOUR,
+    PATIENCE,
+    SYNC_DOORS,
+    SYNC_KINDS,
+    causes,
+    codes,
+    everywhere,
+    try_aio,
+    try_all,
+    try_sync,
+)
+from grpc import aio
+from interceptors import aio_interceptors, sync_interceptor
+
+import grpc_bearer
+from grpc_bearer import BearerAuth, ConfigurationError, InsecureChannelError, _calls
+from grpc_bearer._base import grpc_private
+from grpc_bearer.testing import ProbeReply, ProbeRequest, ProbeServer, ProbeStub
+
+OK = grpc.StatusCode.OK
+ROOT = Path(grpc_bearer.__file__).parent
+PRIVATE = re.compile(r"_[a-z]\w*|grpc\.(aio\.)?_\w+(\.\w+)*")
+SECRET = "t0-secret-that-must-not-leak"
+SYNC_WAYS = [name for name in SYNC_DOORS if name in EXPLAINING]
+AIO_WAYS = [name for name in AIO_DOORS if name in EXPLAINING]
+
+
+class _Rename(ast.NodeTransformer):
+    """Gives the private names of gRPC's others, which gRPC does not have.
+
+    Args:
+        names: which; `None`: all.
+    """
+
+    def __init__(self, names: set[str] | None = None) -> None:
+        self._names = names
+        self.seen: set[str] = set()
+
+    def _other(self, name: str) -> str:
+        if not PRIVATE.fullmatch(name):
+            return name
+        self.seen.add(name)
+        return name if self._names is not None and name not in self._names else f"{name}_of_another_version"
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        node.attr = self._other(node.attr)
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if isinstance(node.value, str):
+            node.value = self._other(node.value)
+        return node
+
+
+def names_in(module: ModuleType) -> set[str]:
+    """The private names of gRPC's that a module uses."""
+    rename = _Rename()
+    rename.visit(ast.parse(inspect.getsource(module)))
+    return rename.seen
+
+
+NAMES = names_in(grpc_private)
+
+
+def renamed(names: set[str]) -> ModuleType:
+    """`grpc_private` as it is where gRPC has other names for these: its source, but it looks for what is not there."""
+    module = ModuleType("renamed")
+    tree = _Rename(names).visit(ast.parse(inspect.getsource(grpc_private)))
+    exec(compile(tree, module.__name__, "exec"), vars(module))
+    return module
+
+
+def functions(module: ModuleType) -> dict[str, FunctionType]:
+    """Those that it offers."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def take_away(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
+    """Wherever a function of `grpc_private` was imported, it no longer finds these names in gRPC."""
+    for info in pkgutil.iter_modules(_calls.__path__, f"{_calls.__name__}."):
+        importlib.import_module(info.name)  # all that could import one later, and keep it
+    known, other = functions(grpc_private), functions(renamed(names))
+    users = [module for name, module in sys.modules.items() if name.partition(".")[0] == "grpc_bearer"]
+    for module in users:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, FunctionType) and known.get(value.__name__) is value:
+                monkeypatch.setattr(module, name, other[value.__name__])
+
+
+@pytest.fixture
+def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_away(monkeypatch, NAMES)
+
+
+@pytest.fixture
+def through_core(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """An item for each attempt whose token goes through core."""
+    made: list[None] = []
+    make = grpc.metadata_call_credentials
+
+    def counted(*args: Any) -> grpc.CallCredentials:
+        made.append(None)
+        return make(*args)
+
+    monkeypatch.setattr(grpc, "metadata_call_credentials", counted)
+    return made
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Place]:
+    with place() as here:
+        yield here
+
+
+@pytest.fixture(scope="module")
+def clear() -> Iterator[ProbeServer]:
+    with ProbeServer(credentials="insecure") as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _empty(here: Place, clear: ProbeServer) -> None:
+    here.server.ledger.clear()
+    clear.ledger.clear()
+
+
+def accepted(here: Place) -> list[bool]:
+    return [attempt.accepted for attempt in here.server.ledger]
+
+
+async def when_accepted(here: Place) -> AsyncIterator[ProbeRequest]:
+    """Requests that begin once the server has taken a token: grpc.aio cancels a call that it cannot write to."""
+    while True not in accepted(here):
+        await asyncio.sleep(0.001)
+    for message in requests():
+        yield message
+
+
+REFUSED_AIO: dict[str, Callable[[Place, Any], Awaitable[Any]]] = {
+    "unary": lambda here, stub: AIO["unary"](stub),
+    "server_stream": lambda here, stub: AIO["server_stream"](stub),
+    "client_stream": lambda here, stub: _awaited(stub.ClientStream(when_accepted(here))),
+    "bidi_stream": lambda here, stub: _read(stub.BidiStream(when_accepted(here))),
+}
+
+
+async def _awaited(call: Any) -> Any:
+    reply = await call
+    return list(reply.indexes), 1
+
+
+async def _read(call: Any) -> Any:
+    replies = [reply async for reply in call]
+    return list(replies[-1].indexes), len(replies)
+
+
+def heals(way: str, kind: str) -> bool:
+    """Whether a refused call is made again: request streams only where their serializer is ours to call."""
+    return way.endswith("_channel") or kind.partition(".")[0] in ("unary", "server_stream")
+
+
+class TestWithNothingKnown:
+    @pytest.mark.parametrize("way", SYNC_WAYS)
+    def test_every_sync_call_brings_its_token_through_core(
+        self, way: str, here: Place, unknown: None, through_core: list[None]
+    ) -> None:
+        with SYNC_DOORS[way](here.server.target, here.credentials, here.auth()) as stub:
+            for _ in range(2):
+                assert codes(try_sync(stub, timeout=PATIENCE)) == everywhere(way, OK)
+
+        assert accepted(here) == [True] * 2 * len(SYNC_KINDS)
+        assert len(through_core) == 2 * len(SYNC_KINDS)
+
+    @pytest.mark.parametrize("way", AIO_WAYS)
+    async def test_every_asyncio_call_brings_its_token_through_core(
+        self, way: str, here: Place, unknown: None, through_core: list[None]
+    ) -> None:
+        async with AIO_DOORS[way](here.server.target, here.credentials, here.auth()) as stub:
+            for _ in range(2):
+                assert codes(await try_aio(stub, timeout=PATIENCE)) == everywhere(way, OK)
+
+        assert accepted(here) == [True] * 2 * len(AIO_KINDS)
+        assert len(through_core) == 2 * len(AIO_KINDS)
+
+    @pytest.mark.parametrize("path", ["cold", "warm"])
+    @pytest.mark.parametrize("kind", SYNC)
+    @pytest.mark.parametrize("way", SYNC_WAYS)
+    def test_a_refused_sync_call_is_healed(self, way: str, kind: str, path: str, here: Place, unknown: None) -> None:
+        auth = here.auth()
+        with SYNC_DOORS[way](here.server.target, here.credentials, auth) as stub:
+            if path == "warm":
+                SYNC["unary"](stub)
+            here.revoke(auth)
+            here.server.ledger.clear()
+            if not heals(way, kind):
+                with pytest.raises(grpc.RpcError) as caught:
+                    SYNC[kind](stub)
+                assert caught.value.code() is UNAUTHENTICATED
+            assert SYNC[kind](stub) == expected(kind)
+
+        assert accepted(here) == [False, True]
+
+    @pytest.mark.parametrize("path", ["cold", "warm"])
+    @pytest.mark.parametrize("kind", FOUR)
+    @pytest.mark.parametrize("way", AIO_WAYS)
+    async def test_a_refused_asyncio_call_is_healed(
+        self, way: str, kind: str, path: str, here: Place, unknown: None
+    ) -> None:
+        auth = here.auth()
+        async with AIO_DOORS[way](here.server.target, here.credentials, auth) as stub:
+            if path == "warm":
+                await soon(AIO["unary"](stub))
+            here.revoke(auth)
+            here.server.ledger.clear()
+            if not heals(way, kind):
+                with pytest.raises(grpc.RpcError) as caught:
+                    await soon(REFUSED_AIO[kind](here, stub))
+                assert caught.value.code() is UNAUTHENTICATED
+            ended = asyncio.ensure_future(REFUSED_AIO[kind](here, stub))
+            assert await soon(ended) == expected(kind)
+
+        assert accepted(here) == [False, True]
+
+    @pytest.mark.parametrize("hollow", [None, grpc.experimental.insecure_channel_credentials])
+    @pytest.mark.parametrize("way", EXPLAINING)
+    def test_nothing_goes_in_the_clear(self, way: str, hollow: Any, clear: ProbeServer, unknown: None) -> None:
+        credentials = hollow and hollow()
+        if credentials is None and way.endswith("secure_channel"):
+            pytest.skip("it makes TLS of no credentials")
+        ends = try_all(way, clear.target, credentials, BearerAuth(SECRET), timeout=PATIENCE)
+
+        assert codes(ends) == everywhere(way, UNAUTHENTICATED)
+        assert causes(ends) == everywhere(way, InsecureChannelError)
+        assert not clear.ledger.contains("Bearer")
+
+
+def below_sync(channel: grpc.Channel, below: Any, auth: BearerAuth) -> dict[str, Any]:
+    """Stubs with an interceptor of a user's between us and the channel."""
+    return {
+        "intercept_channel": ProbeStub(grpc_bearer.intercept_channel(grpc.intercept_channel(channel, below), auth)),
+        "wrap_stub": grpc_bearer.wrap_stub(ProbeStub(grpc.intercept_channel(channel, below)), auth),
+        "interceptor": ProbeStub(grpc.intercept_channel(channel, grpc_bearer.interceptor(auth), below)),
+    }
+
+
+class Redirect:
+    """Sends calls to another channel, once it is switched on, with the metadata they have."""
+
+    on = False
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def sync(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
+        method = self._elsewhere(kind, details)
+        if method is None:
+            return continuation(details, request)
+        begin = method if kind.endswith("stream") else method.future
+        return begin(request, timeout=details.timeout, metadata=details.metadata)
+
+    async def aio(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
+        method = self._elsewhere(kind, details)
+        if method is None:
+            return await continuation(details, request)
+        return method(request, timeout=details.timeout, metadata=details.metadata)
+
+    def _elsewhere(self, kind: str, details: Any) -> Any:
+        make = getattr(self._channel, kind) if self.on else None
+        return make and make(details.method, ProbeRequest.SerializeToString, ProbeReply.FromString)
+
+
+@pytest.mark.parametrize("way", ["intercept_channel", "wrap_stub", "interceptor"])
+def test_a_sync_interceptor_that_redirects_gets_no_token(
+    way: str, here: Place, clear: ProbeServer, unknown: None
+) -> None:
+    with clear.channel() as elsewhere, grpc.secure_channel(here.server.target, here.credentials) as channel:
+        redirect = Redirect(elsewhere)
+        stub = below_sync(channel, sync_interceptor(redirect.sync), here.auth())[way]
+        for _ in range(2):
+            assert codes(try_sync(stub, timeout=PATIENCE)) == everywhere(way, OK)
+        redirect.on = True
+        assert codes(try_sync(stub, timeout=PATIENCE)) == everywhere(way, OK)
+
+    assert len(clear.ledger) == len(SYNC_KINDS)
+    assert not clear.ledger.contains("Bearer")
+
+
+@pytest.mark.parametrize("way", AIO_WAYS)
+async def test_an_asyncio_interceptor_that_redirects_gets_no_token(
+    way: str, here: Place, clear: ProbeServer, unknown: None
+) -> None:
+    auth = here.auth()
+    async with aio.insecure_channel(clear.target) as elsewhere:
+        redirect = Redirect(elsewhere)
+        ours = grpc_bearer.aio.interceptors(auth) if way == "aio.interceptors" else []
+        users = aio_interceptors(redirect.aio)
+        plain = aio.secure_channel(here.server.target, here.credentials, interceptors=[*ours, *users])
+        async with plain:
+            channel = grpc_bearer.aio.intercept_channel(plain, auth) if way.endswith("_channel") else plain
+            stub: Any = ProbeStub(channel)
+            if way == "aio.wrap_stub":
+                stub = grpc_bearer.wrap_stub(stub, auth)
+            for _ in range(2):
+                assert codes(await try_aio(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
+            redirect.on = True
+            assert codes(await try_aio(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
+
+    assert len(clear.ledger) == len(FOUR)
+    assert not clear.ledger.contains("Bearer")
+
+
+def test_two_auths_under_one_header_never_send_two_tokens(here: Place, unknown: None) -> None:
+    inner = grpc_bearer.interceptor(here.auth())
+    with grpc.secure_channel(here.server.target, here.credentials) as channel:
+        intercepted = grpc.intercept_channel(channel, inner)
+        stub = ProbeStub(grpc_bearer.intercept_channel(intercepted, here.auth()))
+        ends = try_sync(stub, timeout=PATIENCE)
+
+    assert codes(ends) == everywhere("interceptor", UNAUTHENTICATED)
+    assert causes(ends) == everywhere("interceptor", ConfigurationError)
+    assert len(here.server.ledger) == 0
+
+
+class TestWithOneNameUnknown:
+    """Where gRPC has given one thing another name, what is known of the rest must not lead astray."""
+
+    @pytest.mark.parametrize("name", sorted(NAMES))
+    def test_sync_calls_go_well_and_refused_ones_are_healed(
+        self, name: str, here: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        take_away(monkeypatch, {name})
+        for way in SYNC_WAYS:
+            auth = here.auth()
+            with SYNC_DOORS[way](here.server.target, here.credentials, auth) as stub:
+                for _ in range(2):
+                    assert codes(try_sync(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
+                for kind in ("unary", "server_stream"):
+                    here.revoke(auth)
+                    assert SYNC[kind](stub) == expected(kind)
+
+    @pytest.mark.parametrize("name", sorted(NAMES))
+    async def test_asyncio_calls_go_well_and_refused_ones_are_healed(
+        self, name: str, here: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        take_away(monkeypatch, {name})
+        for way in AIO_WAYS:
+            auth = here.auth()
+            async with AIO_DOORS[way](here.server.target, here.credentials, auth) as stub:
+                for _ in range(2):
+                    assert codes(await try_aio(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
+                for kind in ("unary", "server_stream"):
+                    here.revoke(auth)
+                    assert await soon(AIO[kind](stub)) == expected(kind)
+
+    @pytest.mark.parametrize("name", sorted(NAMES))
+    def test_nothing_goes_in_the_clear(self, name: str, clear: ProbeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        take_away(monkeypatch, {name})
+        for way in FOREIGN:
+            ends = try_all(way, clear.target, None, BearerAuth(SECRET), timeout=PATIENCE)
+            assert codes(ends) == everywhere(way, UNAUTHENTICATED)
+
+        assert not clear.ledger.contains("Bearer")
+
+
+def reads_private(node: ast.AST) -> bool:
+    """Whether it asks an object for one of the names: `thing._name`, `getattr(thing, "_name")`. Ours have some too."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in NAMES and ast.unparse(node.value) not in ("self", "super()")
+    return isinstance(node, ast.Call) and any(isinstance(a, ast.Constant) and a.value in NAMES for a in node.args)
+
+
+def test_no_other_module_reads_a_private_name_of_grpcs() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in ROOT.rglob("*.py")
+        if path.name != "grpc_private.py" and "testing" not in path.relative_to(ROOT).parts
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.expr) and reads_private(node)
+    ]
+
+    assert found == []
