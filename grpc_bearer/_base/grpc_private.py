@@ -49,8 +49,8 @@ def load_plugin_wrapper() -> None:
 
 
 def is_grpcs(thing: object) -> bool:
-    """Whether this is exactly a channel or a multicallable of gRPC's own, so that nobody stands between it and core but,
-    in asyncio, the interceptors that it has; more may be added at any time.
+    """Whether this is exactly a channel or a multicallable of gRPC's own: nobody stands between it and core but, in
+    asyncio, the interceptors that it has; more may be added at any time.
 
     Seen: 1.66 to 1.85. Without it no channel is ever proved, and requests are kept as copies, not as bytes.
     """
