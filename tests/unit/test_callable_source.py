@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from _https import assert_hidden, failure, in_a_child, unsigned_jwt
 
-from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer import CallContext, Token
 from grpc_bearer.errors import (
     ConfigurationError,
     SigningError,

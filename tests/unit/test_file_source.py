@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from _https import assert_hidden, failure, unsigned_jwt
 
-from grpc_bearer._base.token import CallContext
+from grpc_bearer import CallContext
 from grpc_bearer.errors import TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources import FileSource
 from grpc_bearer.testing import ManualClock

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jose import verified
 from joserfc.jwk import ECKey
 
-from grpc_bearer._base.token import CallContext
+from grpc_bearer import CallContext
 from grpc_bearer.errors import (
     TokenUnavailableError,
 )

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from jose import verified
 
-from grpc_bearer._base.token import CallContext
+from grpc_bearer import CallContext
 from grpc_bearer.errors import (
     ConfigurationError,
     SigningError,

@@ -6,7 +6,7 @@ import pickle
 
 from _https import assert_hidden, failure, unsigned_jwt
 
-from grpc_bearer._base.token import CallContext
+from grpc_bearer import CallContext
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources import StaticSource
 

@@ -32,9 +32,7 @@ from google.oauth2 import service_account
 from jose import verified
 
 import grpc_bearer
-from grpc_bearer._auth import BearerAuth
-from grpc_bearer._base.source import Source
-from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer import BearerAuth, CallContext, Source, Token
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -175,7 +173,7 @@ def test_a_token_that_is_there_already_is_used_once_and_cannot_be_refreshed() ->
 
 ASK_THE_METADATA_SERVER = """
 from google.auth.compute_engine import Credentials
-from grpc_bearer._base.token import CallContext
+from grpc_bearer import CallContext
 from grpc_bearer.sources.google import GoogleAuthSource
 print(GoogleAuthSource(Credentials()).fetch(CallContext()).value)
 """

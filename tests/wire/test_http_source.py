@@ -35,7 +35,7 @@ from _https import (
 )
 from doors import eventually
 
-from grpc_bearer._base.token import CallContext, Secret
+from grpc_bearer import CallContext
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources import HTTPTokenSource
 from grpc_bearer.testing import CA, ManualClock
@@ -97,7 +97,7 @@ def test_the_default_is_a_post_without_a_body(server: Server, source: Make) -> N
 
 
 def test_a_json_body_is_sent_with_its_type(server: Server, source: Make) -> None:
-    source(json={"secret": Secret(SECRET), "scope": "ü"}).fetch(CONTEXT)
+    source(json={"secret": SECRET, "scope": "ü"}).fetch(CONTEXT)
 
     assert json.loads(server.requests[0].body) == {"secret": SECRET, "scope": "ü"}
     assert server.requests[0].headers["content-type"] == "application/json"
@@ -120,7 +120,7 @@ def test_any_method_and_body_is_sent_as_it_is(server: Server, source: Make, body
 
 
 def test_a_callable_body_is_made_for_each_request(server: Server, source: Make) -> None:
-    bodies: list[Any] = ["one", b"two", {"three": Secret("3")}]
+    bodies: list[Any] = ["one", b"two", {"three": "3"}]
     asking = source(body=lambda: bodies.pop(0))
     for _ in range(3):
         asking.fetch(CONTEXT)
