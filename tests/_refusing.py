@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -44,21 +45,26 @@ class Place:
         self.verifier = OpaqueVerifier([])
         self.server = ProbeServer(self.verifier, TLS)
         self.credentials = self.server.channel_credentials()
+        self._made: weakref.WeakKeyDictionary[BearerAuth, tuple[Mint, ManualClock]] = weakref.WeakKeyDictionary()
 
     def auth(self, **how: Any) -> BearerAuth:
-        """An auth whose tokens the server knows; its clock stands still, see `revoke`."""
-        return BearerAuth(Mint(self.verifier), clock=ManualClock(), **how)
+        """An auth whose tokens the server knows; its clock stands still, see `later`."""
+        mint, clock = Mint(self.verifier), ManualClock()
+        auth = BearerAuth(mint, clock=clock, **how)
+        self._made[auth] = mint, clock
+        return auth
 
-    @staticmethod
-    def minted(auth: BearerAuth) -> list[str]:
+    def minted(self, auth: BearerAuth) -> list[str]:
         """Every token that this auth has fetched."""
-        source: Any = auth._source
-        mint: Mint = source._fn
-        return mint.minted
+        return self._made[auth][0].minted
+
+    def later(self, auth: BearerAuth) -> None:
+        """The budget of forced refreshes is full again."""
+        self._made[auth][1].advance(1e6)
 
     def revoke(self, auth: BearerAuth) -> str:
         """The server no longer knows the current token; returns it. The budget of forced refreshes is full again."""
-        auth._clock.base.advance(1e6)
+        self.later(auth)
         token = auth.token().value
         self.verifier.revoke(token)
         return token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import grpc
 
 import grpc_bearer
-from grpc_bearer import CallContext, Source, Token
+from grpc_bearer import BearerAuth, CallContext, Source, Token
 from grpc_bearer.testing import CA, ProbeRequest, ProbeServer, ProbeStub
 
 #: Long enough for the slowest machine, short enough that a test which hangs is a test that fails.
@@ -384,16 +385,15 @@ def warmed(auth: Any, server: ProbeServer) -> Any:
     return auth
 
 
-def future_of(engine: Any, context: Any = CallContext(), **options: Any) -> Future[Any]:  # noqa: B008  # frozen
-    """A future of what `Engine.request` delivers."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
 
-    def deliver(lease: Any, error: Any) -> None:
-        if lease is not None:
-            future.set_result(lease)
-        else:
-            future.set_exception(error)
 
-    engine.request(context, deliver, **options)
+def asking(auth: BearerAuth, url: str = "", method: str = "") -> Future[Token]:
+    """A future of a token; the auth has been asked for it by the time that this returns."""
+    future = asyncio.run_coroutine_threadsafe(auth.atoken(url, method), _loop())
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), _loop()).result(PATIENCE)  # behind it in the loop's queue
     return future

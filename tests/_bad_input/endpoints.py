@@ -157,6 +157,7 @@ _STATUSES: dict[int, tuple[type[grpc_bearer.GrpcBearerError], str]] = {
     300: (TokenRejectedError, "redirected"),
     400: (TokenRejectedError, "answered 400"),
     401: (TokenRejectedError, "the credential was refused"),
+    402: (TokenRejectedError, "answered 402"),
     403: (TokenRejectedError, "the credential was refused"),
     404: (TokenRejectedError, "answered 404"),
     405: (TokenRejectedError, "answered 405"),
@@ -165,6 +166,7 @@ _STATUSES: dict[int, tuple[type[grpc_bearer.GrpcBearerError], str]] = {
     410: (TokenRejectedError, "answered 410"),
     418: (TokenRejectedError, "answered 418"),
     429: (TokenUnavailableError, "answered 429"),
+    451: (TokenRejectedError, "answered 451"),
     500: (TokenUnavailableError, "answered 500"),
     502: (TokenUnavailableError, "answered 502"),
     503: (TokenUnavailableError, "answered 503"),
@@ -216,7 +218,7 @@ def raw_answers() -> Iterator[Row]:
             _faulty(make, ExpiredJWT()),
         )
         answers = {
-            "JSON with a token": (m.as_text({"access_token": m.TOKEN}), "JSON, not a bare token"),
+            "JSON with a token": (m.as_text({"access_token": m.TOKEN}), "JSON, not a bare token|field="),
             "a JSON list": (m.as_text([m.TOKEN]), "JSON, not a bare token"),
             "null": ("null", "JSON, not a bare token"),
             "two lines": (f"{m.TOKEN}\n{m.HIDDEN}", "has a space"),
@@ -358,7 +360,7 @@ def connections() -> Iterator[Row]:
     yield fetch(
         "HTTPTokenSource: a host that does not exist",
         TokenUnavailableError,
-        "nowhere.invalid|",
+        "nowhere.invalid|host name was not found",
         lambda stage: _raw(stage, "https://nowhere.invalid/", timeout=2),
     )
 
@@ -373,6 +375,10 @@ def _clear(stage: Stage) -> str:
 def google() -> Iterator[Row]:
     from google.auth import api_key, jwt
     from google.auth.credentials import AnonymousCredentials
+    from google.oauth2.credentials import Credentials
+
+    class Async(Credentials):
+        async def refresh(self, request: Any) -> None: ...
 
     yield fetch(
         "GoogleAuthSource: refused",
@@ -445,6 +451,7 @@ def google() -> Iterator[Row]:
         "anonymous": (AnonymousCredentials, "have no token; use a plain channel"),
         "an API key": (lambda: api_key.Credentials(m.TOKEN), "an API key is no bearer token"),
         "a class": (lambda: jwt.Credentials, "expected google.auth.credentials.Credentials"),
+        "asyncio's": (lambda: Async(token=m.TOKEN), "these refresh with coroutines"),
     }
     for state, (make, words) in wrong.items():
         yield build(
@@ -466,12 +473,15 @@ _ADDRESSES: dict[str, tuple[Any, str]] = {
     "plain http to this machine, not asked for": ("http://127.0.0.1:1/token", "allow_http_loopback=True"),
     "plain http to localhost, not asked for": ("http://localhost:1/token", "allow_http_loopback=True"),
     "of another scheme": ("ftp://auth.example.com/token", "expected an https:// address"),
-    "without a scheme": ("auth.example.com/token", "expected an https:// address|has no host name"),
+    "plain http to 127.x, not asked for": ("http://127.9.9.9/token", "allow_http_loopback=True"),
+    "plain http to ::1, not asked for": ("http://[::1]:80/token", "allow_http_loopback=True"),
+    "without a scheme": ("auth.example.com/token", "has no host name"),
     "with a password": (f"https://me:{m.TOKEN}@auth.example.com/", "has a user or password in it"),
     "without a host": ("https:///token", "has no host name"),
     "with a strange host": ("https://auth,example/token", "strange characters"),
     "with a fragment": (f"https://auth.example.com/#{m.TOKEN}", "has a '#' part"),
     "with a space": (f"https://auth.example.com/ {m.TOKEN}", "with a space"),
+    "with a line break": ("https://auth.example.com/\r\nX: y", "with a space"),
     "outside ASCII": ("https://auth.exämple.com/", "outside ASCII"),
     "with a port that is none": ("https://auth.example.com:port/", "not a URL"),
     "with a port that is too high": ("https://auth.example.com:99999/", "not a URL"),
@@ -492,19 +502,19 @@ def addresses() -> Iterator[Row]:
     }
     for name, (field, make) in makers.items():
         for state, (url, words) in _ADDRESSES.items():
-            words = words.partition("|")[0] if "expected an" not in words else ""
             yield build(
                 f"{name}: an address {state}",
                 ConfigurationError,
                 f"{field}: |{words}",
                 lambda stage, make=make, url=url: make(url),
             )
-        yield build(
-            f"{name}: plain http beyond this machine, though allowed to it",
-            ConfigurationError,
-            f"{field}: http:// would send the credential in the clear",
-            lambda stage, make=make: make("http://auth.example.com/", allow_http_loopback=True),
-        )
+        for host in ("auth.example.com", "10.0.0.1", "localhost.example.com"):
+            yield build(
+                f"{name}: plain http to {host}, though allowed to this machine",
+                ConfigurationError,
+                f"{field}: http:// would send the credential in the clear",
+                lambda stage, make=make, host=host: make(f"http://{host}/", allow_http_loopback=True),
+            )
         wrong: dict[str, dict[str, Any]] = {
             "timeout": {
                 "zero": 0,
@@ -516,8 +526,8 @@ def addresses() -> Iterator[Row]:
                 "None": None,
             },
             "max_bytes": {"zero": 0, "a fraction": 1.5, "true": True, "None": None},
-            "lifetime": {"zero": 0, "text": "60", "NaN": float("nan")},
-            "ca": {"a number": 7, "no such file": "/nowhere/ca.pem", "empty": ""},
+            "lifetime": {"zero": 0, "below zero": -1, "text": "60", "NaN": float("nan")},
+            "ca": {"a number": 7, "no certificate": __file__, "no such file": "/nowhere/ca.pem", "empty": ""},
             "cert": {
                 "a path": "client.pem",
                 "a list of one": ["client.pem"],
@@ -585,6 +595,7 @@ def http_arguments() -> Iterator[Row]:
         "refresh_after has three": ({"refresh_after": (1, 2, 3)}, "refresh_after: expected a pair"),
         "refresh_after runs backwards": ({"refresh_after": (1200, 900)}, "refresh_after: the first age is above"),
         "refresh_after is below zero": ({"refresh_after": (-1, 900)}, "refresh_after: expected a number"),
+        "refresh_after holds NaN": ({"refresh_after": (float("nan"), 5)}, "refresh_after: expected a number"),
         "auth is a str": ({"auth": m.PASSWORD}, "auth: expected a pair"),
         "auth is a pair of bytes": ({"auth": (b"me", m.PASSWORD.encode())}, "auth: user: expected a str, got bytes"),
         "the user has a colon": ({"auth": ("me:you", m.PASSWORD)}, "auth: HTTP Basic has no way"),
@@ -624,14 +635,14 @@ def oauth_arguments() -> Iterator[Row]:
         "client_secret is bytes": (
             (m.CLIENT_ID, m.CLIENT_SECRET.encode()),
             {},
-            "client_secret: expected a str, a path",
+            "client_secret: expected a str, a path|got bytes",
         ),
         "a secret beside a key": (
             ok,
             {"auth_method": "private_key_jwt", "key": m.P256},
             "client_secret: private_key_jwt",
         ),
-        "a key beside a secret": (ok, {"key": m.P256}, "key: client_secret_basic has no use for it"),
+        "a key beside a secret": (ok, {"key": m.P256}, "key: client_secret_basic has no use for it|private_key_jwt"),
         "private_key_jwt without a key": ((m.CLIENT_ID,), {"auth_method": "private_key_jwt"}, "key: missing"),
         "an unknown auth_method": (ok, {"auth_method": "tls_client_auth"}, "auth_method: expected client_secret_basic"),
         "auth_method is None": (ok, {"auth_method": None}, "auth_method: expected client_secret_basic"),
@@ -645,6 +656,7 @@ def oauth_arguments() -> Iterator[Row]:
             {"extra": {"client_secret": m.HIDDEN}},
             "extra: client_secret has an argument",
         ),
+        "extra holds grant_type": (ok, {"extra": {"grant_type": m.HIDDEN}}, "extra: grant_type has an argument"),
         "extra holds a number": (ok, {"extra": {"resource": 7}}, "extra: resource: expected a str or a path, got int"),
         "extra has a name that is a number": (ok, {"extra": {7: m.HIDDEN}}, "extra: a name is no str"),
         "assertion_audience is a number": (
@@ -665,6 +677,7 @@ def oauth_arguments() -> Iterator[Row]:
     secrets: dict[str, tuple[Callable[[], Any], type[grpc_bearer.GrpcBearerError], str]] = {
         "raises": (_raise, TokenUnavailableError, "client_secret: raised RuntimeError"),
         "gives None": (lambda: None, TokenFormatError, "client_secret: expected its function to return a str"),
+        "gives bytes": (lambda: b"x", TokenFormatError, "client_secret: |got bytes"),
         "gives an empty str": (lambda: "", TokenUnavailableError, "client_secret: its function returned an empty str"),
     }
     for state, (secret, kind, words) in secrets.items():

@@ -242,24 +242,15 @@ def arguments() -> Iterator[Row]:
             f"{role}: expected a str, a path or a function, got int",
             bitbroker(**{role: 7, "routes": {"pkg.*": role}}),
         )
-    yield build(
-        "crm: None",
-        ConfigurationError,
-        "token: expected a str, a path or a function, got NoneType",
-        lambda stage: profiles.crm(None),
-    )
-    yield build(
-        "crm: a class",
-        ConfigurationError,
-        "token: expected a str, a path or a function, got type",
-        lambda stage: profiles.crm(str),
-    )
-    yield build(
-        "crm: bytes",
-        ConfigurationError,
-        "token: expected a str, a path or a function, got bytes",
-        lambda stage: profiles.crm(m.TOKEN.encode()),
-    )
+    for name, make in {"crm": profiles.crm, "bitbroker": profiles.bitbroker}.items():
+        for state, value in {"None": None, "a class": str, "bytes": m.TOKEN.encode()}.items():
+            if value is not None or name == "crm":  # BitBroker's token may be missing: then each role has its own
+                yield build(
+                    f"{name}: {state}",
+                    ConfigurationError,
+                    f"token: expected a str, a path or a function, got {type(value).__name__}",
+                    lambda stage, make=make, value=value: make(value),
+                )
     yield build(
         "bear: url is plain http",
         ConfigurationError,

@@ -79,6 +79,7 @@ def contents() -> Iterator[Row]:
         ),
         ("a field that is a number", m.as_text({"token": 7}), TokenFormatError, "token: expected a string, got int"),
         ("a field that is empty", m.as_text({"token": ""}), TokenFormatError, "empty"),
+        ("JSON a thousand levels deep", "[" * 100_000, TokenFormatError, "not JSON"),
         ("a list", m.as_text([m.TOKEN]), TokenFormatError, "JSON without the field 'token'"),
     ):
         yield fetch(
@@ -120,7 +121,7 @@ def arguments() -> Iterator[Row]:
         "bytes": (b"/run/token", "path: expected a path, got bytes"),
         "empty": ("", "path: empty, or with a NUL"),
         "with a NUL": (f"/run/{m.HIDDEN}\0", "path: empty, or with a NUL"),
-        "a JWT": (m.FOREIGN_JWT, "path: this is a token, not the path"),
+        "a JWT": (m.FOREIGN_JWT, "path: this is a token, not the path|StaticSource"),
     }
     for state, (path, words) in paths.items():
         yield build(
@@ -130,8 +131,11 @@ def arguments() -> Iterator[Row]:
         "json_field is empty": ({"json_field": ""}, "json_field: expected the name of a field"),
         "json_field is a number": ({"json_field": 7}, "json_field: expected the name of a field"),
         "poll is zero": ({"poll": 0}, "poll: expected a number of seconds"),
+        "poll is below zero": ({"poll": -1}, "poll: expected a number of seconds"),
         "poll is infinite": ({"poll": float("inf")}, "poll: expected a number of seconds"),
+        "poll is NaN": ({"poll": float("nan")}, "poll: expected a number of seconds"),
         "poll is text": ({"poll": "5"}, "poll: expected a number of seconds"),
+        "poll is true": ({"poll": True}, "poll: expected a number of seconds"),
     }
     for state, (how, words) in others.items():
         yield build(

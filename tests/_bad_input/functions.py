@@ -26,6 +26,7 @@ from grpc_bearer import (
     TokenUnavailableError,
     profiles,
 )
+from grpc_bearer.sources.jwt import PerToken
 
 from . import material as m
 from .row import Row, Stage, build, fetch
@@ -296,6 +297,12 @@ def signers() -> Iterator[Row]:
                 f"{what}{words}",
                 lambda stage, what=what, fn=fn: JWTSource(m.P256, **{what: {"x": fn}}),
             )
+        yield fetch(
+            f"JWTSource: what is new in each token is no JSON, in {what}",
+            TokenFormatError,
+            f"{what}['x']: set that cannot be written as JSON",
+            lambda stage, what=what: JWTSource(m.P256, **{what: {"x": PerToken(lambda: {m.HIDDEN})}}),
+        )
         whole: dict[str, tuple[Callable[[Any], Any], type[GrpcBearerError], str]] = {
             "fails": (lambda call: _raising(_Own)(), TokenRejectedError, ": the function failed with _Own"),
             "gives a list": (lambda call: [m.HIDDEN], TokenFormatError, ": expected a mapping, got list"),
@@ -318,7 +325,7 @@ def signers() -> Iterator[Row]:
 def routes() -> Iterator[Row]:
     static = StaticSource(m.TOKEN)
     wrong: dict[str, tuple[Any, str]] = {
-        "empty": ({}, "routes: expected a mapping"),
+        "empty": ({}, "routes: expected a mapping|with one entry at least"),
         "a list": ([("pkg.*", static)], "routes: expected a mapping"),
         "None": (None, "routes: expected a mapping"),
         "with an empty pattern": ({"": static}, "routes: a pattern is empty"),

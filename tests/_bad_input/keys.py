@@ -6,6 +6,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc_bearer
@@ -54,7 +55,7 @@ def algorithms() -> Iterator[Row]:
             + ("|wrong.pem" if form == "file" else ""),
             lambda stage, make=given[form], algorithm=algorithm: JWTSource(make(stage), algorithm=algorithm),
         )
-    for name in ("secp256k1", "X25519"):
+    for name in ("secp256k1", "X25519", "DSA"):
         yield build(
             f"JWTSource: {name} key and no algorithm",
             SigningError,
@@ -83,7 +84,7 @@ _NO_KEYS: dict[str, tuple[Any, type[grpc_bearer.GrpcBearerError], str]] = {
     "a public RSA key": (m.PUBLIC["RSA"], SigningError, "a public key; signing needs the private key"),
     "a certificate": (m.CERTIFICATE, SigningError, "a certificate; signing needs the private key"),
     "two private keys": (m.PEMS["P-256"] + m.PEMS["RSA"], SigningError, "holds 2 private keys"),
-    "OpenSSH's own format": (m.OPENSSH, SigningError, "OpenSSH's own format; convert it"),
+    "OpenSSH's own format": (m.OPENSSH, SigningError, "OpenSSH's own format; convert it|ssh-keygen -p -m PKCS8"),
     "a PEM with a line missing": (m.damaged(m.PEMS["P-256"]), SigningError, "the PEM is damaged"),
     "a PEM that breaks off": (m.PEMS["P-256"][:120], SigningError, "no private key in it"),
     "a PEM without a body": (
@@ -267,7 +268,10 @@ def others() -> Iterator[Row]:
         jwt_source({**m.JWK_EC, "alg": "ES384"}, algorithm="ES256"),
     )
     yield build(
-        "JWTSource: a JWK whose alg is unknown", SigningError, "key: ", jwt_source({**m.JWK_EC, "alg": "HS256"})
+        "JWTSource: a JWK whose alg is unknown",
+        SigningError,
+        "key: |no algorithm here",
+        jwt_source({**m.JWK_EC, "alg": "HS256"}),
     )
     yield build(
         "JWTSource: JWK text that breaks off",
@@ -292,6 +296,12 @@ def others() -> Iterator[Row]:
         SigningError,
         "key: no private key in it",
         jwt_source(m.TOKEN.encode()),
+    )
+    yield build(
+        "JWTSource: the key is binary", SigningError, "key: no private key in it", jwt_source(bytes(range(256)))
+    )
+    yield build(
+        "JWTSource: the key is an endless file", ConfigurationError, "key: |/dev/zero", jwt_source(Path("/dev/zero"))
     )
     yield build("JWTSource: the key is empty", ConfigurationError, "key", jwt_source(""))
     yield build(
@@ -373,11 +383,11 @@ def claims() -> Iterator[Row]:
             f"claims: '{name}' is set for each token; use lifetime=",
             lambda stage, name=name: JWTSource(m.P256, claims={name: 7}),
         )
-    for name in ("alg", "b64"):
+    for name, words in {"alg": "follows from the key; use algorithm=", "b64": "is not for JWTs"}.items():
         yield build(
             f"JWTSource: the header {name}",
             ConfigurationError,
-            f"headers: '{name}'",
+            f"headers: '{name}' {words}",
             lambda stage, name=name: JWTSource(m.P256, headers={name: "none"}),
         )
     yield build(
@@ -392,7 +402,9 @@ def claims() -> Iterator[Row]:
         "half a second": 0.5,
         "text": "60",
         "None": None,
+        "true": True,
         "NaN": float("nan"),
+        "infinite": float("inf"),
     }.items():
         yield build(
             f"JWTSource: lifetime is {state}",

@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, rsa, x25519
 from secrets_harness import Watch
 
 from grpc_bearer.testing import CA, private_pem, public_pem, throwaway_key
@@ -40,6 +40,7 @@ KEYS: dict[str, Any] = {
     "Ed25519": throwaway_key("EdDSA"),
     "Ed448": ed448.Ed448PrivateKey.generate(),
     "X25519": x25519.X25519PrivateKey.generate(),
+    "DSA": dsa.generate_private_key(1024),
 }
 WEAK = rsa.generate_private_key(65537, 1024)
 PEMS = {name: private_pem(key) for name, key in KEYS.items()}

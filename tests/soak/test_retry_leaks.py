@@ -160,7 +160,7 @@ def test_sync_calls_that_fail_leave_nothing(here: Place, how: str) -> None:
 
     def some(count: int) -> None:
         for _ in range(count):
-            auth._clock.base.advance(1e6)
+            here.later(auth)
             delay = Delay()
             if how in ("cancelled", "deadline", "dropped"):
                 here.server.faults.clear()
@@ -200,7 +200,7 @@ async def test_asyncio_calls_that_fail_leave_nothing(here: Place, how: str) -> N
 
     async def some(count: int) -> None:
         for _ in range(count):
-            auth._clock.base.advance(1e6)
+            here.later(auth)
             delay = Delay()
             if how in ("cancelled", "deadline"):
                 here.server.faults.clear()

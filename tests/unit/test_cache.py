@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from _redis import RedisServer, redis_server
 from cryptography.hazmat.primitives.asymmetric import ec
-from doors import future_of
+from doors import asking
 
 from grpc_bearer import (
     BearerAuth,
@@ -32,11 +32,10 @@ from grpc_bearer import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.cache import _cached, _fetch
-from grpc_bearer.cache._cached import CachedSource
+from grpc_bearer.cache import _fetch
 from grpc_bearer.cache._store import Denied, Grant
 from grpc_bearer.events import TokenFetched
-from grpc_bearer.testing import ManualClock
+from grpc_bearer.testing import ManualClock, Response, TokenServer
 
 KEY = os.urandom(32)
 PATIENCE = 20.0
@@ -116,12 +115,12 @@ def test_those_who_start_together_wait_for_the_one_who_fetches(store: object, cl
     issuer = Issuer()
     issuer.gate = threading.Event()
     auths = fleet(issuer, store, 6, clock)
-    futures = [future_of(auth._engine, CallContext(clock=clock)) for auth in auths]
+    futures = [asking(auth) for auth in auths]
     assert issuer.asked.wait(PATIENCE)
 
     issuer.gate.set()
 
-    assert {future.result(PATIENCE).token.value for future in futures} == {"t1"}
+    assert {future.result(PATIENCE).value for future in futures} == {"t1"}
     assert issuer.exchanges == 1
 
 
@@ -129,28 +128,28 @@ def test_a_waiter_is_bound_by_its_own_deadline(store: object, clock: ManualClock
     issuer = Issuer()
     issuer.gate = threading.Event()
     first, second = fleet(issuer, store, 2, clock)
-    held = future_of(first._engine, CallContext(clock=clock))
+    held = asking(first)
     assert issuer.asked.wait(PATIENCE)
 
     with pytest.raises(TokenUnavailableError, match=r"within 0\.05 s"):
         second.token(timeout=0.05)
 
     issuer.gate.set()
-    assert (held.result(PATIENCE).token.value, second.token().value, issuer.exchanges) == ("t1", "t1", 1)
+    assert (held.result(PATIENCE).value, second.token().value, issuer.exchanges) == ("t1", "t1", 1)
 
 
 def test_who_waited_long_enough_goes_alone(store: object, clock: ManualClock) -> None:
     issuer = Issuer()
     issuer.gate = threading.Event()
     first, second = fleet(issuer, store, 2, clock, patience=0.05)
-    held = future_of(first._engine, CallContext(clock=clock))
+    held = asking(first)
     assert issuer.asked.wait(PATIENCE)
-    waiting = future_of(second._engine, CallContext(clock=clock))
+    waiting = asking(second)
     eventually(lambda: issuer.exchanges == 2)
 
     issuer.gate.set()
 
-    assert {held.result(PATIENCE).token.value, waiting.result(PATIENCE).token.value} == {"t1", "t2"}
+    assert {held.result(PATIENCE).value, waiting.result(PATIENCE).value} == {"t1", "t2"}
 
 
 def test_a_holder_that_is_at_it_is_waited_for_as_long_as_a_fetch_may_take(
@@ -160,7 +159,7 @@ def test_a_holder_that_is_at_it_is_waited_for_as_long_as_a_fetch_may_take(
     issuer = Issuer()
     issuer.gate = threading.Event()
     first, second = fleet(issuer, store, 2, clock, timeout=1.0)
-    held = future_of(first._engine, CallContext(clock=clock))
+    held = asking(first)
     assert issuer.asked.wait(PATIENCE)
     now = [0.0]
 
@@ -171,7 +170,7 @@ def test_a_holder_that_is_at_it_is_waited_for_as_long_as_a_fetch_may_take(
             held.result(PATIENCE)
 
     monkeypatch.setattr(_fetch, "time", types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
-    assert future_of(second._engine, CallContext(clock=clock)).result(PATIENCE).token.value == "t1"
+    assert asking(second).result(PATIENCE).value == "t1"
 
     assert issuer.exchanges == 1
     assert now[0] > 55
@@ -210,7 +209,7 @@ def test_refresh_points_are_spread_over_the_fleet(
     start, points = clock.time() - 100, []
     for jitter in (0.0, 0.5, 0.999):
         monkeypatch.setattr(_fetch, "system_random", lambda jitter=jitter: jitter)
-        token = CachedSource(issuer, shared(store)).fetch(CallContext(clock=clock))
+        token = BearerAuth(issuer, cache=shared(store), clock=clock).token()
         points.append(round((token.refresh_at or 0) - start))
 
     assert points == [500, 550, 600]
@@ -381,7 +380,7 @@ def test_after_a_failure_nobody_queues_up_to_fail_in_turn(store: object, clock: 
     issuer.gate = threading.Event()
     issuer.error = TokenUnavailableError("down")  # type: ignore[assignment]
     auths = fleet(issuer, store, 5, clock)
-    futures = [future_of(auth._engine, CallContext(clock=clock)) for auth in auths]
+    futures = [asking(auth) for auth in auths]
     assert issuer.asked.wait(PATIENCE)
     time.sleep(0.05)  # the others wait by then, as a rule; one that comes later fails by itself
     began = time.monotonic()
@@ -482,9 +481,7 @@ URL = "https://auth.example.com/token"
     ],
 )
 def test_a_strong_secret_of_the_source_is_enough(source: Source, tmp_path: Path) -> None:
-    cached = CachedSource(source, SharedCache(tmp_path / "c"))
-
-    assert STRONG not in repr(cached)
+    assert STRONG not in repr(BearerAuth(source, cache=SharedCache(tmp_path / "c")))
 
 
 @pytest.mark.parametrize(
@@ -517,21 +514,23 @@ def test_google_credentials_need_a_key_of_their_own(tmp_path: Path) -> None:
 
 def test_two_accounts_at_one_endpoint_are_kept_apart(tmp_path: Path) -> None:
     cache = SharedCache(tmp_path / "c", encryption_key=KEY)
-    names = set()
-    for source in (
-        HTTPTokenSource(URL, json={"secret": STRONG}),
-        HTTPTokenSource(URL, json={"secret": secrets.token_hex(32)}),
-        HTTPTokenSource(URL + "2", json={"secret": STRONG}),
-        ClientCredentialsSource(URL, "me", "s3cret"),
-        ClientCredentialsSource(URL, "you", "s3cret"),
-        ClientCredentialsSource(URL, "me", "s3cret", scope="read"),
-        ClientCredentialsSource(URL, "me", STRONG, extra={"resource": "a"}),
-        ClientCredentialsSource(URL, "me", STRONG, extra={"resource": "b"}),
-    ):
-        keys, about = CachedSource(source, cache)._bases[id(source)]
-        names.add(_cached.slot_of(keys, about).name)
+    answer = Response(200, b'{"access_token": "t", "expires_in": 60}', content_type="application/json")
+    with TokenServer(None) as server:
+        url, other = server.serve("/token", lambda _: answer), server.serve("/other", lambda _: answer)
+        local: Any = {"allow_http_loopback": True}
+        for source in (
+            HTTPTokenSource(url, json={"secret": STRONG}, field="access_token", **local),
+            HTTPTokenSource(url, json={"secret": secrets.token_hex(32)}, field="access_token", **local),
+            HTTPTokenSource(other, json={"secret": STRONG}, field="access_token", **local),
+            ClientCredentialsSource(url, "me", "s3cret", **local),
+            ClientCredentialsSource(url, "you", "s3cret", **local),
+            ClientCredentialsSource(url, "me", "s3cret", scope="read", **local),
+            ClientCredentialsSource(url, "me", STRONG, extra={"resource": "a"}, **local),
+            ClientCredentialsSource(url, "me", STRONG, extra={"resource": "b"}, **local),
+        ):
+            BearerAuth(source, cache=cache).token()
 
-    assert len(names) == 8
+    assert len(list((tmp_path / "c").glob("*.token"))) == 8
 
 
 def test_what_is_at_hand_anyway_passes_the_cache_by(tmp_path: Path) -> None:
@@ -590,12 +589,13 @@ def test_the_encryption_key_may_be_in_a_file(tmp_path: Path, clock: ManualClock)
 
 
 def test_the_cache_is_off_the_hot_path(store: object, clock: ManualClock) -> None:
-    auth = BearerAuth(Issuer(), cache=shared(store), clock=clock)
+    issuer = Issuer()
+    auth = BearerAuth(issuer, cache=shared(store), clock=clock)
     auth.token()
-    auth._engine._source._cache = None  # type: ignore[attr-defined]  # whoever looks into it now falls
+    _spoil(store, lambda _: b"")  # whoever looks into it now has to fetch
 
     assert {auth.token().value for _ in range(1000)} == {"t1"}
-    assert auth._engine._only is not None
+    assert issuer.exchanges == 1
 
 
 def test_a_log_that_stays_quiet(store: object, clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:

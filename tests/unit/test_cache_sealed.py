@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpc_bearer import Token
 from grpc_bearer._base.identity import is_strong, strong_secret
-from grpc_bearer._base.token import Token
 from grpc_bearer.cache._sealed import Entry, derived, entry_of, opened, seal, slot_of
 
 ALNUM = string.ascii_letters + string.digits

@@ -20,12 +20,10 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from doors import eventually, future_of
+from doors import eventually
 
+from grpc_bearer import CallContext, Clock, Source, Token
 from grpc_bearer._base import threads
-from grpc_bearer._base.clock import Clock
-from grpc_bearer._base.source import Source
-from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer._engine.engine import FETCH_TIMEOUT, Engine, Lease
 from grpc_bearer._engine.entry import LOOK_AROUND
 from grpc_bearer.errors import (
@@ -36,7 +34,7 @@ from grpc_bearer.errors import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.testing._clock import ManualClock
+from grpc_bearer.testing import ManualClock
 
 CALL = CallContext()
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who")
@@ -120,8 +118,19 @@ def make(clock: ManualClock) -> Iterator[Callable[..., Engine]]:
         engine.close()
 
 
-def ask(engine: Engine, context: CallContext = CALL) -> Future[Lease]:
-    return future_of(engine, context)
+def ask(engine: Engine, context: CallContext = CALL, **options: Any) -> Future[Lease]:
+    """A future of what `Engine.request` delivers."""
+    future: Future[Lease] = Future()
+    future.set_running_or_notify_cancel()
+
+    def deliver(lease: Any, error: Any) -> None:
+        if lease is not None:
+            future.set_result(lease)
+        else:
+            future.set_exception(error)
+
+    engine.request(context, deliver, **options)
+    return future
 
 
 def settled(engine: Engine) -> None:
@@ -520,7 +529,7 @@ def test_garbage_for_an_answer_is_forgotten_in_seconds(make: Any, clock: ManualC
 
 
 def patient(engine: Engine, waits: Callable[[], bool] = lambda: True) -> Future[Lease]:
-    return future_of(engine, CALL, patient=waits)
+    return ask(engine, CALL, patient=waits)
 
 
 def test_patient_calls_wait_out_the_backoff_and_share_the_fetch_after_it(make: Any, clock: ManualClock) -> None:
@@ -954,7 +963,7 @@ def test_eviction_spares_a_fetch_in_flight(make: Any) -> None:
     engine = make(source, max_keys=2)
     value(engine, by_url("done"))
     source.gate.clear()
-    waiting = [future_of(engine, by_url(url)) for url in ("a", "b", "a")]
+    waiting = [ask(engine, by_url(url)) for url in ("a", "b", "a")]
     source.gate.set()
 
     values = [future.result(SOON).token.value for future in waiting]
@@ -965,7 +974,7 @@ def test_eviction_spares_a_fetch_in_flight(make: Any) -> None:
 def test_keys_are_bounded_with_all_fetches_in_flight_and_no_waiter_is_lost(make: Any) -> None:
     source = ByUrl(gate=True)
     engine = make(source, max_keys=3)
-    waiting = [future_of(engine, by_url(str(number))) for number in range(60)]
+    waiting = [ask(engine, by_url(str(number))) for number in range(60)]
     assert len(engine._entries) == 3
     engine.close()
     assert {str(future.exception(SOON)) for future in waiting} == {"the auth is closed; make a new one"}
@@ -1087,8 +1096,8 @@ def _drain() -> None:
 EXIT = """
 import threading, time
 from grpc_bearer._engine.engine import Engine
-from grpc_bearer._base.token import CallContext, Token
-from grpc_bearer._base.source import Source
+from grpc_bearer import CallContext, Token
+from grpc_bearer import Source
 
 class Hangs(Source):
     def fetch(self, context):

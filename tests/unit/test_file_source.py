@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from _https import assert_hidden, failure, unsigned_jwt
 
-from grpc_bearer._base.token import CallContext
-from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
+from grpc_bearer import CallContext
+from grpc_bearer.errors import TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources import FileSource
 from grpc_bearer.testing import ManualClock
 
@@ -98,37 +98,6 @@ def test_an_empty_file_is_being_written_and_may_be_tried_again(path: Path, conte
     assert error.retryable
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"\x80\x02hidden", "not UTF-8"),
-        ("hidden".encode("utf-16"), "not UTF-8"),
-        ("hidden\nhidden2", "control character"),
-        ("hidden\0", "control character"),
-        ("<html>hidden page</html>", "space"),
-        (b"hidden" * 200_000, "over 1048576 bytes"),
-    ],
-    ids=range(6),
-)
-def test_what_is_no_token_is_a_format_error_that_names_the_file_only(
-    path: Path, content: str | bytes, words: str
-) -> None:
-    write(path, content)
-    error = failure(lambda: FileSource(path).fetch(CONTEXT), TokenFormatError, words)
-
-    assert str(path) in str(error)
-    assert_hidden(error, "hidden")
-
-
-def test_a_directory_and_a_pipe_are_refused_at_once(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-
-    for path in (tmp_path, tmp_path / "pipe"):
-        assert str(path) in str(
-            failure(lambda path=path: FileSource(path).fetch(CONTEXT), TokenFormatError, "regular file")
-        )
-
-
 def test_an_unreadable_path_names_the_reason(path: Path) -> None:
     # Not by permissions: the tests may run as root, whom none stop.
     failure(lambda: FileSource(write(path, "x") / "below").fetch(CONTEXT), TokenUnavailableError, "Not a directory")
@@ -158,44 +127,6 @@ def test_without_strip_white_space_is_refused(path: Path) -> None:
 )
 def test_a_json_field_is_read(path: Path, document: object, field: str) -> None:
     assert FileSource(write(path, json.dumps(document)), json_field=field).fetch(CONTEXT).value == "s3cret"
-
-
-@pytest.mark.parametrize(
-    ("content", "kind", "words"),
-    [
-        ('{"other": "hidden"}', TokenFormatError, "without the field 'token'"),
-        ('{"token": ["hidden"]}', TokenFormatError, "token: expected a string, got list"),
-        ('{"token": ""}', TokenFormatError, "empty"),
-        ("hidden", TokenFormatError, "not JSON"),
-        ("[" * 100_000, TokenFormatError, "not JSON"),
-        ('["hidden"]', TokenFormatError, "without the field"),
-        ('{"token": "hidd', TokenUnavailableError, "breaks off"),
-    ],
-    ids=range(7),  # the temporary folder, which the error names, is called after the test
-)
-def test_bad_json_is_told(path: Path, content: str, kind: type[TokenFormatError], words: str) -> None:
-    source = FileSource(write(path, content), json_field="token")
-
-    assert_hidden(failure(lambda: source.fetch(CONTEXT), kind, words), "hidd")
-
-
-@pytest.mark.parametrize(
-    ("path", "words"),
-    [(None, "expected a path, got NoneType"), (b"x", "got bytes"), (3, "got int"), ("", "empty"), ("a\0b", "NUL")],
-)
-def test_what_is_no_path_is_refused_when_built(path: object, words: str) -> None:
-    failure(lambda: FileSource(path), ConfigurationError, f"^path: .*{words}")
-
-
-def test_a_token_in_the_place_of_a_path_is_recognised_and_not_shown() -> None:
-    jwt = unsigned_jwt(exp=NOW)
-
-    assert_hidden(failure(lambda: FileSource(jwt), ConfigurationError, "StaticSource"), jwt)
-
-
-@pytest.mark.parametrize("poll", [0, -1, float("nan"), float("inf"), "5", True])
-def test_a_poll_interval_that_is_none_is_refused(path: Path, poll: object) -> None:
-    failure(lambda: FileSource(path, poll=poll), ConfigurationError, "^poll: ")
 
 
 def test_a_relative_path_holds_after_a_change_of_directory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

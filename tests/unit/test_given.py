@@ -560,44 +560,6 @@ def test_a_token_with_half_of_a_surrogate_pair_is_none_of_ours() -> None:
 # -- keys and JSON as they stand in files and environments ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "dressed",
-    [
-        lambda pem: pem.replace("\n", "\\n"),
-        lambda pem: pem.replace("\n", "\\\\n"),
-        lambda pem: pem.replace("\n", "\\r\\n"),
-        lambda pem: pem.replace("\n", "\\\\r\\\\n"),
-        lambda pem: pem.replace("\n", "\\\n"),
-        lambda pem: pem.replace("\n", "\\\r\n"),
-        lambda pem: pem.replace("/", "\\/"),  # as PHP writes JSON
-        lambda pem: pem.replace("\n", " "),  # as some dashboards keep it
-        lambda pem: f'"{pem}"',
-        lambda pem: f"\ufeff{pem}",
-        lambda pem: "    " + pem.replace("\n", "\n    "),
-    ],
-    ids=[
-        "escaped",
-        "escaped twice",
-        "escaped CRLF",
-        "escaped CRLF twice",
-        "backslash",
-        "backslash, CRLF",
-        "slashes",
-        "one line",
-        "quotes",
-        "BOM",
-        "indented",
-    ],
-)
-def test_a_pem_is_loaded_however_it_was_carried(dressed: Callable[[str], str], tmp_path: Path) -> None:
-    text = dressed(PEM)
-    (tmp_path / "key.pem").write_text(text, "utf-8")
-
-    for key in (text, text.encode(), tmp_path / "key.pem"):
-        token = JWTSource(key).fetch(CallContext()).value
-        assert jwt.decode(token, KEY.public_key(), algorithms=["ES256"])
-
-
 def test_an_old_encrypted_pem_is_loaded_when_its_lines_are_escaped() -> None:
     pem = private_pem(throwaway_key("RS256"), traditional=True, passphrase=b"x")  # its header lives by its lines
 

@@ -16,9 +16,8 @@ import pytest
 from doors import eventually
 from jose import verified
 
-from grpc_bearer import BearerAuth, JWTSource, Token, profiles
+from grpc_bearer import BearerAuth, CallContext, JWTSource, Token, profiles
 from grpc_bearer._base import threads
-from grpc_bearer._base.token import CallContext
 from grpc_bearer._calls.retry_block import renewable
 from grpc_bearer._engine import presign
 from grpc_bearer._engine.presign import Presigned

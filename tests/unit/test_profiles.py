@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import re
 import traceback
@@ -15,21 +14,17 @@ from typing import Any
 import pytest
 from jose import verified
 
-from grpc_bearer import profiles
-from grpc_bearer._auth import BearerAuth
-from grpc_bearer._base.source import Source
-from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer import BearerAuth, CallContext, Source, Token, profiles
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
     SigningError,
-    TokenFormatError,
     TokenRejectedError,
     TokenUnavailableError,
 )
 from grpc_bearer.sources.routed import RoutedSource
 from grpc_bearer.sources.static import StaticSource
-from grpc_bearer.testing import CA, ManualClock, Status, TokenServer, private_pem, public_pem, throwaway_key
+from grpc_bearer.testing import CA, ManualClock, Status, TokenServer, private_pem, throwaway_key
 
 NOW = 1_700_000_000
 ISSUED = NOW - 5  # what is signed is back-dated a little
@@ -140,16 +135,8 @@ def test_bear_reads_its_file_again_for_each_exchange(
 
     written(path, BEAR)
 
-    assert auth._source.fetch(CallContext(clock=clock)).value == tokens.issued[0]
-
-
-def test_bear_calls_a_file_that_broke_later_retryable(bear: Callable[..., BearerAuth], tmp_path: Path) -> None:
-    path = written(tmp_path / "key.json", BEAR)
-    auth = bear(path)
-    written(path, "{half")
-
-    with pytest.raises(TokenUnavailableError, match=re.escape(f"credentials: {path}: not JSON")):
-        auth.token()
+    clock.advance(300)  # as long as it leaves an endpoint alone that refused it, at most
+    assert auth.token().value == tokens.issued[0]
 
 
 @pytest.mark.parametrize(
@@ -172,52 +159,15 @@ def test_bear_errors_carry_the_status_and_no_body(
     assert BEAR["secret"] not in everything_said(caught.value) + caplog.text
 
 
-def test_bear_pickles_with_a_file_and_refuses_with_inline_credentials(
-    bear: Callable[..., BearerAuth], tokens: TokenServer, tmp_path: Path
-) -> None:
-    source = bear(written(tmp_path / "key.json", BEAR))._source
-    dumped = pickle.dumps(source)
+def test_bear_pickles_with_a_file_and_refuses_with_inline_credentials(ca_file: tuple[CA, Path], tmp_path: Path) -> None:
+    with TokenServer(ca_file[0]) as server:
+        url = server.serve_bear(BEAR)
+        dumped = pickle.dumps(profiles.bear(written(tmp_path / "key.json", BEAR), url=url, ca=ca_file[1]))
 
-    assert pickle.loads(dumped).fetch(CallContext(clock=ManualClock(NOW))).value == tokens.issued[0]
+        assert pickle.loads(dumped).token().value == server.issued[0]
     assert BEAR["secret"].encode() not in dumped
     with pytest.raises(ConfigurationError, match="given inline"):
-        pickle.dumps(bear(BEAR)._source)
-
-
-BAD_BEAR: dict[str, tuple[Any, str]] = {
-    "missing field": ({"api_key": "s3cret", "scope": "s3cret"}, "credentials: secret: missing"),
-    "empty field": ({**BEAR, "scope": " "}, "credentials: scope: empty"),
-    "number": ({**BEAR, "api_key": 5}, "credentials: api_key: expected a str, got int"),
-    "null": ({**BEAR, "secret": None}, "credentials: secret: expected a str, got NoneType"),
-    "extra field": ({**BEAR, "region": "s3cret"}, "credentials: region: not known here"),
-    "value as name": ({**BEAR, "s3cret-s3cret-s3cret-s3cret-s3cret": ""}, "a field whose name is not shown: not known"),
-    "all at once": (
-        {"api_key": 5, "extra": 1},
-        "api_key: expected .*; scope: missing; secret: missing; extra: not known",
-    ),
-    "not JSON": ('{"secret": "s3cret"', r"credentials: not JSON \(line 1, column 20\)"),
-    "JSON array in a file": (["s3cret"], "credentials: .*credentials.json: expected a JSON object, found list"),
-    "empty file": ("", "credentials: .*credentials.json: not JSON"),
-    "no file": (Path("/nowhere/key.json"), "credentials: cannot read /nowhere/key.json: No such file or directory"),
-    "no file as str": ("/nowhere/key.json", "credentials: no such file: /nowhere/key.json"),
-    "the secret itself": ("s3cret", "credentials: neither a known format nor the name of a file that exists"),
-    "a number": (5, "credentials: expected a file, a mapping or JSON text, got int"),
-    "nothing": (None, "credentials: expected .* got NoneType"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_BEAR)
-def test_bad_bear_credentials_are_refused_when_built(case: str, tmp_path: Path) -> None:
-    credentials, text = BAD_BEAR[case]
-    if credentials == "" or isinstance(credentials, list):
-        credentials = written(tmp_path / "credentials.json", credentials)
-
-    with pytest.raises(ConfigurationError, match=text) as caught:
-        profiles.bear(credentials)
-
-    said = everything_said(caught.value)
-    assert "s3cret" not in said
-    assert BEAR["api_key"] not in said
+        pickle.dumps(profiles.bear(BEAR))
 
 
 def test_errors_in_a_file_name_the_file(tmp_path: Path) -> None:
@@ -229,20 +179,6 @@ def test_errors_in_a_file_name_the_file(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"credentials: {path}: scope: missing; secret: missing (expected api_key, scope, secret, and nothing else)"
     )
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
-    path = written(tmp_path / "key.json", BEAR)
-    path.chmod(0)
-
-    with pytest.raises(ConfigurationError, match="Permission denied"):
-        profiles.bear(path)
-
-
-def test_bear_refuses_plain_http() -> None:
-    with pytest.raises(ConfigurationError, match="http://"):
-        profiles.bear(BEAR, url="http://auth.example.com/authorizeApiAccess")
 
 
 # -- Skykit ------------------------------------------------------------------------------------------------------------
@@ -276,34 +212,6 @@ def test_skykit_signs_once_and_reuses_until_near_expiry(clock: ManualClock) -> N
 
     assert first == second
     assert verified(third.value, RSA_KEY, "RS256")[1]["iat"] == ISSUED + 3600
-
-
-@pytest.mark.parametrize(
-    ("key", "issuer", "options", "error", "text"),
-    [
-        (
-            RSA_PEM,
-            "me",
-            {"lifetime": 3601},
-            ConfigurationError,
-            "lifetime: 3601 seconds, but the service permits at most",
-        ),
-        (RSA_PEM, "", {}, ConfigurationError, "issuer: expected a str that is not empty"),
-        (RSA_PEM, None, {}, ConfigurationError, "issuer: "),
-        (EC_PEM, "me", {}, SigningError, "RS256 needs a private key of type RSA, and this one is EC P-256"),
-        (public_pem(RSA_KEY), "me", {}, SigningError, "a public key; signing needs the private key"),
-        (private_pem(RSA_KEY, passphrase=b"right"), "me", {}, ConfigurationError, "passphrase: missing"),
-        (private_pem(RSA_KEY, passphrase=b"right"), "me", {"passphrase": "s3cret"}, SigningError, "wrong passphrase"),
-        ("/nowhere/private.pem", "me", {}, ConfigurationError, "key: no such file: /nowhere/private.pem"),
-    ],
-)
-def test_skykit_says_what_is_wrong_when_built(
-    key: Any, issuer: Any, options: dict[str, Any], error: type[Exception], text: str
-) -> None:
-    with pytest.raises(error, match=text) as caught:
-        profiles.skykit(key, issuer, **options)
-    assert "s3cret" not in everything_said(caught.value)
-    assert RSA_PEM.splitlines()[3] not in everything_said(caught.value)
 
 
 # -- BitBroker ---------------------------------------------------------------------------------------------------------
@@ -367,33 +275,6 @@ def test_bitbroker_takes_files_and_functions_and_a_changed_file(tmp_path: Path) 
     assert (first.value, auth.token(url).value, auth.token("https://host/x.B").value) == ("t0", "t1", "t9")
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({}, "token: missing; give one, or one for each role"),
-        ({"token": "s3cret", "consumer": "s3cret"}, "token: is for all calls"),
-        ({"token": "s3cret", "routes": {"*": "consumer"}}, "token: is for all calls"),
-        ({"consumer": "s3cret"}, "routes: missing; say which calls take which role"),
-        ({"consumer": "s3cret", "routes": {}}, "routes: missing"),
-        (
-            {"consumer": "s3cret", "routes": {"x.*": "admin"}},
-            "routes: x.*: the role is none of coordinator, contributor,",
-        ),
-        (
-            {"consumer": "s3cret", "routes": {"x.*": "coordinator"}},
-            "coordinator: missing; the route x.* needs its token",
-        ),
-        ({"consumer": "s3cret", "routes": {"": "consumer"}}, "routes: a pattern is empty or no str"),
-        ({"consumer": 5, "routes": {"x.*": "consumer"}}, "consumer: expected a str, a path or a function, got int"),
-        ({"token": str}, "token: expected a str, a path or a function, got type"),
-    ],
-)
-def test_bitbroker_says_what_is_wrong_when_built(options: dict[str, Any], text: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(text)) as caught:
-        profiles.bitbroker(**options)
-    assert "s3cret" not in str(caught.value)
-
-
 # -- CRM ---------------------------------------------------------------------------------------------------------------
 
 
@@ -418,23 +299,6 @@ def test_crm_takes_up_a_changed_file(tmp_path: Path) -> None:
     auth.invalidate(first)
 
     assert (first.value, auth.token().value) == ("t0", "t1")
-
-
-@pytest.mark.parametrize(
-    ("token", "error", "text"),
-    [
-        (None, ConfigurationError, "token: expected a str, a path or a function, got NoneType"),
-        (b"s3cret", ConfigurationError, "token: expected a str, a path or a function, got bytes"),
-        ("", GrpcBearerError, "empty"),
-        ("two words s3cret", GrpcBearerError, "space"),
-        ("s3cret\ns3cret", GrpcBearerError, "control character"),
-        ("Bearer s3cret", GrpcBearerError, "give the bare token"),
-    ],
-)
-def test_crm_says_what_is_wrong_when_built(token: Any, error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text) as caught:
-        profiles.crm(token)
-    assert "s3cret" not in everything_said(caught.value)
 
 
 # -- OpenFX ------------------------------------------------------------------------------------------------------------
@@ -490,30 +354,6 @@ def test_openfx_options_reach_the_claims(clock: ManualClock) -> None:
     assert (claims["aud"], claims["iss"], claims["exp"]) == (["sandbox"], "fx", NOW - 3 + 30)
 
 
-@pytest.mark.parametrize(
-    ("credentials", "options", "error", "text"),
-    [
-        ({"name": "n"}, {}, ConfigurationError, "credentials: privateKey: missing"),
-        ({"privateKey": EC_PEM}, {}, ConfigurationError, "credentials: name: missing"),
-        ({"name": "", "privateKey": 5}, {}, ConfigurationError, "name: empty; privateKey: expected a str, got int"),
-        (OPENFX, {"lifetime": 121}, ConfigurationError, "lifetime: 121 seconds, but the service permits at most 120"),
-        (OPENFX, {"audience": ""}, ConfigurationError, "audience: expected a str"),
-        (OPENFX, {"issuer": None}, ConfigurationError, "issuer: expected a str"),
-        ({**OPENFX, "privateKey": RSA_PEM}, {}, SigningError, "ES256 needs .* EC P-256, and this one is RSA"),
-        ({**OPENFX, "privateKey": private_pem(throwaway_key("ES384"))}, {}, SigningError, "this one is EC P-384"),
-        ({**OPENFX, "privateKey": public_pem(EC_KEY)}, {}, SigningError, "a public key"),
-        ({**OPENFX, "privateKey": EC_PEM[:-40]}, {}, SigningError, "no private key in it"),
-        ({**OPENFX, "privateKey": EC_PEM.replace("M", "A", 3)}, {}, SigningError, "the PEM is damaged"),
-    ],
-)
-def test_openfx_says_what_is_wrong_when_built(
-    credentials: Any, options: dict[str, Any], error: type[Exception], text: str
-) -> None:
-    with pytest.raises(error, match=text) as caught:
-        profiles.openfx(credentials, **options)
-    assert EC_PEM.splitlines()[2] not in everything_said(caught.value)
-
-
 def test_openfx_names_file_and_field_of_a_bad_key(tmp_path: Path) -> None:
     path = written(tmp_path / "key.json", {**OPENFX, "privateKey": "XXXX"})
 
@@ -524,15 +364,14 @@ def test_openfx_names_file_and_field_of_a_bad_key(tmp_path: Path) -> None:
 
 
 def test_openfx_pickles_with_a_file_and_refuses_with_an_inline_key(tmp_path: Path) -> None:
-    source = profiles.openfx(written(tmp_path / "key.json", OPENFX))._source
-    dumped = pickle.dumps(source)
+    dumped = pickle.dumps(profiles.openfx(written(tmp_path / "key.json", OPENFX)))
 
-    token = pickle.loads(dumped).fetch(CallContext(clock=ManualClock(NOW)))
+    token = pickle.loads(dumped).token()
 
     assert verified(token.value, EC_KEY, "ES256")[0]["kid"] == OPENFX["name"]
     assert EC_PEM.splitlines()[2].encode() not in dumped
     with pytest.raises(ConfigurationError, match="a pickle would carry it in the clear"):
-        pickle.dumps(profiles.openfx(OPENFX)._source)
+        pickle.dumps(profiles.openfx(OPENFX))
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------
@@ -549,7 +388,7 @@ ALL: dict[str, Callable[..., BearerAuth]] = {
 @pytest.mark.parametrize("name", ALL)
 def test_every_profile_takes_the_options_of_bearer_auth_and_shows_no_secret(name: str, clock: ManualClock) -> None:
     with ALL[name](keep_warm=True, clock=clock) as auth:
-        shown = repr(auth) + repr(auth._source)
+        shown = repr(auth)
 
     assert isinstance(auth, BearerAuth)
     assert not [secret for secret in ("s3cret", BEAR["api_key"], EC_PEM.splitlines()[1]) if secret in shown]
@@ -625,21 +464,6 @@ def test_one_source_alone_needs_no_url() -> None:
     assert RoutedSource({"a.*": StaticSource("t")}).fetch(CallContext()).value == "t"
 
 
-@pytest.mark.parametrize(
-    ("routes", "text"),
-    [
-        ({}, "with one entry at least"),
-        (None, "expected a mapping"),
-        ({"/": StaticSource("t")}, "a pattern is empty"),
-        ({"a.*": "t"}, "routes: a.*: expected a Source, got str"),
-        ({"a.*": ByMethod(), "b.*": ByMethod(single_use=True)}, "some sources are single-use"),
-    ],
-)
-def test_bad_routes_are_refused_when_built(routes: Any, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(text)):
-        RoutedSource(routes)
-
-
 def test_a_routed_source_is_single_use_and_local_as_its_sources_are() -> None:
     assert RoutedSource({"*": ByMethod(single_use=True)}).single_use
     assert not RoutedSource({"*": ByMethod()}).local
@@ -653,8 +477,3 @@ def test_a_routed_source_pickles_with_its_sources(tmp_path: Path) -> None:
 
     assert pickle.loads(pickle.dumps(source)).fetch(context("a.S")).value == "t0"
     assert repr(source) == "RoutedSource(a.*)"
-
-
-def test_a_token_that_no_header_may_carry_is_named_by_its_kind() -> None:
-    with pytest.raises(TokenFormatError):
-        profiles.crm(lambda: "two words").token()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from grpc_bearer._base.token import Token
+from grpc_bearer import Token
 from grpc_bearer._engine import refresh_table
 from grpc_bearer._engine.refresh_table import Backoff, Budget, Decision, Flight, Held, Phase, State, Verdict
 from grpc_bearer.errors import TokenRejectedError, TokenUnavailableError

@@ -13,14 +13,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from grpc_bearer._base.source import Source
-from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer import CallContext, Source, Token
 from grpc_bearer._engine import refresh_table
 from grpc_bearer._engine.engine import Engine, Lease
 from grpc_bearer._engine.entry import LOOK_AROUND
 from grpc_bearer._engine.refresh_table import Decision, State, Verdict
 from grpc_bearer.errors import GrpcBearerError, TokenFormatError, TokenRejectedError, TokenUnavailableError
-from grpc_bearer.testing._clock import ManualClock
+from grpc_bearer.testing import ManualClock
 
 LIFETIMES = st.sampled_from([None, -5.0, 0.0, 1.0, 60.0, 120.0, 3600.0])
 STEPS = st.sampled_from([0.1, 1.0, 5.0, 29.0, 50.0, 300.0, 3000.0, 5000.0])

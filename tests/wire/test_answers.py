@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from _https import Reply, Server, https_server, raw_server, read_request
 
-from grpc_bearer import BearerAuth, CallableSource, Source, Token
-from grpc_bearer._base.token import CallContext, Secret
+from grpc_bearer import BearerAuth, CallableSource, CallContext, Source, Token
 from grpc_bearer.errors import (
     ConfigurationError,
     GrpcBearerError,
@@ -160,7 +159,7 @@ class TestAnswersThatAreTaken:
     def test_a_mapping_of_a_body_function_is_sent_as_a_form_where_the_header_says_so(
         self, server: Server, http: Make
     ) -> None:
-        fields = {"grant_type": "x y", "secret": Secret("hunter2", "secret")}
+        fields = {"grant_type": "x y", "secret": "hunter2"}
         form = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
         http(body=lambda: fields, headers=form, field="access_token").fetch(CONTEXT)
         http(body=lambda: fields, field="access_token").fetch(CONTEXT)

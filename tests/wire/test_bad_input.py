@@ -20,7 +20,6 @@ import grpc_bearer
 from grpc_bearer import (
     BearerAuth,
     CallContext,
-    HTTPTokenSource,
     Source,
     StaticSource,
     Token,
@@ -28,7 +27,7 @@ from grpc_bearer import (
     TokenRejectedError,
     profiles,
 )
-from grpc_bearer.testing import ProbeRequest, ProbeStub, TokenServer, private_pem
+from grpc_bearer.testing import ProbeRequest, ProbeStub
 
 MODULES = (fields, tokens, keys, endpoints, files, functions, doors)
 ROWS = [row for module in MODULES for row in module.ROWS]
@@ -59,29 +58,6 @@ def test_the_table_is_as_long_as_it_should_be() -> None:
 def test_what_can_be_put_right_is(do: Callable[[Stage], BearerAuth], headers: dict[str, str], stage: Stage) -> None:
     with do(stage) as auth:
         assert auth.headers(stage.service_url) == headers
-
-
-def test_plain_http_to_this_machine_is_taken_when_asked_for() -> None:
-    with TokenServer(None) as server:
-        url = server.serve_bear(m.BEAR)
-        with BearerAuth(HTTPTokenSource(url, json=m.BEAR, allow_http_loopback=True)) as auth:
-            assert auth.token().value in server.issued
-
-
-@pytest.mark.parametrize(
-    "pem",
-    [m.in_one_line(m.PEMS["P-256"]), m.PEMS["P-256"].replace("\n", "\r\n"), private_pem(m.P256, traditional=True)],
-)
-def test_a_key_on_one_line_with_other_line_ends_or_in_sec1_is_taken(pem: str) -> None:
-    assert profiles.openfx({**m.OPENFX, "privateKey": pem}).token().single_use
-
-
-@pytest.mark.parametrize("pem", [m.ENCRYPTED["RSA"], m.OLD_ENCRYPTED], ids=["PKCS#8", "PKCS#1"])
-@pytest.mark.parametrize("kind", [str, str.encode])
-def test_the_right_passphrase_opens_the_key(pem: str, kind: Callable[[str], Any]) -> None:
-    auth = profiles.skykit(pem, "me@example.com", passphrase=kind(m.PASSPHRASE))
-
-    assert auth.token().expires_at is not None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from _redis import BINARY, RedisServer, free_port, redis_server, wait_for
-from doors import future_of
+from doors import asking
 
 from grpc_bearer import BearerAuth, ConfigurationError, SharedCache, Token
 from grpc_bearer.cache import _bounded
@@ -380,14 +380,14 @@ def test_a_killed_holders_lock_runs_out_and_another_takes_it(server: RedisServer
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     counting = Counting()
-    futures = [BearerAuth(counting, cache=cache_in(server.url))._engine for _ in range(4)]
-    waiting = [future_of(engine, _context()) for engine in futures]
+    auths = [BearerAuth(counting, cache=cache_in(server.url)) for _ in range(4)]
+    waiting = [asking(auth) for auth in auths]
     began = time.monotonic()
 
     holder.kill()
     holder.communicate()
 
-    assert {future.result(20).token.value for future in waiting} == {"t1"}
+    assert {future.result(20).value for future in waiting} == {"t1"}
     assert counting.calls == 1
     assert time.monotonic() - began < 8  # a lease, and something: of the 20 that were waited for
 
@@ -402,20 +402,14 @@ def test_the_lock_of_a_holder_that_is_slow_but_alive_is_kept(server: RedisServer
 
     first = BearerAuth(slow, cache=cache_in(server.url))
     second = BearerAuth(Counting("other"), cache=cache_in(server.url, patience=60.0))
-    held = future_of(first._engine, _context())
+    held = asking(first)
     assert asked.wait(20)
-    waiting = future_of(second._engine, _context())
+    waiting = asking(second)
     time.sleep(5.6)  # longer than a lease: the point is that it is real time on the server
 
     gate.set()
 
-    assert (held.result(20).token.value, waiting.result(20).token.value) == ("slow", "slow")
-
-
-def _context() -> Any:
-    from grpc_bearer import CallContext
-
-    return CallContext()
+    assert (held.result(20).value, waiting.result(20).value) == ("slow", "slow")
 
 
 ACL = "+eval +time +get +set +del +pttl +pexpire +type +hset +hget +hmget"

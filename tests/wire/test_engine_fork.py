@@ -21,9 +21,9 @@ import os, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks with threads; they are the point here
 from grpc_bearer._base import threads
 from grpc_bearer._engine.engine import Engine
-from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer import CallContext, Token
 from grpc_bearer.errors import TokenError
-from grpc_bearer._base.source import Source
+from grpc_bearer import Source
 
 CALL = CallContext()
 

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from _refusing import Place, place
-from doors import future_of
+from doors import asking
 from interrupts import Interruption, Limit, Stop
 
 from grpc_bearer import BearerAuth
@@ -136,7 +136,7 @@ def test_a_close_that_was_interrupted_is_done_by_the_next(here: Place, raised: t
     while at <= lines:
         gate = threading.Event()
         auth, other = BearerAuth(lambda gate=gate: gate.wait(4 * SOON) and "late"), here.auth()  # type: ignore[misc]
-        waiting = [future_of(auth._engine) for _ in range(3)]
+        waiting = [asking(auth) for _ in range(3)]
         interruption = Interruption(at, raised)
         with contextlib.suppress(raised):
             interruption.run(auth.close)

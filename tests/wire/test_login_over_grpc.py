@@ -11,8 +11,7 @@ import pytest
 from _https import assert_hidden
 from grpc import aio
 
-from grpc_bearer import BearerAuth, CallableSource, JWTSource, Source, Token
-from grpc_bearer._base.token import CallContext
+from grpc_bearer import BearerAuth, CallableSource, CallContext, JWTSource, Source, Token
 from grpc_bearer.errors import GrpcBearerError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources import HTTPTokenSource
 from grpc_bearer.testing import ManualClock

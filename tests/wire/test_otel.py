@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from _refusing import AIO, PATIENCE, SYNC, Place, place
-from doors import eventually, future_of
+from doors import asking, eventually
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, Source, Token, TokenUnavailableError, events, otel
@@ -348,7 +348,7 @@ def test_forced_refreshes_and_retries_are_counted(here: Place, telemetry: Teleme
             SYNC["unary"](stub)
             here.revoke(auth)
             SYNC["unary"](stub)
-    auth._engine.invalidate()
+    telemetry.observer(events.RefreshForced("crm", "CallableSource", reason="changed"))
 
     forced = {p.attributes["grpc_bearer.refresh.reason"]: p.value for p in telemetry.points(FORCED)}
     (retries,) = telemetry.points("grpc_bearer.call.retries")
@@ -364,20 +364,17 @@ def test_forced_refreshes_and_retries_are_counted(here: Place, telemetry: Teleme
 FORCED = "grpc_bearer.token.forced_refreshes"
 
 
-def test_skew_is_a_gauge(telemetry: Telemetry, make: Make, clock: ManualClock) -> None:
-    skewed: Any = make()._clock
-    for _ in range(2):
-        skewed.learn(clock.time() + 600.0, 0.0)
+def test_skew_is_a_gauge(telemetry: Telemetry) -> None:
+    telemetry.observer(events.SkewLearnt("crm", "Scripted", offset=600.5, previous=0.0))
 
     (point,) = telemetry.points("grpc_bearer.clock.skew")
     assert (point.attributes, point.value) == (WHO, 600.5)
 
 
-def test_a_fetch_that_takes_too_long_is_counted(telemetry: Telemetry, make: Make, clock: ManualClock) -> None:
-    auth = make()
-    source: Any = auth._source
+def test_a_fetch_that_takes_too_long_is_counted(telemetry: Telemetry, clock: ManualClock) -> None:
+    source = Scripted(clock)
     source.go.clear()
-    future = future_of(auth._engine, CallContext(clock=clock))
+    future = asking(BearerAuth(source, name="crm", clock=clock, observers=[telemetry.observer]))
     assert source.entered.wait(PATIENCE)
     clock.advance(60.0)
     assert future.exception(PATIENCE) is not None
@@ -451,12 +448,12 @@ def test_an_observer_added_while_a_fetch_is_under_way(telemetry: Telemetry, cloc
     source = Scripted(clock)
     source.go.clear()
     auth = BearerAuth(source, clock=clock)
-    future = future_of(auth._engine, CallContext(clock=clock))
+    future = asking(auth)
     assert source.entered.wait(PATIENCE)
     events.add_observer(telemetry.observer)
     try:
         source.go.set()
-        assert future.result(PATIENCE).token.value == "t1"
+        assert future.result(PATIENCE).value == "t1"
     finally:
         events.remove_observer(telemetry.observer)
 

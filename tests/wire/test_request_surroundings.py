@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from _https import Reply, Server, assert_hidden, https_server, raw_server, read_request
 
-from grpc_bearer import Source
-from grpc_bearer._base.token import CallContext
+from grpc_bearer import CallContext, Source
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenUnavailableError
 from grpc_bearer.sources import ClientCredentialsSource, HTTPTokenSource
 from grpc_bearer.testing import CA, ManualClock
