@@ -10,6 +10,7 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from grpc_bearer._base.clock import Clock
 from grpc_bearer._base.clock_skew import SkewedClock
@@ -17,7 +18,8 @@ from grpc_bearer._base.token import Token
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import TokenError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 
-_SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+#: A segment of a JWT: base64url.
+SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
 # Beyond this a lifetime is a server's way to say "never", or a mistake that must not spoil a good token.
 _CENTURY = 100 * 365.25 * 86400
 _YEAR_9999 = 253_402_300_800.0
@@ -98,29 +100,33 @@ def status_error(answer: Answer, where: str, now: float, code: str | None = None
     if status in SUCCESS:
         return None
     if status in (408, 429) or status >= 500 or code in _OAUTH_RETRYABLE:
-        return TokenUnavailableError(text, retry_after=retry_after(answer, now))
+        return TokenUnavailableError(text, retry_after=retry_after(answer, now), suspect="endpoint")
     if 300 <= status < 400:
-        return TokenRejectedError(f"{text}: redirected; redirects are never followed, so give the final address")
+        text += ": redirected; redirects are never followed, so give the final address"
+        return TokenRejectedError(text, suspect="endpoint")
     if status < 300:
-        return TokenFormatError(f"{text}, where 200 is expected")
-    if status in (401, 403):
-        return TokenRejectedError(f"{text}: the credential was refused")
-    return TokenRejectedError(text)
+        return TokenFormatError(f"{text}, where 200 is expected", suspect="endpoint")
+    refused = ": the credential was refused" * (status in (401, 403))
+    return TokenRejectedError(text + refused, suspect="credential")
 
 
 def decoded_text(answer: Answer, where: str) -> str:
     """The whole body as text, without white space around it."""
     if answer.overlong:
-        raise TokenFormatError(f"{where}: answered with more than {len(answer.body)} bytes")
+        raise _no_token(f"{where}: answered with more than {len(answer.body)} bytes")
     charsets = [*_declared_charset(answer), "UTF-8"]  # what is declared is not always what is sent
     text = next((text for charset in charsets if (text := _decoded(answer.body, charset)) is not None), None)
     if text is None:
-        raise TokenFormatError(f"{where}: the answer is not {charsets[0]} text")
+        raise _no_token(f"{where}: the answer is not {charsets[0]} text")
     if not text:
-        raise TokenFormatError(f"{where}: the answer is empty")
+        raise _no_token(f"{where}: the answer is empty")
     if text.startswith("<"):
-        raise TokenFormatError(f"{where}: the answer is HTML or XML; is the address right?")
+        raise _no_token(f"{where}: the answer is HTML or XML; is the address right?")
     return text
+
+
+def _no_token(problem: str) -> TokenFormatError:
+    return TokenFormatError(problem, suspect="endpoint")
 
 
 # Those of old servers, under their usual names. Not every codec of Python's is for text, or quick.
@@ -149,9 +155,9 @@ def raw_token(text: str, where: str) -> str:
     if text[0] == '"':
         text = str(json_document(text, where)).strip()
     if not text:
-        raise TokenFormatError(f"{where}: the answer is empty")
+        raise _no_token(f"{where}: the answer is empty")
     if text[0] in '{["' or text in ("null", "true", "false"):
-        raise TokenFormatError(f"{where}: the answer is JSON, not a bare token; name its field with field=")
+        raise _no_token(f"{where}: the answer is JSON, not a bare token; name its field with field=")
     return text
 
 
@@ -201,10 +207,22 @@ def lifetime_of(document: object, path: str | None, where: str) -> float | None:
 
 # -- OAuth ------------------------------------------------------------------------------------------------------------
 
-# The codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 6750, 8628, 8707, 9396 and 9449, and OpenID Connect. No other text
-# of an answer is ever shown: an error_description is free text, and some servers quote the request in it.
+# No text of an answer is ever shown but these codes: an error_description is free text, and some servers quote the
+# request in it.
+#: RFC 6749 section 5.2.
+OAUTH_CODES = frozenset(
+    {
+        "invalid_client",
+        "invalid_grant",
+        "invalid_request",
+        "invalid_scope",
+        "unauthorized_client",
+        "unsupported_grant_type",
+    }
+)
+# RFC 6749 section 4.1.2.1, RFC 6750, 8628, 8707, 9396 and 9449, and OpenID Connect.
 _OAUTH_RETRYABLE = frozenset({"server_error", "temporarily_unavailable"})
-_OAUTH_FINAL = frozenset(
+_OAUTH_FINAL = OAUTH_CODES | frozenset(
     {
         "access_denied",
         "authorization_pending",
@@ -213,17 +231,11 @@ _OAUTH_FINAL = frozenset(
         "insufficient_scope",
         "interaction_required",
         "invalid_authorization_details",
-        "invalid_client",
         "invalid_dpop_proof",
-        "invalid_grant",
-        "invalid_request",
-        "invalid_scope",
         "invalid_target",
         "invalid_token",
         "login_required",
         "slow_down",
-        "unauthorized_client",
-        "unsupported_grant_type",
         "unsupported_response_type",
         "use_dpop_nonce",
     }
@@ -242,7 +254,9 @@ def oauth_refusal(answer: Answer, where: str, now: float) -> TokenError | None:
     if code is None or isinstance(refused, TokenUnavailableError):
         return refused
     text = f"{where}: answered {answer.status} {_registered(code) or 'with an unregistered error code'}"
-    return TokenUnavailableError(text) if code in _OAUTH_RETRYABLE else TokenRejectedError(text)
+    if code in _OAUTH_RETRYABLE:
+        return TokenUnavailableError(text, suspect="endpoint")
+    return TokenRejectedError(text, suspect="credential")
 
 
 def _registered(code: str | None) -> str | None:
@@ -301,16 +315,24 @@ def jwt_expiry(value: str) -> float | None:
 
 
 def jwt_claims(text: str) -> dict[str, object] | None:
+    """The claims of a JWT, not verified; `None` if it is none."""
     segments = text.strip().split(".")
-    if len(segments) != 3 or not all(map(_SEGMENT.fullmatch, segments)):
+    if len(segments) != 3 or not SEGMENT.fullmatch(segments[2]) or json_segment(segments[0]) is None:
+        return None
+    return json_segment(segments[1])
+
+
+def json_segment(segment: str) -> dict[str, Any] | None:
+    """The JSON object in a segment of a JWT: its header, its claims; `None` if there is none."""
+    if not SEGMENT.fullmatch(segment):
         return None
     import json
 
     try:
-        header, claims = (json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in segments[:2])
+        found = json.loads(urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
     except (ValueError, RecursionError):
         return None
-    return claims if isinstance(header, dict) and isinstance(claims, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def made_token(
@@ -319,7 +341,8 @@ def made_token(
     """The token, or a `TokenFormatError` if it is expired or no header may carry it."""
     if expires_at is not None and expires_at <= now:
         raise TokenFormatError(
-            f"{where}: the token expired {now - expires_at:.0f} s ago by this machine's clock; is the clock right?"
+            f"{where}: the token expired {now - expires_at:.0f} s ago by this machine's clock; is the clock right?",
+            suspect="clock",
         )
     with translating(TokenFormatError, to=lambda error: TokenFormatError(f"{where}: {error}")):
         return Token(value, expires_at=expires_at, refresh_at=refresh_at)

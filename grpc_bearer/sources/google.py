@@ -23,22 +23,12 @@ from grpc_bearer.errors import (
     TokenUnavailableError,
 )
 from grpc_bearer.sources._http import NEEDS
-from grpc_bearer.sources._parse import jwt_expiry, made_token
+from grpc_bearer.sources._parse import OAUTH_CODES, jwt_expiry, made_token
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 __all__ = ["GoogleAuthSource", "as_google_credentials"]
-
-# RFC 6749 section 5.2. An answer's other text is not ours to repeat: it may hold anything.
-_OAUTH_ERRORS = (
-    "invalid_request",
-    "invalid_client",
-    "invalid_grant",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_scope",
-)
 
 
 class GoogleAuthSource(Shared, Source):
@@ -68,7 +58,7 @@ class GoogleAuthSource(Shared, Source):
 
     def __init__(self, credentials: Credentials, *, request: Callable[..., Any] | None = None) -> None:
         if problem := _unusable(credentials):
-            raise ConfigurationError(f"credentials: {problem}")
+            raise ConfigurationError(problem, field="credentials")
         if request is None:
             from grpc_bearer.sources._google_transport import send
 
@@ -126,9 +116,10 @@ class GoogleAuthSource(Shared, Source):
         if secrets_may_travel.get():
             return functools.partial(GoogleAuthSource, request=self._request), (self._credentials,)
         raise ConfigurationError(
-            "credentials: google-auth credentials may hold a key, which a pickle would carry in the clear; "
+            "google-auth credentials may hold a key, which a pickle would carry in the clear; "
             "load them anew in the other process (google.auth.default reads the file that "
-            "GOOGLE_APPLICATION_CREDENTIALS names), or say BearerAuth(..., pickle_secrets=True)"
+            "GOOGLE_APPLICATION_CREDENTIALS names), or say BearerAuth(..., pickle_secrets=True)",
+            field="credentials",
         )
 
 
@@ -142,7 +133,7 @@ def _quota_headers(project: str | None) -> dict[str, str]:
         return {}
     text = checked_text("quota_project_id", project)
     if not text.isascii():
-        raise ConfigurationError("quota_project_id: has a character outside ASCII")
+        raise ConfigurationError("has a character outside ASCII", field="quota_project_id")
     return {"x-goog-user-project": text}
 
 
@@ -192,11 +183,12 @@ def _translated(error: Exception) -> GrpcBearerError | None:
     kind = type(error).__name__
     if isinstance(error, exceptions.TransportError) or isinstance(error.__cause__, exceptions.TransportError):
         # Also where a metadata server could not be reached, which google-auth calls a RefreshError.
-        return TokenUnavailableError(f"google-auth: no answer ({kind})")
+        return TokenUnavailableError(f"google-auth: no answer ({kind})", suspect="endpoint")
     if getattr(error, "retryable", False):
         return TokenUnavailableError(f"google-auth: refresh failed for now ({kind})")
     if isinstance(error, exceptions.GoogleAuthError):
-        return TokenRejectedError(f"google-auth: {_oauth_error(error) or 'refresh refused'} ({kind})")
+        text = f"google-auth: {_oauth_error(error) or 'refresh refused'} ({kind})"
+        return TokenRejectedError(text, suspect="credential")
     if isinstance(error, (ValueError, TypeError, KeyError)):
         return TokenFormatError(f"google-auth: an answer or a file that it could not read ({kind})")
     return TokenUnavailableError(f"google-auth: refresh failed ({kind})")
@@ -205,7 +197,7 @@ def _translated(error: Exception) -> GrpcBearerError | None:
 def _oauth_error(error: Exception) -> str:
     answer = error.args[1] if len(error.args) > 1 else None
     code = answer.get("error") if isinstance(answer, Mapping) else None
-    return code if code in _OAUTH_ERRORS else ""
+    return code if code in OAUTH_CODES else ""
 
 
 class _Auth(Protocol):
