@@ -96,7 +96,7 @@ class Token(Shared):
         return fingerprint(self.value)
 
 
-def made_token(value: str, expires_at: float, single_use: bool) -> Token:
+def unchecked_token(value: str, expires_at: float, single_use: bool) -> Token:
     """A `Token` that was signed here. Its characters need no check, which would cost more than all the rest."""
     if len(value) > LARGE_TOKEN:
         return Token(value, expires_at, single_use=single_use)  # warns

@@ -45,8 +45,8 @@ class LocalError(grpc.RpcError):
     """What marks an error as made on our side of the wire: no other token cures it."""
 
 
-class Attempts:
-    """Attempts at a block: iterate with `for` or `async for`, and put the block into `with attempt:`.
+class RetriedBlock:
+    """RetriedBlock at a block: iterate with `for` or `async for`, and put the block into `with attempt:`.
 
     It ends after the first block that raises nothing. An error that is not to be retried passes through.
     """
@@ -61,17 +61,17 @@ class Attempts:
         self._delay: float | None = 0.0
         self._lease: Lease | None = None
 
-    def __iter__(self) -> Iterator[Attempts]:
+    def __iter__(self) -> Iterator[RetriedBlock]:
         while self._delay is not None:
             time.sleep(self._delay)
             yield self._begun()
 
-    async def __aiter__(self) -> AsyncIterator[Attempts]:
+    async def __aiter__(self) -> AsyncIterator[RetriedBlock]:
         while self._delay is not None:
             await asyncio.sleep(self._delay)
             yield self._begun()
 
-    def _begun(self) -> Attempts:
+    def _begun(self) -> RetriedBlock:
         self._made += 1
         self._delay = None
         self._lease = self._engine.held(self._context)
@@ -82,7 +82,7 @@ class Attempts:
         """Which attempt this is; the first is 1."""
         return self._made
 
-    def __enter__(self) -> Attempts:
+    def __enter__(self) -> RetriedBlock:
         return self
 
     def __exit__(

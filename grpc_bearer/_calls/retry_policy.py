@@ -17,7 +17,7 @@ import grpc
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._base.token import CallContext
 from grpc_bearer._calls.failure import Failure, rich
-from grpc_bearer._calls.retry_block import Attempts
+from grpc_bearer._calls.retry_block import RetriedBlock
 from grpc_bearer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -112,7 +112,9 @@ class RetryPolicy:
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigurationError(f"{name}: expected a whole number, 0 or more")
 
-    def attempts(self, auth: BearerAuth, url: str = "", method: str = "", *, timeout: float | None = None) -> Attempts:
+    def attempts(
+        self, auth: BearerAuth, url: str = "", method: str = "", *, timeout: float | None = None
+    ) -> RetriedBlock:
         """Try a block of your own again, for what a single call cannot retry: several calls, or a stream read midway.
 
         Use it with `for` or `async for`; the block runs again from its start, so it must be safe to repeat.
@@ -131,7 +133,7 @@ class RetryPolicy:
         if not isinstance(auth, grpc.AuthMetadataPlugin) or not hasattr(auth, "_engine"):
             raise ConfigurationError(f"auth: expected a BearerAuth, got {type(auth).__name__}")
         context = CallContext(url, method, auth._clock)
-        return Attempts(auth._engine, context, functools.partial(delay_after, self), timeout)
+        return RetriedBlock(auth._engine, context, functools.partial(delay_after, self), timeout)
 
     def applies(self, method: str) -> bool:
         """Whether calls of this method, `/package.Service/Method`, may be retried."""

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpc_bearer._cli._codes import Exit, Failure, code_of
+from grpc_bearer._cli._codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli._parser import parsed, parser
 from grpc_bearer._cli._streams import JSON_ESCAPE, StreamError, note, streams, write
 from grpc_bearer._cli._terminal import json_line, print_json, safe
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with streams():
         try:
             return _run(parsed(words))
-        except Failure as failure:
+        except CommandFailure as failure:
             return _told(failure, as_json)
         except GrpcBearerError as error:
-            return _told(Failure(code_of(error), str(error)), as_json)
+            return _told(CommandFailure(code_of(error), str(error)), as_json)
         except StreamError as error:
-            return Exit.LEFT if error.left else _told(Failure(Exit.STREAM, str(error)), as_json)
+            return Exit.LEFT if error.left else _told(CommandFailure(Exit.STREAM, str(error)), as_json)
         except KeyboardInterrupt:
             return Exit.INTERRUPTED
         except Exception as fault:  # by Python's own rule this were exit code 1, which is an answer of `inspect`
@@ -84,7 +84,7 @@ def _run(arguments: Namespace) -> int:
     return _demo.main(as_json=arguments.json)
 
 
-def _told(failure: Failure, as_json: bool) -> int:
+def _told(failure: CommandFailure, as_json: bool) -> int:
     """Say on stderr what went wrong."""
     if as_json:
         told = {"error": failure.problem, "advice": failure.advice, "exit_code": failure.code.value}
@@ -94,8 +94,8 @@ def _told(failure: Failure, as_json: bool) -> int:
     return failure.code
 
 
-def _of_fault(fault: Exception) -> Failure:
+def _of_fault(fault: Exception) -> CommandFailure:
     """Where it happened, and never its text, which may hold anything."""
     places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(fault.__traceback__)]
     problem = f"a fault in grpc-bearer itself: {type(fault).__name__} at {', '.join(reversed(places[-3:]))}"
-    return Failure(Exit.FAULT, problem, "please report it")
+    return CommandFailure(Exit.FAULT, problem, "please report it")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._codes import CommandFailure, Exit
 from grpc_bearer._cli._parser import FIELD, option
 from grpc_bearer._config.build import built, specified
 from grpc_bearer._config.fields import Given
@@ -31,7 +31,7 @@ def chosen(arguments: Namespace) -> Chosen:
     """The auth that the arguments, the TOML file and the environment give.
 
     Raises:
-        Failure: the arguments contradict each other, or name nothing.
+        CommandFailure: the arguments contradict each other, or name nothing.
         ConfigurationError, SigningError: as from `grpc_bearer.load`.
     """
     fields = {
@@ -41,7 +41,7 @@ def chosen(arguments: Namespace) -> Chosen:
     }
     if arguments.profile is not None:
         if arguments.auth or arguments.config:
-            raise Failure(Exit.USAGE, "--profile beside --auth or --config", "leave one of them out")
+            raise CommandFailure(Exit.USAGE, "--profile beside --auth or --config", "leave one of them out")
         given = Given(
             {"profile": arguments.profile, **_routes(fields)},
             lambda name: option(name) if name else f"--profile {arguments.profile}",
@@ -52,10 +52,10 @@ def chosen(arguments: Namespace) -> Chosen:
         )
         return Chosen(built(specified(given), given), arguments.profile)
     if fields:
-        raise Failure(Exit.USAGE, f"{option(next(iter(fields)))} goes with --profile", "name the profile")
+        raise CommandFailure(Exit.USAGE, f"{option(next(iter(fields)))} goes with --profile", "name the profile")
     if not is_asked_for(arguments):
         advice = f"give --profile NAME and its options, or a TOML file by --config or ${VARIABLE}"
-        raise Failure(Exit.USAGE, "which auth?", advice)
+        raise CommandFailure(Exit.USAGE, "which auth?", advice)
     _, given = given_by(read_config(arguments.config), arguments.auth)
     profile = given.values.get("profile")
     return Chosen(built(specified(given), given), profile if isinstance(profile, str) else None)
@@ -67,5 +67,5 @@ def _routes(fields: dict[str, object]) -> dict[str, object]:
         return fields
     pairs = [each.partition("=") for each in routes]
     if not all(pattern and role for pattern, _, role in pairs):
-        raise Failure(Exit.USAGE, "--routes: expected PATTERN=ROLE", "as in 'bbk.Consumer/*=consumer'")
+        raise CommandFailure(Exit.USAGE, "--routes: expected PATTERN=ROLE", "as in 'bbk.Consumer/*=consumer'")
     return {**fields, "routes": {pattern: role for pattern, _, role in pairs}}

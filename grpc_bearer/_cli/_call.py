@@ -16,7 +16,7 @@ from grpc_bearer._base.translating import translating
 from grpc_bearer._cli import _network, _probe
 from grpc_bearer._cli._auth import chosen
 from grpc_bearer._cli._channel import channel, quiet_core, trusted
-from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._codes import CommandFailure, Exit
 from grpc_bearer._cli._reflection import Reflection
 from grpc_bearer._cli._status import failed
 from grpc_bearer._cli._streams import StreamError, input_lines, read_input, results_terminal
@@ -97,7 +97,7 @@ class _Call:
             response_deserializer=reply.FromString,
         )
         self._open = opened if method.server_streaming else opened.future
-        self._bad: Failure | StreamError | None = None
+        self._bad: CommandFailure | StreamError | None = None
         self._running: Any = None
         self._begun = threading.Event()
 
@@ -108,7 +108,7 @@ class _Call:
         self._running = self._open(given, metadata=self._metadata, timeout=self._timeout)
         self._begun.set()
         answers = self._running if self._method.server_streaming else self._only()
-        failure: Failure | StreamError | None = None
+        failure: CommandFailure | StreamError | None = None
         try:
             with progress("waiting for an answer"):
                 answer = next(answers, None)
@@ -118,7 +118,7 @@ class _Call:
         except grpc.RpcError as error:
             failure = self._bad or failed(error, self._token)
         except grpc.FutureCancelledError:  # by a bad line
-            failure = self._bad or Failure(Exit.CALL, "cancelled")
+            failure = self._bad or CommandFailure(Exit.CALL, "cancelled")
         except (KeyboardInterrupt, StreamError):
             self._running.cancel()
             raise
@@ -147,7 +147,7 @@ class _Call:
             for number, line in enumerate(input_lines(), 1):
                 if line.strip():
                     yield self._parsed(line.rstrip(), f"line {number}")
-        except (Failure, StreamError) as bad:
+        except (CommandFailure, StreamError) as bad:
             # Raised here it would end in gRPC's log; the call ends, and whoever reads the answers tells.
             self._bad = bad
             self._begun.wait()
@@ -164,7 +164,7 @@ class _Call:
             problem = f"not JSON ({place}): {error.msg}"
         except (ParseError, ValueError, TypeError, RecursionError) as error:
             problem = safe(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        raise Failure(Exit.USAGE, f"{where}: {problem}", f"expected a {self._method.input_type.full_name}")
+        raise CommandFailure(Exit.USAGE, f"{where}: {problem}", f"expected a {self._method.input_type.full_name}")
 
 
 def _metadata(given: list[str]) -> list[tuple[str, str | bytes]]:
@@ -173,11 +173,11 @@ def _metadata(given: list[str]) -> list[tuple[str, str | bytes]]:
         name, equals, value = each.partition("=")
         name = name.strip().lower()
         if not equals or not name:
-            raise Failure(Exit.USAGE, "--metadata: expected NAME=VALUE")
+            raise CommandFailure(Exit.USAGE, "--metadata: expected NAME=VALUE")
         found.append((name, _binary(name, value) if name.endswith("-bin") else value))
     return found
 
 
 def _binary(name: str, value: str) -> bytes:
-    with translating(binascii.Error, to=lambda _: Failure(Exit.USAGE, f"--metadata: {name}: expected base64")):
+    with translating(binascii.Error, to=lambda _: CommandFailure(Exit.USAGE, f"--metadata: {name}: expected base64")):
         return base64.b64decode(value, validate=True)

@@ -6,7 +6,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from grpc_bearer._base.openssl import EXPIRED, NOT_YET_VALID, OTHER_NAME, UNKNOWN_ISSUER
-from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._codes import CommandFailure, Exit
 from grpc_bearer._cli._jwt import span
 from grpc_bearer._cli._terminal import safe
 
@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 
-def untrusted(code: int, reason: str, seen: x509.Certificate | None, name: str, roots_from: str, now: float) -> Failure:
+def untrusted(
+    code: int, reason: str, seen: x509.Certificate | None, name: str, roots_from: str, now: float
+) -> CommandFailure:
     of = "" if seen is None else f" (of {name_of(seen.subject)}, signed by {name_of(seen.issuer)})"
     if code in OTHER_NAME:
         names = "" if seen is None else f", but for {', '.join(_names(seen)[:5]) or 'no name at all'}"
         advice = "call it by one of its names, or give --server-name if you know that it is the right server"
-        return Failure(Exit.TLS, f"the certificate is not for {name}{names}", advice)
+        return CommandFailure(Exit.TLS, f"the certificate is not for {name}{names}", advice)
     if code in (NOT_YET_VALID, EXPIRED):
         return _out_of_date(code, of, seen, now)
     if code in UNKNOWN_ISSUER:
         advice = "give the authority that signed it as --ca FILE"
-        return Failure(Exit.TLS, f"the certificate{of} is of no authority that {roots_from} knows", advice)
-    return Failure(Exit.TLS, f"the certificate{of} is not accepted: {safe(reason)}", "ask who runs the server")
+        return CommandFailure(Exit.TLS, f"the certificate{of} is of no authority that {roots_from} knows", advice)
+    return CommandFailure(Exit.TLS, f"the certificate{of} is not accepted: {safe(reason)}", "ask who runs the server")
 
 
-def _out_of_date(code: int, of: str, seen: x509.Certificate | None, now: float) -> Failure:
+def _out_of_date(code: int, of: str, seen: x509.Certificate | None, now: float) -> CommandFailure:
     if code == NOT_YET_VALID:
-        return Failure(Exit.TLS, f"the certificate{of} is not valid yet", "is this machine's clock right?")
+        return CommandFailure(Exit.TLS, f"the certificate{of} is not valid yet", "is this machine's clock right?")
     until = None if seen is None else seen.not_valid_after_utc
     ago = "" if until is None else f" {span(max(now - until.timestamp(), 0))} ago, on {until:%Y-%m-%d}"
     advice = "it must be renewed on the server (or is this machine's clock wrong?)"
-    return Failure(Exit.TLS, f"the certificate{of} expired{ago}", advice)
+    return CommandFailure(Exit.TLS, f"the certificate{of} expired{ago}", advice)
 
 
 def certificate_of(tls: ssl.SSLSocket) -> x509.Certificate:

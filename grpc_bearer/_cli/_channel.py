@@ -18,7 +18,7 @@ from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.credential_files import read_file
 from grpc_bearer._base.translating import translating
 from grpc_bearer._calls.sync_channel import insecure_channel, secure_channel
-from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._codes import CommandFailure, Exit
 from grpc_bearer._cli._network import Target, Trust
 from grpc_bearer._config.fields import is_pipe
 
@@ -29,24 +29,24 @@ def trusted(arguments: Namespace, target: Target) -> Trust:
     """What TLS is to go by.
 
     Raises:
-        Failure: the arguments contradict each other.
+        CommandFailure: the arguments contradict each other.
         ConfigurationError: a file cannot be read.
     """
     if arguments.plaintext and (arguments.ca or arguments.client_cert or arguments.server_name):
-        raise Failure(Exit.USAGE, "--plaintext beside an option of TLS", "leave one of them out")
+        raise CommandFailure(Exit.USAGE, "--plaintext beside an option of TLS", "leave one of them out")
     if (arguments.client_cert is None) is not (arguments.client_key is None):
-        raise Failure(Exit.USAGE, "--client-cert and --client-key go together", "give both, or neither")
+        raise CommandFailure(Exit.USAGE, "--client-cert and --client-key go together", "give both, or neither")
     for path, field in ((arguments.client_cert, "--client-cert"), (arguments.client_key, "--client-key")):
         if path is not None:
             if is_pipe(Path(path)):
-                raise Failure(Exit.USAGE, f"{field}: a pipe, and TLS reads it several times", "give a file")
+                raise CommandFailure(Exit.USAGE, f"{field}: a pipe, and TLS reads it several times", "give a file")
             read_file(Path(path), field)  # so that a wrong name is told as such
     certificate, key = (Path(each) if each else None for each in (arguments.client_cert, arguments.client_key))
     roots, roots_from = _roots(arguments.ca)
     trust = Trust(roots, roots_from, certificate, key, arguments.server_name or target.host)
     for context, what in ((replace(trust, certificate=None), roots_from), (trust, "--client-cert and --client-key")):
         if not _usable(context):
-            raise Failure(
+            raise CommandFailure(
                 Exit.USAGE, f"{what}: no usable PEM", "keys without a passphrase, and a key for the certificate"
             )
     return trust
@@ -65,7 +65,7 @@ def _roots(ca: str | None) -> tuple[bytes, str]:
     if ca:
         roots = _read(ca, "--ca")
         if b"-----BEGIN CERTIFICATE-----" not in roots:
-            raise Failure(Exit.USAGE, f"--ca: {ca} holds no certificate", "expected PEM")
+            raise CommandFailure(Exit.USAGE, f"--ca: {ca} holds no certificate", "expected PEM")
         return roots, f"--ca {ca}"
     if path := os.environ.get(_ROOTS):
         return _read(path, _ROOTS), f"{path} (${_ROOTS})"
@@ -77,7 +77,7 @@ def _read(path: str, field: str) -> bytes:
     """A bundle of authorities, which may be longer than a credential."""
     where = f"{field}: cannot read {path}"
     with translating(
-        OSError, to=lambda error: Failure(Exit.USAGE, f"{where}: {error.strerror or type(error).__name__}")
+        OSError, to=lambda error: CommandFailure(Exit.USAGE, f"{where}: {error.strerror or type(error).__name__}")
     ):
         return Path(path).read_bytes()
 

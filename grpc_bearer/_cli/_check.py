@@ -12,7 +12,7 @@ from grpc_bearer._auth import BearerAuth
 from grpc_bearer._cli import _network, _probe, _skewed
 from grpc_bearer._cli._auth import Chosen, chosen
 from grpc_bearer._cli._channel import channel, quiet_core, trusted
-from grpc_bearer._cli._codes import Exit, Failure, code_of
+from grpc_bearer._cli._codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
 from grpc_bearer._cli._network import Handshake, Target, Trust
 from grpc_bearer._cli._status import REFUSALS
@@ -41,7 +41,7 @@ class Report:
     target: Target
     trust: Trust
     steps: list[Step] = field(default_factory=list)
-    failure: Failure | None = None
+    failure: CommandFailure | None = None
     failed: str = ""
     suspect: str = ""  # what is likely to be at fault where there is no token
 
@@ -52,11 +52,11 @@ class Report:
         for name in names:
             self.add(name, "skip", why)
 
-    def fail(self, name: str, failure: Failure, seconds: float = 0.0) -> None:
+    def fail(self, name: str, failure: CommandFailure, seconds: float = 0.0) -> None:
         self.add(name, "fail", failure.problem, seconds)
         self.verdict(name, failure)
 
-    def verdict(self, name: str, failure: Failure) -> None:
+    def verdict(self, name: str, failure: CommandFailure) -> None:
         """What the report ends with, unless an earlier step has failed."""
         if self.failure is None:
             self.failed, self.failure = name, failure
@@ -67,7 +67,7 @@ class Report:
         try:
             with progress(what):
                 return act()
-        except Failure as failure:
+        except CommandFailure as failure:
             self.fail(name, failure, time.monotonic() - began)
         return None
 
@@ -180,7 +180,7 @@ def _token(report: Report, asked: Chosen, call: tuple[str, str], timeout: float)
     except GrpcBearerError as error:
         code = Exit.NO_TOKEN if isinstance(error, ConfigurationError) else code_of(error)
         report.suspect = error._suspect
-        failure = Failure(code, f"no token: {error}", _ADVICE.get(error._suspect, ""))
+        failure = CommandFailure(code, f"no token: {error}", _ADVICE.get(error._suspect, ""))
         report.fail("token", failure, time.monotonic() - began)
         return ""
     seconds = time.monotonic() - began
@@ -230,8 +230,10 @@ def _judge(report: Report, arguments: Namespace, reply: _probe.Reply, skew: floa
     report.add("call", status, detail, reply.elapsed, **data)
 
 
-def _wrong_clock(skew: float, so: str) -> Failure:
-    return Failure(Exit.CLOCK, f"this machine's clock is {_skewed.in_words(skew)}, and {so}", "set the clock (NTP)")
+def _wrong_clock(skew: float, so: str) -> CommandFailure:
+    return CommandFailure(
+        Exit.CLOCK, f"this machine's clock is {_skewed.in_words(skew)}, and {so}", "set the clock (NTP)"
+    )
 
 
 def _skew(

@@ -47,7 +47,7 @@ def table() -> str:
     return "exit codes:\n" + "\n".join(f"  {code.value:>3}  {text}" for code, text in MEANINGS.items())
 
 
-class Failure(Exception):
+class CommandFailure(Exception):
     """The command ends here.
 
     Args:
@@ -76,7 +76,7 @@ def code_of(error: GrpcBearerError) -> Exit:
     return Exit.TLS if isinstance(error, InsecureChannelError) else Exit.NO_TOKEN
 
 
-def needs_extra(package: str, command: str) -> Failure:
+def needs_extra(package: str, command: str) -> CommandFailure:
     """What to say when a package of the `cli` extra is missing."""
     problem = f"{command} needs {package}, which is not installed"
-    return Failure(Exit.USAGE, problem, "install it: pip install 'grpc-bearer[cli]'")
+    return CommandFailure(Exit.USAGE, problem, "install it: pip install 'grpc-bearer[cli]'")

@@ -11,7 +11,7 @@ from typing import Any
 
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._cli._auth import chosen, is_asked_for
-from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._codes import CommandFailure, Exit
 from grpc_bearer._cli._jwt import RULES, Inspected, Rules, inspected, span
 from grpc_bearer._cli._streams import input_is_terminal, read_input
 from grpc_bearer._cli._terminal import Cell, Row, print_json, print_line, print_table, progress, safe
@@ -51,10 +51,10 @@ def _asked(arguments: Namespace) -> tuple[str, str | None]:
             call = arguments.service_url, arguments.method
             return auth.token(*call, timeout=arguments.timeout or None).value, asked.profile
     if arguments.token is None and input_is_terminal():
-        raise Failure(Exit.USAGE, "which token?", "give one, '-' for stdin, or an auth (--profile, --auth)")
+        raise CommandFailure(Exit.USAGE, "which token?", "give one, '-' for stdin, or an auth (--profile, --auth)")
     text = read_input(_MAX)
     if not text.strip():
-        raise Failure(Exit.USAGE, "no token on stdin")
+        raise CommandFailure(Exit.USAGE, "no token on stdin")
     return text, arguments.profile
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_bearer._base.http2 import PREFACE, SETTINGS
 from grpc_bearer._cli._certificate import certificate_of, name_of, untrusted
-from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._codes import CommandFailure, Exit
 from grpc_bearer._cli._terminal import safe
 
 if TYPE_CHECKING:
@@ -49,17 +49,19 @@ def parsed_target(text: str) -> Target:
     """A target as it was typed.
 
     Raises:
-        Failure: no target, or of a scheme that cannot be looked at.
+        CommandFailure: no target, or of a scheme that cannot be looked at.
     """
     if text.startswith("unix:"):
         return Target(text)
     if re.match(r"https?://", text):
-        raise Failure(Exit.USAGE, f"TARGET: {safe(text)} is a URL", "write host:port")
+        raise CommandFailure(Exit.USAGE, f"TARGET: {safe(text)} is a URL", "write host:port")
     bare = text[len("dns:") :].rpartition("/")[2] if text.startswith("dns:") else text
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+))(?::(\d{1,5}))?", bare)
     port = int(found[3] or 443) if found else 0
     if not found or not 0 < port < 65536:
-        raise Failure(Exit.USAGE, f"TARGET: {safe(text)!r} is no target", "write host:port, [IPv6]:port or unix:PATH")
+        raise CommandFailure(
+            Exit.USAGE, f"TARGET: {safe(text)!r} is no target", "write host:port, [IPv6]:port or unix:PATH"
+        )
     host = found[1] or found[2]
     return Target(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, port)
 
@@ -76,7 +78,7 @@ def resolve(target: Target, timeout: float) -> list[str]:
     """The addresses of the host.
 
     Raises:
-        Failure: it has none, or nobody answers.
+        CommandFailure: it has none, or nobody answers.
     """
     found: list[Any] = []
 
@@ -91,9 +93,11 @@ def resolve(target: Target, timeout: float) -> list[str]:
     thread.start()
     thread.join(timeout)
     if not found:
-        raise Failure(Exit.NETWORK, f"no answer about the name {target.host} within {timeout:g} s", "is the DNS up?")
+        raise CommandFailure(
+            Exit.NETWORK, f"no answer about the name {target.host} within {timeout:g} s", "is the DNS up?"
+        )
     if isinstance(found[0], Exception):
-        raise Failure(
+        raise CommandFailure(
             Exit.NETWORK, f"the name {target.host} cannot be resolved", "check its spelling, the DNS and the VPN"
         )
     return list(dict.fromkeys(each[4][0] for each in found[0]))
@@ -103,7 +107,7 @@ def connect(addresses: Sequence[str], port: int, timeout: float) -> socket.socke
     """A connection to the first address that takes one.
 
     Raises:
-        Failure: none does.
+        CommandFailure: none does.
     """
     refused, problem = True, ""
     for address in addresses:
@@ -114,8 +118,10 @@ def connect(addresses: Sequence[str], port: int, timeout: float) -> socket.socke
             problem = "no answer in time" if isinstance(error, TimeoutError) else str(error.strerror or error)
     where = f"{addresses[0]} port {port}"
     if refused:
-        raise Failure(Exit.NETWORK, f"{where} refuses connections", "is the server running, and is it that port?")
-    raise Failure(Exit.NETWORK, f"{where}: {problem}", "check the route, a firewall, the VPN")
+        raise CommandFailure(
+            Exit.NETWORK, f"{where} refuses connections", "is the server running, and is it that port?"
+        )
+    raise CommandFailure(Exit.NETWORK, f"{where}: {problem}", "check the route, a firewall, the VPN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,7 @@ def shake(connection: socket.socket, trust: Trust, now: float) -> Handshake:
     """Shake hands over a new connection, and see that HTTP/2 is spoken. Closes the connection.
 
     Raises:
-        Failure: TLS does not come about.
+        CommandFailure: TLS does not come about.
     """
     address = connection.getpeername()
     timeout = connection.gettimeout()
@@ -174,7 +180,7 @@ def shake(connection: socket.socket, trust: Trust, now: float) -> Handshake:
         with connection, trust.context().wrap_socket(connection, server_hostname=trust.name) as tls:
             certificate = certificate_of(tls)
             if tls.selected_alpn_protocol() != "h2":
-                raise Failure(Exit.TLS, "the server speaks TLS but no HTTP/2 (ALPN)", "is this the gRPC port?")
+                raise CommandFailure(Exit.TLS, "the server speaks TLS but no HTTP/2 (ALPN)", "is this the gRPC port?")
             _expect_settings(tls, encrypted=True)
             signed = name_of(certificate.subject), name_of(certificate.issuer)
             return Handshake(
@@ -183,7 +189,7 @@ def shake(connection: socket.socket, trust: Trust, now: float) -> Handshake:
     except ssl.SSLCertVerificationError as error:
         code, reason = error.verify_code, error.verify_message
     except TimeoutError:
-        raise Failure(Exit.TLS, f"no TLS handshake within {timeout:g} s", "is this a TLS port?") from None
+        raise CommandFailure(Exit.TLS, f"no TLS handshake within {timeout:g} s", "is this a TLS port?") from None
     except (ssl.SSLError, OSError) as error:
         raise _no_tls(address, timeout, error) from None
     seen = _seen(address, timeout, trust)
@@ -194,7 +200,7 @@ def speaks_plaintext(connection: socket.socket) -> bool:
     """See that HTTP/2 is spoken without TLS: true, or else it fails. Closes the connection.
 
     Raises:
-        Failure: it is not.
+        CommandFailure: it is not.
     """
     address, timeout = connection.getpeername(), connection.gettimeout()
     try:
@@ -202,11 +208,11 @@ def speaks_plaintext(connection: socket.socket) -> bool:
             _expect_settings(connection, encrypted=False)
             return True
     except OSError:
-        failure = Failure(Exit.NETWORK, "the server hangs up on plaintext HTTP/2", "is this the gRPC port?")
-    except Failure as found:
+        failure = CommandFailure(Exit.NETWORK, "the server hangs up on plaintext HTTP/2", "is this the gRPC port?")
+    except CommandFailure as found:
         failure = found
     speaks_tls = _seen(address, timeout, Trust(None, "", None, None, address[0])) is not None
-    raise Failure(Exit.TLS, "the server speaks TLS", "leave out --plaintext") if speaks_tls else failure
+    raise CommandFailure(Exit.TLS, "the server speaks TLS", "leave out --plaintext") if speaks_tls else failure
 
 
 def _expect_settings(connection: socket.socket, *, encrypted: bool) -> None:
@@ -218,35 +224,37 @@ def _expect_settings(connection: socket.socket, *, encrypted: bool) -> None:
     if len(answer) >= len(SETTINGS) and answer[3] == SETTINGS[3]:  # the byte that says what frame it is
         return
     if answer.startswith(b"HTTP/1"):
-        raise Failure(Exit.TLS, "the server speaks HTTP/1 only", "is this the gRPC port?")
+        raise CommandFailure(Exit.TLS, "the server speaks HTTP/1 only", "is this the gRPC port?")
     if encrypted:
         advice = "if it wants to know its clients, give --client-cert and --client-key"
-        raise Failure(Exit.TLS, "the server hangs up after the handshake", advice)
-    raise Failure(Exit.NETWORK, "the server speaks no HTTP/2", "is this the gRPC port?")
+        raise CommandFailure(Exit.TLS, "the server hangs up after the handshake", advice)
+    raise CommandFailure(Exit.NETWORK, "the server speaks no HTTP/2", "is this the gRPC port?")
 
 
-def _no_tls(address: Any, timeout: float | None, error: OSError) -> Failure:
+def _no_tls(address: Any, timeout: float | None, error: OSError) -> CommandFailure:
     reason = (error.reason if isinstance(error, ssl.SSLError) else "") or ""
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason or "BAD_CERTIFICATE" in reason:
-        return Failure(
+        return CommandFailure(
             Exit.TLS, "the server wants a client certificate", "give --client-cert and --client-key (mutual TLS)"
         )
     if "UNKNOWN_CA" in reason:
-        return Failure(Exit.TLS, "the server does not trust our client certificate", "is it of the right authority?")
+        return CommandFailure(
+            Exit.TLS, "the server does not trust our client certificate", "is it of the right authority?"
+        )
     if "NO_APPLICATION_PROTOCOL" in reason:
-        return Failure(Exit.TLS, "the server speaks TLS but no HTTP/2 (ALPN)", "is this the gRPC port?")
+        return CommandFailure(Exit.TLS, "the server speaks TLS but no HTTP/2 (ALPN)", "is this the gRPC port?")
     if _speaks_plaintext(address, timeout):
-        return Failure(
+        return CommandFailure(
             Exit.TLS,
             "the server speaks gRPC without TLS",
             "ask for its TLS port; or --plaintext if the way to it is safe, for the token travels in the clear",
         )
     shown = safe(reason.replace("_", " ").lower()) or "it hangs up"
-    return Failure(Exit.TLS, f"no TLS handshake: {shown}", "is this a TLS port?")
+    return CommandFailure(Exit.TLS, f"no TLS handshake: {shown}", "is this a TLS port?")
 
 
 def _speaks_plaintext(address: Any, timeout: float | None) -> bool:
-    with contextlib.suppress(OSError, Failure), socket.create_connection(address[:2], timeout) as connection:
+    with contextlib.suppress(OSError, CommandFailure), socket.create_connection(address[:2], timeout) as connection:
         _expect_settings(connection, encrypted=False)
         return True
     return False

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
-from grpc_bearer._cli._codes import Exit, Failure, table
+from grpc_bearer._cli._codes import CommandFailure, Exit, table
 from grpc_bearer._cli._streams import write
 from grpc_bearer._config.fields import Field, path
 from grpc_bearer._config.kinds import PROFILES
@@ -36,7 +36,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments. Options may stand between words: argparse gives up optional words at the first option.
 
     Raises:
-        Failure: they are wrong.
+        CommandFailure: they are wrong.
     """
     try:
         arguments, rest = parser().parse_known_args(argv)
@@ -50,7 +50,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         return arguments
     except _Misuse as misuse:
         problem, whose = misuse.args
-    raise Failure(Exit.USAGE, _without_values(problem, argv), f"`{whose} --help` lists what there is")
+    raise CommandFailure(Exit.USAGE, _without_values(problem, argv), f"`{whose} --help` lists what there is")
 
 
 class _Misuse(Exception):

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._cli._codes import Exit, Failure, needs_extra
+from grpc_bearer._cli._codes import CommandFailure, Exit, needs_extra
 from grpc_bearer._cli._status import LET_IN, failed, is_lost
 
 HEALTH = "grpc.health.v1.Health/Check"
@@ -39,7 +39,7 @@ class Reply:
     method: str
     said: str
     code: grpc.StatusCode
-    failure: Failure | None = None
+    failure: CommandFailure | None = None
     metadata: tuple[Any, ...] = field(default=(), repr=False)
     elapsed: float = 0.0
 
@@ -48,7 +48,7 @@ def check_extra() -> None:
     """See that what is needed is installed.
 
     Raises:
-        Failure: it is not.
+        CommandFailure: it is not.
     """
     for package, module in _EXTRA.items():
         try:
@@ -57,18 +57,18 @@ def check_extra() -> None:
             raise needs_extra(package, "this command") from None
         except Exception as error:  # generated code that finds its protobuf too old raises an error of its own
             problem = f"{package} cannot be used ({type(error).__name__})"
-            raise Failure(Exit.USAGE, problem, f"install its newest version: pip install -U {package}") from None
+            raise CommandFailure(Exit.USAGE, problem, f"install its newest version: pip install -U {package}") from None
 
 
 def method_of(text: str) -> str:
     """`package.Service/Method`, however it was written.
 
     Raises:
-        Failure: it is no method's name.
+        CommandFailure: it is no method's name.
     """
     service, _, method = text.lstrip("/").rpartition("/" if "/" in text.lstrip("/") else ".")
     if not service or not method or "/" in service or not text.isprintable() or " " in text:
-        raise Failure(Exit.USAGE, "METHOD: no method's name", "write package.Service/Method")
+        raise CommandFailure(Exit.USAGE, "METHOD: no method's name", "write package.Service/Method")
     return f"{service}/{method}"
 
 
@@ -84,7 +84,7 @@ def call_one(channel: grpc.Channel, method: str | None, timeout: float, token: s
     reply = _called(channel, REFLECTION, _listing(), timeout, token, _services)
     if reply.code is grpc.StatusCode.UNIMPLEMENTED:
         advice = "name a method that may be called with an empty request: --method package.Service/Method"
-        failure = Failure(Exit.CALL, "the server has neither a health check nor reflection", advice)
+        failure = CommandFailure(Exit.CALL, "the server has neither a health check nor reflection", advice)
         return Reply(reply.method, reply.said, reply.code, failure, reply.metadata, reply.elapsed)
     return reply
 
@@ -96,7 +96,7 @@ def _found_again(reply: Reply, channel: grpc.Channel, timeout: float, token: str
     if again.failure is None or again.failure.code is not Exit.REFUSED:
         return reply
     problem = again.failure.problem.replace(path, reply.method)
-    return replace(again, method=reply.method, failure=Failure(Exit.REFUSED, problem, again.failure.advice))
+    return replace(again, method=reply.method, failure=CommandFailure(Exit.REFUSED, problem, again.failure.advice))
 
 
 def takes_anyone(channel: grpc.Channel, reply: Reply, timeout: float) -> bool:
@@ -152,7 +152,9 @@ def _metadata(error: Any) -> Iterator[Any]:
 
 def _judged(reply: Reply) -> Reply:
     if reply.method == HEALTH and reply.said not in ("SERVING", "UNKNOWN"):
-        failure = Failure(Exit.CALL, f"the token was let in, but the server says {reply.said}", "ask who runs it")
+        failure = CommandFailure(
+            Exit.CALL, f"the token was let in, but the server says {reply.said}", "ask who runs it"
+        )
         return Reply(reply.method, reply.said, reply.code, failure, reply.metadata, reply.elapsed)
     return reply
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from grpc_bearer._base.arguments import did_you_mean
-from grpc_bearer._cli._codes import Exit, Failure
+from grpc_bearer._cli._codes import CommandFailure, Exit
 from grpc_bearer._cli._status import failed
 
 if TYPE_CHECKING:
@@ -44,30 +44,30 @@ class Reflection:
         """All about one service.
 
         Raises:
-            Failure: there is none of this name, or the server does not say.
+            CommandFailure: there is none of this name, or the server does not say.
         """
         answer = self._ask(file_containing_symbol=name)
         if not answer.HasField("file_descriptor_response"):
             known = self.services()
             hint = did_you_mean(name, known)
-            raise Failure(Exit.CALL, f"the server has no service {name}{hint}", f"it has {', '.join(known)}")
+            raise CommandFailure(Exit.CALL, f"the server has no service {name}{hint}", f"it has {', '.join(known)}")
         self._add(answer)
         with contextlib.suppress(KeyError):  # a message, then
             found: ServiceDescriptor = self.pool.FindServiceByName(name)
             return found
-        raise Failure(Exit.CALL, f"{name} is no service", "write package.Service/Method")
+        raise CommandFailure(Exit.CALL, f"{name} is no service", "write package.Service/Method")
 
     def method(self, path: str) -> MethodDescriptor:
         """All about `package.Service/Method`.
 
         Raises:
-            Failure: there is none of this name, or the server does not say.
+            CommandFailure: there is none of this name, or the server does not say.
         """
         service, _, name = path.partition("/")
         methods: Any = self.service(service).methods_by_name
         if name not in methods:
             hint = did_you_mean(name, methods)
-            raise Failure(Exit.CALL, f"{service} has no method {name}{hint}", f"it has {', '.join(methods)}")
+            raise CommandFailure(Exit.CALL, f"{service} has no method {name}{hint}", f"it has {', '.join(methods)}")
         found: MethodDescriptor = methods[name]
         return found
 
@@ -85,16 +85,18 @@ class Reflection:
             try:
                 return next(make(request, timeout=self._timeout))
             except StopIteration:
-                failure = Failure(Exit.CALL, "the server's reflection gave no answer")
+                failure = CommandFailure(Exit.CALL, "the server's reflection gave no answer")
             except grpc.RpcError as error:
                 failure = self._failure(error)
             if len(self._paths) == 1 or failure.code is not Exit.CALL:
                 raise failure
             del self._paths[0]
 
-    def _failure(self, error: Any) -> Failure:
+    def _failure(self, error: Any) -> CommandFailure:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return Failure(Exit.CALL, "the server has no reflection", "ask for it to be switched on, or use its stubs")
+            return CommandFailure(
+                Exit.CALL, "the server has no reflection", "ask for it to be switched on, or use its stubs"
+            )
         return failed(error, self._token, "reflection")
 
     def _add(self, answer: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer._calls.retry_block import LocalError
-from grpc_bearer._cli._codes import Exit, Failure, code_of
+from grpc_bearer._cli._codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli._terminal import safe
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError
 
@@ -45,7 +45,7 @@ def scrubbed(text: str, token: str = "") -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def failed(error: Any, token: str = "", what: str = "") -> Failure:
+def failed(error: Any, token: str = "", what: str = "") -> CommandFailure:
     """The end of the command that a failed call stands for.
 
     Args:
@@ -58,25 +58,31 @@ def failed(error: Any, token: str = "", what: str = "") -> Failure:
     before = f"{what}: " if what else ""
     if isinstance(error, LocalError) and isinstance(cause, GrpcBearerError):
         exit_code = Exit.NO_TOKEN if isinstance(cause, ConfigurationError) else code_of(cause)
-        return Failure(exit_code, f"{before}no token for this call: {cause}")
+        return CommandFailure(exit_code, f"{before}no token for this call: {cause}")
     details = scrubbed(error.details() or "", token)
     said = f"{before}{code.name}" + (f": {details}" if details else "")
     if isinstance(cause, TokenFormatError):
-        return Failure(Exit.REFUSED, f"{said} ({cause})", "ask for a token with fewer claims, or for a higher limit")
+        return CommandFailure(
+            Exit.REFUSED, f"{said} ({cause})", "ask for a token with fewer claims, or for a higher limit"
+        )
     if code in REFUSALS:
         why = cause._reason if isinstance(cause, GrpcBearerError) and cause._suspect == "token" else ""
-        return Failure(Exit.REFUSED, f"{said} ({why})" if why else said, _refused(code))
+        return CommandFailure(Exit.REFUSED, f"{said} ({why})" if why else said, _refused(code))
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return Failure(Exit.CALL, said, "the server has no such method; `grpc-bearer call TARGET` lists those it has")
+        return CommandFailure(
+            Exit.CALL, said, "the server has no such method; `grpc-bearer call TARGET` lists those it has"
+        )
     if code is grpc.StatusCode.UNAVAILABLE:
         tls = "handshake" in details.lower()
-        return Failure(
+        return CommandFailure(
             Exit.TLS if tls else Exit.NETWORK, said.removesuffix(": OK"), "`grpc-bearer check TARGET` finds out why"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Failure(Exit.CALL, said, "give it longer with --timeout")
+        return CommandFailure(Exit.CALL, said, "give it longer with --timeout")
     lost = is_lost(code, details)
-    return Failure(Exit.CALL, said, "a proxy on the way may have refused it: its log has the status" if lost else "")
+    return CommandFailure(
+        Exit.CALL, said, "a proxy on the way may have refused it: its log has the status" if lost else ""
+    )
 
 
 def _refused(code: grpc.StatusCode) -> str:

@@ -13,9 +13,9 @@ from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer._engine.fetch import system_random
 from grpc_bearer.cache._bounded import OutOfOrderError
 from grpc_bearer.cache._judged import Found, Mine, judged
-from grpc_bearer.cache._sealed import Entry, Slot, entry_of, opened, seal
+from grpc_bearer.cache._sealed import SealedToken, Slot, opened, seal, sealed_token_of
 from grpc_bearer.cache._shared import SharedCache
-from grpc_bearer.cache._store import LEASE, Denied, Grant
+from grpc_bearer.cache._store import LOCK_SECONDS, Denied, Grant
 from grpc_bearer.errors import TokenError
 
 #: Seconds between looks at a token that another process fetches: the first, and the longest.
@@ -108,14 +108,14 @@ class CachedFetch:
             if holder is not None:
                 holder.stop()
         now = self._context.clock.time()
-        entry = entry_of(token, grant.number, now)
+        entry = sealed_token_of(token, grant.number, now)
         if entry.until <= now or token.single_use:
             self._let_go(grant, failed=True)
             return token, mine, False
         self._publish(grant, entry, entry.until - now)
         return token, Mine(grant.number, token.expires_at or 0.0), False
 
-    def _publish(self, grant: Grant, entry: Entry, life: float) -> None:
+    def _publish(self, grant: Grant, entry: SealedToken, life: float) -> None:
         blob, bad = seal(self.slot, entry), self._bad
         try:
             self._bounded(lambda: self._store.publish(grant, blob, life, bad))
@@ -148,7 +148,7 @@ class _Holder:
         self._fetch, self._grant = fetch, grant
         self._lock = threading.Lock()
         self._stopped = False
-        self._cancel = threads.call_later(LEASE / 3, self._beat)
+        self._cancel = threads.call_later(LOCK_SECONDS / 3, self._beat)
 
     def _beat(self) -> None:
         self._renew()
@@ -159,7 +159,7 @@ class _Holder:
         self._fetch.renew(self._grant)
         with self._lock:
             if not self._stopped:
-                self._cancel = threads.call_later(LEASE / 3, self._beat)
+                self._cancel = threads.call_later(LOCK_SECONDS / 3, self._beat)
 
     def stop(self) -> None:
         with self._lock:

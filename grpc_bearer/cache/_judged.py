@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer._engine.refresh_table import MARGIN, MARGIN_FRACTION, REFRESH_FROM, REFRESH_SPREAD
-from grpc_bearer.cache._sealed import Entry
+from grpc_bearer.cache._sealed import SealedToken
 from grpc_bearer.cache._store import Stored
 
 
@@ -21,12 +21,12 @@ class Mine(NamedTuple):
 class Found(NamedTuple):
     """An entry that may be used: as a token, and whether its time to be renewed has come."""
 
-    entry: Entry
+    entry: SealedToken
     token: Token
     stale: bool
 
 
-def judged(entry: Entry, stored: Stored, mine: Mine, context: CallContext, jitter: float) -> Found | None:
+def judged(entry: SealedToken, stored: Stored, mine: Mine, context: CallContext, jitter: float) -> Found | None:
     """What an entry that opened is worth to this process, now; `None`: nothing.
 
     Clocks of two machines differ, so its life is measured twice, by this clock and by the store's, and the shorter

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from grpc_bearer._base.translating import translating
-from grpc_bearer.cache._store import AFTERMATH, LEASE, Denied, Grant, Stored, View
+from grpc_bearer.cache._store import AFTERMATH, LOCK_SECONDS, Denied, Grant, Stored, View
 from grpc_bearer.errors import ConfigurationError
 
 URL_SCHEMES = ("redis://", "rediss://", "unix://", "valkey://", "valkeys://")
@@ -77,7 +77,7 @@ class RedisStore:
 
     leased = True
 
-    def __init__(self, connect: Callable[[], Any], lease: float = LEASE) -> None:
+    def __init__(self, connect: Callable[[], Any], lease: float = LOCK_SECONDS) -> None:
         self._connect = connect
         self._lease = str(int(lease * 1000))
         self._client: Any = None

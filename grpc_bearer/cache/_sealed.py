@@ -44,7 +44,7 @@ class Keys:
     cipher: bytes
 
 
-class Entry(NamedTuple):
+class SealedToken(NamedTuple):
     """A token with what the others must know of it. Times are in seconds since the Unix epoch.
 
     `until`: when the entry ends; that is the token's expiry if it has one. `written_at`: the writer's clock.
@@ -86,12 +86,12 @@ def slot_of(keys: Keys, about: Json) -> Slot:
     return Slot(mac.finalize().hex(), keys.cipher)
 
 
-def entry_of(token: Token, number: int, now: float) -> Entry:
+def sealed_token_of(token: Token, number: int, now: float) -> SealedToken:
     """The entry for a token fetched just now."""
-    return Entry(number, token, now, now + FOREVER if token.expires_at is None else token.expires_at)
+    return SealedToken(number, token, now, now + FOREVER if token.expires_at is None else token.expires_at)
 
 
-def seal(slot: Slot, entry: Entry) -> bytes:
+def seal(slot: Slot, entry: SealedToken) -> bytes:
     """The entry as bytes to store."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -102,7 +102,7 @@ def seal(slot: Slot, entry: Entry) -> bytes:
     return header + nonce + AESGCM(slot.cipher).encrypt(nonce, body, header + slot.name.encode())
 
 
-def opened(slot: Slot, blob: bytes, number: int | None = None) -> Entry | None:
+def opened(slot: Slot, blob: bytes, number: int | None = None) -> SealedToken | None:
     """The entry, or `None` if this is none of ours: tampered with, of another source, of another version.
 
     Args:
@@ -123,7 +123,7 @@ def opened(slot: Slot, blob: bytes, number: int | None = None) -> Entry | None:
         return None
     try:  # what opened was written by us; but perhaps by a later version of us
         value, expires_at, refresh_at, written_at = json.loads(body)
-        return Entry(start[0], Token(value, expires_at, refresh_at), float(written_at), start[1])
+        return SealedToken(start[0], Token(value, expires_at, refresh_at), float(written_at), start[1])
     except (ValueError, TypeError, TokenFormatError):
         return None
 

@@ -9,7 +9,7 @@ import enum
 from typing import NamedTuple, Protocol
 
 #: Seconds after which a lock whose holder says nothing is free again.
-LEASE = 5.0
+LOCK_SECONDS = 5.0
 #: For so many seconds after a fetch has failed nobody waits for another's: each asks for itself, as without a cache.
 AFTERMATH = 1.0
 

@@ -12,7 +12,7 @@ from grpc_bearer._base.arguments import checked_flag, is_number
 from grpc_bearer._base.identity import Identity
 from grpc_bearer._base.signing import load_signer
 from grpc_bearer._base.source import Source
-from grpc_bearer._base.token import CallContext, Token, fingerprint, made_token
+from grpc_bearer._base.token import CallContext, Token, fingerprint, unchecked_token
 from grpc_bearer._base.user_code import nobody
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._members import GivenMembers, Members, PerToken, nonce, to_json
@@ -141,7 +141,7 @@ class JWTSource(Source):
         token = self._signed(issued, context)
         if context.refused and not self.single_use:
             token, issued = self._not_refused(token, issued, context)
-        return made_token(token, float(issued + self._lifetime), self.single_use)
+        return unchecked_token(token, float(issued + self._lifetime), self.single_use)
 
     def _signed(self, issued: int, context: CallContext) -> str:
         header = self._header.written(0, context)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from grpc_bearer import Token
 from grpc_bearer._base.identity import is_strong, strong_secret
-from grpc_bearer.cache._sealed import Entry, derived, entry_of, opened, seal, slot_of
+from grpc_bearer.cache._sealed import SealedToken, derived, opened, seal, sealed_token_of, slot_of
 
 ALNUM = string.ascii_letters + string.digits
 KEYS = derived(b"k" * 32)
@@ -74,25 +74,27 @@ def test_a_strong_secret_is_found_in_json_in_forms_and_after_schemes() -> None:
 def test_a_token_comes_out_as_it_went_in(lifetime: float, refresh: float | None, number: int) -> None:
     token = Token("s3cret", NOW + lifetime, None if refresh is None else NOW + refresh)
 
-    assert opened(SLOT, seal(SLOT, entry_of(token, number, NOW)), number) == Entry(number, token, NOW, NOW + lifetime)
+    assert opened(SLOT, seal(SLOT, sealed_token_of(token, number, NOW)), number) == SealedToken(
+        number, token, NOW, NOW + lifetime
+    )
 
 
 def test_a_token_without_an_expiry_is_kept_for_a_day() -> None:
-    entry = opened(SLOT, seal(SLOT, entry_of(Token("s3cret"), 1, NOW)))
+    entry = opened(SLOT, seal(SLOT, sealed_token_of(Token("s3cret"), 1, NOW)))
 
     assert entry is not None
     assert (entry.token.expires_at, entry.until) == (None, NOW + 86400)
 
 
 def test_no_two_seals_are_alike_and_none_shows_the_token() -> None:
-    entry = entry_of(Token("s3cret-s3cret"), 1, NOW)
+    entry = sealed_token_of(Token("s3cret-s3cret"), 1, NOW)
 
     assert len({seal(SLOT, entry) for _ in range(10)}) == 10
     assert b"s3cret" not in seal(SLOT, entry)
 
 
 def test_every_changed_byte_every_cut_and_every_other_key_or_name_is_noticed() -> None:
-    blob = seal(SLOT, entry_of(Token("s3cret", NOW + 60), 7, NOW))
+    blob = seal(SLOT, sealed_token_of(Token("s3cret", NOW + 60), 7, NOW))
 
     for place in range(len(blob)):
         changed = bytearray(blob)

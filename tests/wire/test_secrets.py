@@ -44,7 +44,7 @@ from grpc_bearer import (
 )
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.token import Secret
-from grpc_bearer._calls.retry_block import Attempts
+from grpc_bearer._calls.retry_block import RetriedBlock
 from grpc_bearer.testing import (
     Garbage,
     Hang,
@@ -416,14 +416,14 @@ def test_retries_with_a_policy_of_the_users_own(world: World) -> None:
     service.server.script(*[Refuse(), Refuse(grpc.StatusCode.PERMISSION_DENIED, "no")] * 20)
     with service.auth() as auth:
         world.call_all(service, auth, retry=policy)
-        attempts: Attempts = policy.attempts(auth)
+        attempts: RetriedBlock = policy.attempts(auth)
         with world.channel(service, auth, retry=None) as channel, pytest.raises(grpc.RpcError) as caught:
             _block(world, attempts, ProbeStub(channel))
         world.show(caught.value, policy, attempts, *seen)
     assert seen
 
 
-def _block(world: World, attempts: Attempts, stub: Any) -> None:
+def _block(world: World, attempts: RetriedBlock, stub: Any) -> None:
     for attempt in attempts:
         world.show(attempt)
         with attempt:
