@@ -12,10 +12,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._base.grpc_private import aio_channel_behind, aio_is_closed
+from grpc_bearer._base.grpc_types import AioRequests, CallDetails, Metadata
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import Ended, refused
@@ -42,7 +44,7 @@ class Attachments:
         self.unknown = Attachment(auth, None, **self._how)  # what is behind it is not known, so it is never proved
         self._known: dict[int, tuple[Any, Attachment]] = {}
 
-    def behind(self, continuation: Any) -> Attachment:
+    def behind(self, continuation: Continuation) -> Attachment:
         channel = aio_channel_behind(continuation)
         if channel is None:
             return self.unknown
@@ -66,8 +68,9 @@ class OneAttachment:
         self._channel = channel
         self.unknown = unproved(attachment)
 
-    def behind(self, continuation: Any) -> Attachment:
-        return self._attachment if aio_channel_behind(continuation) is self._channel else self.unknown
+    def behind(self, continuation: Continuation) -> Attachment:
+        channel = aio_channel_behind(continuation)
+        return self._attachment if channel is not None and channel is self._channel else self.unknown
 
 
 class Interceptor:
@@ -85,12 +88,17 @@ class Interceptor:
         self._serializer = serializer
 
     async def _intercept(
-        self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
+        self,
+        continuation: Continuation,
+        details: CallDetails,
+        route: Route,
+        request: object,
+        replay: AsyncReplayBuffer | None = None,
     ) -> Any:
         metadata, timeout, credentials = materialised(details.metadata), details.timeout, details.credentials
         sent, carried, carrier = route.plan(metadata, credentials, details.wait_for_ready)
 
-        def make(left: float | None, sent: Any, credentials: Any) -> Awaitable[Any]:
+        def make(left: float | None, sent: Metadata | None, credentials: grpc.CallCredentials | None) -> Awaitable[Any]:
             fresh = sent if sent is None else aio.Metadata(*sent)  # interceptors after us expect one, and may change it
             requests = request if replay is None else replay.reader()
             return continuation(changed(details, timeout=left, metadata=fresh, credentials=credentials), requests)
@@ -121,11 +129,13 @@ class Interceptor:
             inner = Ended(error)
         return self._call(begun, replay, inner, carrier)
 
-    def _route(self, continuation: Any, details: Any) -> Route:
+    def _route(self, continuation: Continuation, details: CallDetails) -> Route:
         return self._attachments.behind(continuation).route(details.method)
 
     # The names of arguments are gRPC's.
-    async def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+    async def _intercept_one(
+        self, continuation: Continuation, client_call_details: CallDetails, request: object
+    ) -> Any:
         route = self._route(continuation, client_call_details)
         if self._serializer is not UNKNOWN:
             request = serialise(self._serializer, request)
@@ -133,7 +143,12 @@ class Interceptor:
             request = snapshot(request)
         return await self._intercept(continuation, client_call_details, route, request)
 
-    async def _intercept_many(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+    async def _intercept_many(
+        self,
+        continuation: Continuation,
+        client_call_details: CallDetails,
+        request_iterator: AioRequests,
+    ) -> Any:
         route = self._route(continuation, client_call_details)
         if self._serializer is UNKNOWN:
             replay = unkept(request_iterator)

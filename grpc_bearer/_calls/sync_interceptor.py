@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,7 @@ import grpc
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._base.grpc_private import is_blocking, sync_channel_behind
+from grpc_bearer._base.grpc_types import CallDetails, Metadata
 from grpc_bearer._base.not_credentials import NotCredentials
 from grpc_bearer._calls.around import Around
 from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
@@ -30,16 +31,17 @@ from grpc_bearer._calls.sync_iterator_call import whole
 Continuation = Callable[[Any, Any], Any]
 
 
-def changed(details: Any, **changes: Any) -> Any:
+def changed(details: CallDetails, **changes: object) -> CallDetails:
     """Call details with some fields changed and all others kept, also those of later gRPC versions."""
     replace = getattr(details, "_replace", None)
     if replace is not None:
-        return replace(**changes)
+        made: CallDetails = replace(**changes)
+        return made
     return _Details(details, changes)
 
 
 class _Details(Around, grpc.ClientCallDetails):
-    def __init__(self, details: Any, changes: dict[str, Any]) -> None:
+    def __init__(self, details: CallDetails, changes: dict[str, object]) -> None:
         self._inner = details
         self.__dict__.update(changes)
 
@@ -66,12 +68,12 @@ class BearerInterceptor(
         self._auth = auth
         self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
         self._attachment = self._intercepting(Attachment(auth, None, **self._how))  # of what is not known; never proved
-        self._attachments: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
+        self._attachments: WeakKeyDictionary[object, Attachment] = WeakKeyDictionary()
 
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         self._auth(context, callback)
 
-    def _attachment_behind(self, continuation: Any) -> Attachment:
+    def _attachment_behind(self, continuation: Continuation) -> Attachment:
         channel = sync_channel_behind(continuation)
         if channel is None:
             return self._attachment
@@ -85,14 +87,19 @@ class BearerInterceptor(
         return attachment
 
     def _intercept(
-        self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
+        self,
+        continuation: Continuation,
+        details: CallDetails,
+        route: Route,
+        request: object,
+        replay: NotReplayable | None = None,
     ) -> Any:
         metadata, timeout = materialised(details.metadata), details.timeout
         wait_for_ready = getattr(details, "wait_for_ready", None)
         credentials = getattr(details, "credentials", None)
         sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
 
-        def make(left: float | None, sent: Any, credentials: Any) -> Any:
+        def make(left: float | None, sent: Metadata | None, credentials: grpc.CallCredentials | None) -> Any:
             return whole(continuation(changed(details, timeout=left, metadata=sent, credentials=credentials), request))
 
         if carrier is None:
@@ -120,14 +127,16 @@ class BearerInterceptor(
         return call.outcome() or call
 
     # The names of arguments are gRPC's.
-    def _intercept_one(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
+    def _intercept_one(self, continuation: Continuation, client_call_details: CallDetails, request: object) -> Any:
         route = self._attachment_behind(continuation).route(client_call_details.method)
         # A call that is handed out goes on while the caller does what they want with the request.
         if route.policy is not None and not is_blocking(continuation):
             request = snapshot(request)
         return self._intercept(continuation, client_call_details, route, request)
 
-    def _intercept_many(self, continuation: Continuation, client_call_details: Any, request_iterator: Any) -> Any:
+    def _intercept_many(
+        self, continuation: Continuation, client_call_details: CallDetails, request_iterator: Iterable[object]
+    ) -> Any:
         route = self._attachment_behind(continuation).route(client_call_details.method)
         return self._intercept(
             continuation, client_call_details, route, request_iterator, NotReplayable(request_iterator)
