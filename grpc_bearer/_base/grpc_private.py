@@ -23,6 +23,8 @@ from typing import Any, TypeGuard
 
 import grpc
 
+from grpc_bearer._base.grpc_types import Metadata
+
 # The modules whose classes lead straight to core. What others derive from them does not count.
 _SYNC, _AIO, _CORE = "grpc._channel", "grpc.aio._channel", "grpc._cython.cygrpc"
 # Those of asyncio's calls, and of what stands between a call and a channel where there are interceptors.
@@ -68,7 +70,7 @@ def is_sync_grpcs(thing: object) -> bool:
     return type(thing).__module__ in (_SYNC, _SYNC_INTERCEPTOR)
 
 
-def target_of(thing: Any) -> str | None:
+def target_of(thing: object) -> str | None:
     """Where a channel or a multicallable of gRPC's own leads, or asyncio's channel inside of core.
 
     Sync objects and asyncio's keep it in different places. Core itself is not asked: it crashes if the channel is
@@ -115,7 +117,7 @@ def is_closed(channel: Any) -> bool:
 
     Seen: 1.66 to 1.85. Without it, a stub made on one that is may crash the process, as with gRPC.
     """
-    while channel is not None and is_sync_grpcs(channel):
+    while is_sync_grpcs(channel):
         channel = getattr(channel, "_channel", None)
     try:
         channel.check_connectivity_state(False)
@@ -126,11 +128,11 @@ def is_closed(channel: Any) -> bool:
 
 def connectivity_of(channel: Any) -> int | None:
     """The state of the sync channel that this is, or leads to, as core's number; `None` if it cannot be asked.
-    gRPC's public way to ask takes a thread of its own.
 
     Seen: 1.66 to 1.85. Without it, a forked child does not wait for its channels, and may lose its first call.
     """
     try:
+        # The public way to ask takes a thread of its own.
         while channel is not None and not hasattr(channel, "check_connectivity_state"):
             channel = getattr(channel, "_channel", None)  # of a multicallable; of what grpc.intercept_channel makes
         return None if channel is None else int(channel.check_connectivity_state(False))
@@ -139,10 +141,9 @@ def connectivity_of(channel: Any) -> int | None:
 
 
 def aio_is_closed(thing: Any) -> bool:
-    """Whether asyncio's channel inside of core is closed, or the one of this asyncio multicallable.
+    """Whether asyncio's channel inside of core is closed, or that of this asyncio multicallable.
 
-    Seen: 1.66 to 1.85. Without it, a call that waits for its token on a closed channel ends when it has its token, and
-    not at once; and what is known of closed channels is not forgotten.
+    Seen: 1.66 to 1.85. Without it, a call on a closed channel may wait for its token in vain, and memory is not freed.
     """
     try:
         return bool(getattr(thing, "_channel", thing).closed())
@@ -153,7 +154,7 @@ def aio_is_closed(thing: Any) -> bool:
 # ------------------------------------------------------------------------------------------------------ interceptors
 
 
-def interceptors_of(thing: object) -> Sequence[Any]:
+def interceptors_of(thing: object) -> Sequence[object]:
     """The interceptors of a channel or a multicallable, for unary calls.
 
     Seen: 1.66 to 1.85. Without it, as without `channel_in`.
@@ -164,7 +165,7 @@ def interceptors_of(thing: object) -> Sequence[Any]:
     return attributes.get("_interceptors") or attributes.get("_unary_unary_interceptors") or ()
 
 
-def aio_interceptors(multicallable: Any) -> Sequence[Any]:
+def aio_interceptors(multicallable: Any) -> Sequence[object]:
     """Those of an asyncio multicallable of gRPC's own (`is_grpcs`), as they are now.
 
     Seen: 1.66 to 1.85. Without it `is_grpcs` says no, and nobody asks.
@@ -172,7 +173,7 @@ def aio_interceptors(multicallable: Any) -> Sequence[Any]:
     return multicallable._interceptors  # type: ignore[no-any-return]  # a list
 
 
-def below(multicallable: Any, interceptors: Sequence[Any]) -> Any:
+def below(multicallable: Any, interceptors: Sequence[object]) -> Any:
     """The same asyncio multicallable of gRPC's own with other interceptors; as `aio_interceptors`."""
     other = copy.copy(multicallable)
     other._interceptors = list(interceptors)
@@ -271,7 +272,7 @@ def status_of(call: Any) -> grpc.StatusCode | None:
         return call.code() if call.done() else None
 
 
-def headers_at_hand(call: object) -> Sequence[Any]:
+def headers_at_hand(call: object) -> Metadata:
     """Initial metadata of a sync call, as far as it has come; `initial_metadata()` would wait for it.
 
     Seen: 1.66 to 1.85. Without it, what the server says in its headers of a refusal (its time, say) is not read.
@@ -327,7 +328,7 @@ def if_interceptors_raise(call: object, tell: Callable[[], None]) -> None:
     Seen: 1.66 to 1.85. Without it, such a call never ends there for those who wait for its end.
     """
 
-    def ended(task: asyncio.Task[Any]) -> None:
+    def ended(task: asyncio.Task[object]) -> None:
         if not task.cancelled() and task.exception() is not None:
             tell()
 
@@ -358,11 +359,10 @@ def locally_cancelled(call: Any) -> bool:
         return bool(call.cancelled())
 
 
-def raw_read(call: object) -> Callable[[], Awaitable[Any]] | None:
+def raw_read(call: object) -> Callable[[], Awaitable[object]] | None:
     """What reads the next message of an asyncio stream even when its status is known, which `read` does not.
 
-    Seen: 1.66 to 1.85. Without it (`None`), a stream that a write has ended may show INTERNAL, as with gRPC, and not
-    the server's status.
+    Seen: 1.66 to 1.85. Without it, a stream that has ended while it was written to may show INTERNAL, as with gRPC.
     """
     return getattr(call, "_read", None)
 
@@ -370,8 +370,8 @@ def raw_read(call: object) -> Callable[[], Awaitable[Any]] | None:
 def aio_channel_of(call: object) -> Any:
     """Core's channel of an asyncio call.
 
-    Seen: 1.66 to 1.85; read by gRPC itself, of running calls when a channel is closed, up to 1.80. Without it, those
-    versions do not end our calls when their channel is closed, but core does.
+    Seen: 1.66 to 1.85; up to 1.80 gRPC itself reads it of running calls, when their channel is closed. Without it, the
+    calls are ended by core then.
     """
     return getattr(call, "_channel", None) or getattr(getattr(call, "_cython_call", None), "_channel", None)
 

@@ -23,6 +23,7 @@ from grpc_bearer._base.grpc_private import (
     locally_cancelled,
     went_well,
 )
+from grpc_bearer._base.grpc_types import AnyAioCall, DoneCallback, Metadata
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.aio_errors import (
     Broken,
@@ -66,13 +67,17 @@ class AioAttempts(CallAttempts):
     _seen = False  # headers or a message of the answer have reached the user
     _cancelled = False
     _history: AttemptHistory | None = None
-    _task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
+    _task: asyncio.Task[AnyAioCall] | None = None  # makes an attempt; held, or it might be collected
     _stop_pause = None
-    _callbacks: tuple[Callable[[Any], None], ...] = ()
+    _callbacks: tuple[DoneCallback, ...] = ()
     _waiters: tuple[asyncio.Future[None], ...] = ()
 
     def __init__(
-        self, begun: Callable[[], AttemptHistory], replay: AsyncReplayBuffer | None, inner: Any, carrier: Carrier
+        self,
+        begun: Callable[[], AttemptHistory],
+        replay: AsyncReplayBuffer | None,
+        inner: Any,
+        carrier: Carrier,
     ) -> None:
         self._begun = begun
         self._replay = replay
@@ -95,7 +100,7 @@ class AioAttempts(CallAttempts):
 
     # --------------------------------------------------------------------------------------------- attempts
 
-    def _make(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
+    def _make(self, metadata: Metadata | None, credentials: grpc.CallCredentials | None, carrier: Carrier) -> None:
         try:
             inner = self._attempt_history.attempt(metadata, credentials)
         except aio.UsageError as error:
@@ -137,7 +142,7 @@ class AioAttempts(CallAttempts):
         """Until there is one."""
         await self._live()
 
-    def _take(self, inner: Any, carrier: Carrier) -> None:
+    def _take(self, inner: AnyAioCall, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
         if self._final:
             inner.cancel()
@@ -146,7 +151,7 @@ class AioAttempts(CallAttempts):
         self._wake()
         self._watch(inner)
 
-    def _watch(self, inner: Any) -> None:
+    def _watch(self, inner: AnyAioCall) -> None:
         """Hear of an attempt's end."""
         if not is_plain(inner):
             if is_response(inner):
@@ -157,14 +162,14 @@ class AioAttempts(CallAttempts):
             let_status_come(inner, self._replay.ended_in)
         inner.add_done_callback(functools.partial(self._ended, inner))
 
-    def _ended(self, inner: Any, _: object) -> None:
+    def _ended(self, inner: AnyAioCall, _: object) -> None:
         """News of an attempt."""
         if went_well(inner) and inner is self._inner and not self._final:
             self._end(inner)
         else:
             self._settle(inner)
 
-    def _settle(self, inner: Any, look_again: float = _FIRST_LOOK) -> None:
+    def _settle(self, inner: AnyAioCall, look_again: float = _FIRST_LOOK) -> None:
         """Decide, once, about an attempt that has ended: it counts, or another is made."""
         if inner is not self._inner or self._final:
             return
@@ -202,7 +207,7 @@ class AioAttempts(CallAttempts):
     def _lost(self) -> None:
         """The status of the attempt at hand does not come any more."""
 
-    def _make_way(self, inner: Any) -> bool:
+    def _make_way(self, inner: AnyAioCall) -> bool:
         """Let the status of an attempt come through that shows only the placeholder for it; whether it is coming."""
         return False
 
@@ -213,7 +218,7 @@ class AioAttempts(CallAttempts):
             blame(call.error, cause)
             self._end(call)
 
-    def _end(self, shown: Any) -> None:
+    def _end(self, shown: AnyAioCall) -> None:
         self._inner, self._final = shown, True
         if type(self._carrier) is not Lease:  # a lease asks for nothing
             self._retire()
@@ -237,7 +242,7 @@ class AioAttempts(CallAttempts):
             self._carrier.retire()
             fork.forget(self._carrier)
 
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+    def add_done_callback(self, callback: DoneCallback) -> None:
         if self._final:
             callback(self)
         else:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
 
 from grpc_bearer._base.grpc_private import aio_channel_of
+from grpc_bearer._base.grpc_types import AnyAioCall, Asked
 from grpc_bearer._calls.aio_attempts import AioAttempts
 from grpc_bearer._calls.aio_errors import insecure, local_end
 
@@ -27,7 +28,7 @@ class AioCall(AioAttempts, aio.Call):
         # Older versions of grpc.aio look for the calls to end at close() in the frames of running tasks, and ask this.
         return aio_channel_of(self._inner)
 
-    async def _or_cancel(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _or_cancel(self, work: Asked[T]) -> T:
         """As with a plain call, to cancel a task that waits for its messages or its end cancels the call; one that only
         asks does not."""
         try:
@@ -36,7 +37,7 @@ class AioCall(AioAttempts, aio.Call):
             self.cancel()
             raise
 
-    def _meant(self, inner: Any) -> bool:
+    def _meant(self, inner: AnyAioCall) -> bool:
         """Is a cancellation out of an attempt the user's? If not, it is grpc.aio's own, with an error behind it."""
         task = asyncio.current_task()
         asked = task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
@@ -44,14 +45,14 @@ class AioCall(AioAttempts, aio.Call):
         self._cancelled = self._cancelled or meant
         return meant
 
-    async def _counts(self, inner: Any, error: BaseException) -> bool:
+    async def _counts(self, inner: AnyAioCall, error: BaseException) -> bool:
         """Whether it is for the user, once that is known, what has come out of an attempt."""
         if isinstance(error, asyncio.CancelledError):
             return self._meant(inner)
         await self._or_cancel(self._decided(inner, error))
         return inner is self._inner
 
-    async def _decided(self, inner: Any, error: BaseException | None = None) -> None:
+    async def _decided(self, inner: AnyAioCall, error: BaseException | None = None) -> None:
         """Until it is known whether an attempt that has ended counts."""
         if isinstance(error, aio.UsageError):
             self._usage(inner, error)
@@ -60,7 +61,7 @@ class AioCall(AioAttempts, aio.Call):
         while inner is self._inner and not self._final:
             await self._change()
 
-    def _usage(self, inner: Any, error: aio.UsageError) -> None:
+    def _usage(self, inner: AnyAioCall, error: aio.UsageError) -> None:
         """grpc.aio refuses credentials only once an interceptor's task makes the call."""
         cause = insecure(self._carrier, error)
         if inner is self._inner and not self._final and cause is not None:
@@ -68,7 +69,7 @@ class AioCall(AioAttempts, aio.Call):
         if inner is self._inner or not self._final:
             raise error
 
-    async def _ask(self, question: Callable[[Any], Coroutine[Any, Any, Any]], *, shows: bool = False) -> Any:
+    async def _ask(self, question: Callable[[AnyAioCall], Asked[T]], *, shows: bool = False) -> T:
         """The answer of the attempt that counts, or of the one at hand while none has ended.
 
         Args:
@@ -97,13 +98,13 @@ class AioCall(AioAttempts, aio.Call):
             if self._replay is not None:
                 self._replay.release()
 
-    async def code(self) -> Any:
+    async def code(self) -> grpc.StatusCode:
         return await self._ask(lambda inner: inner.code())
 
     async def details(self) -> Any:
         return await self._ask(lambda inner: inner.details())
 
-    async def debug_error_string(self) -> Any:
+    async def debug_error_string(self) -> str | None:
         return await self._ask(lambda inner: inner.debug_error_string())
 
     async def initial_metadata(self) -> Any:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from grpc import aio
 
 from grpc_bearer._base.grpc_private import raw_read
+from grpc_bearer._base.grpc_types import AnyAioCall, Asked, Awaiting
 from grpc_bearer._calls.aio_call import ENDS, AioCall
 from grpc_bearer._calls.aio_errors import FINISHED, Broken, Ended
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
@@ -24,7 +25,7 @@ _HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 
 
 class _UnaryResponse(AioCall):
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Awaiting[Any]:
         while True:
             inner = self._inner
             if inner is None:
@@ -37,12 +38,12 @@ class _UnaryResponse(AioCall):
 
 
 class _StreamResponse(AioCall):
-    _messages: AsyncIterator[Any] | None = None
+    _messages: AsyncIterator[object] | None = None
     _receiving = False  # a message is being waited for
-    _rest: asyncio.Task[deque[Any]] | None = None  # messages that the user has not asked for yet
+    _rest: asyncio.Task[deque[object]] | None = None  # messages that the user has not asked for yet
     _came = False  # one of them, since it was looked for the status last
 
-    def _take(self, inner: Any, carrier: Carrier) -> None:
+    def _take(self, inner: AnyAioCall, carrier: Carrier) -> None:
         if not self._seen:
             self._rest = None
         super()._take(inner, carrier)
@@ -52,15 +53,15 @@ class _StreamResponse(AioCall):
         if self._rest is not None:
             self._rest.cancel()
 
-    def _make_way(self, inner: Any) -> bool:
+    def _make_way(self, inner: AnyAioCall) -> bool:
         # Core keeps the status back until every message before it was read, and grpc.aio's own `read` reads no more.
         if self._rest is None and not self._receiving and (read := raw_read(inner)) is not None:
             self._rest = self._loop.create_task(self._read_rest(read))
         came, self._came = self._came, False
         return came
 
-    async def _read_rest(self, read: Callable[[], Awaitable[Any]]) -> deque[Any]:
-        rest: deque[Any] = deque()
+    async def _read_rest(self, read: Callable[[], Awaitable[object]]) -> deque[object]:
+        rest: deque[object] = deque()
         with contextlib.suppress(asyncio.CancelledError):  # by `_lost`
             while (message := await read()) is not aio.EOF:
                 self._first()
@@ -68,7 +69,7 @@ class _StreamResponse(AioCall):
                 rest.append(message)
         return rest
 
-    async def _receive(self, receive: Callable[[], Awaitable[Any]]) -> Any:
+    async def _receive(self, receive: Callable[[], Awaitable[object]]) -> object:
         """The next message, or EOF."""
         if self._rest is not None and (rest := await asyncio.shield(self._rest)):
             return rest.popleft()
@@ -81,13 +82,13 @@ class _StreamResponse(AioCall):
             self._first()
         return message
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[object]:
         if self._messages is None:
             # Asked for now, not at the first message: a plain call settles on its style of use here.
             self._messages = self._iterate(self._inner, None if self._inner is None else self._inner.__aiter__())
         return self._messages
 
-    async def _iterate(self, inner: Any, messages: Any) -> AsyncIterator[Any]:
+    async def _iterate(self, inner: Any, messages: AsyncIterator[object] | None) -> AsyncIterator[object]:
         while True:
             if inner is None or messages is None:
                 inner = await self._or_cancel(self._live())
@@ -112,7 +113,7 @@ class _StreamResponse(AioCall):
 
 
 class _StreamRequest(AioCall):
-    async def write(self, request: Any) -> None:
+    async def write(self, request: object) -> None:
         replay = self._replay
         if replay is None or not replay.pushed:
             inner = await self._or_cancel(self._live())
@@ -139,7 +140,7 @@ class _StreamRequest(AioCall):
             replay.close()
             await self._passed(replay, None)
 
-    async def _explained(self, inner: Any, work: Coroutine[Any, Any, None]) -> None:
+    async def _explained(self, inner: AnyAioCall, work: Asked[None]) -> None:
         """gRPC's own write, with the error of the attempt that counts."""
         try:
             await work

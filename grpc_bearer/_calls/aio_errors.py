@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator
+from typing import NoReturn, TypeVar
 
 import grpc
 from grpc import aio
 
 from grpc_bearer._base.grpc_private import intercepted
+from grpc_bearer._base.grpc_types import AnyAioCall, Asked, Awaiting, DoneCallback
 from grpc_bearer._calls.attach_token import Attempt, Carrier, explain, honest_code
 from grpc_bearer._calls.failure import Failure
 from grpc_bearer._calls.retry_block import LocalError
 from grpc_bearer.errors import GrpcBearerError
+
+T = TypeVar("T")
 
 # gRPC's own words.
 _CANCELLED = "Locally cancelled by application!"
@@ -44,7 +47,7 @@ def deadline_exceeded() -> aio.AioRpcError:
     return AioCallError(grpc.StatusCode.DEADLINE_EXCEEDED, aio.Metadata(), aio.Metadata(), text, text)
 
 
-def failure_of(call: Any) -> Failure | None:
+def failure_of(call: AnyAioCall) -> Failure | None:
     """How a call that has ended failed; `None` if it did not. Takes no turn of the loop.
 
     Raises:
@@ -62,7 +65,7 @@ def failure_of(call: Any) -> Failure | None:
     return Failure(error, code, details or "", tuple(initial or ()), tuple(trailing or ()))
 
 
-def _made_here(call: Any) -> AioCallError | None:
+def _made_here(call: object) -> AioCallError | None:
     """The error of a wrapper of ours, below this one, that made the call fail."""
     outcome = getattr(intercepted(call), "outcome", None)
     if outcome is not None:
@@ -71,12 +74,13 @@ def _made_here(call: Any) -> AioCallError | None:
     return error if isinstance(error, AioCallError) else None
 
 
-def _now(answer: Coroutine[Any, Any, Any]) -> Any:
+def _now(answer: Asked[T]) -> T:
     """What a call that has ended answers without waiting."""
     try:
         answer.send(None)
     except StopIteration as done:
-        return done.value
+        value: T = done.value
+        return value
     answer.close()
     raise RuntimeError("the call has not ended")
 
@@ -85,7 +89,7 @@ class _Over(ABC):
     """What every call that is over answers alike."""
 
     @abstractmethod
-    async def _raise(self, *_: Any) -> NoReturn:
+    async def _raise(self, *_: object) -> NoReturn:
         """What comes out of it."""
 
     def done(self) -> bool:
@@ -97,13 +101,13 @@ class _Over(ABC):
     def time_remaining(self) -> float | None:
         return None
 
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+    def add_done_callback(self, callback: DoneCallback) -> None:
         callback(self)
 
-    def __await__(self) -> Generator[Any, None, NoReturn]:
+    def __await__(self) -> Awaiting[NoReturn]:
         return self._raise().__await__()
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncIterator[object]:
         await self._raise()
         yield
 
@@ -121,10 +125,10 @@ class Ended(_Over):
     def cancelled(self) -> bool:
         return bool(self.error.code() is grpc.StatusCode.CANCELLED)
 
-    async def initial_metadata(self) -> Any:
+    async def initial_metadata(self) -> aio.Metadata:
         return self.error.initial_metadata()
 
-    async def trailing_metadata(self) -> Any:
+    async def trailing_metadata(self) -> aio.Metadata:
         return self.error.trailing_metadata()
 
     async def code(self) -> grpc.StatusCode:
@@ -136,14 +140,14 @@ class Ended(_Over):
     async def debug_error_string(self) -> str | None:
         return self.error.debug_error_string()
 
-    async def _raise(self, *_: Any) -> NoReturn:
+    async def _raise(self, *_: object) -> NoReturn:
         if self._locally and self.cancelled():  # a server may end a call with CANCELLED, too
             raise asyncio.CancelledError()
         raise self.error
 
     read = wait_for_connection = _raise
 
-    async def write(self, request: Any) -> None:
+    async def write(self, request: object) -> None:
         # Of a call that never began nobody could know that it has ended.
         raise self.error if isinstance(self.error, LocalError) else asyncio.InvalidStateError(FINISHED)
 
@@ -176,14 +180,14 @@ class Broken(_Over):
     def cancelled(self) -> bool:
         return False
 
-    async def _raise(self, *_: Any) -> NoReturn:
+    async def _raise(self, *_: object) -> NoReturn:
         raise self._error
 
     code = details = debug_error_string = initial_metadata = trailing_metadata = _raise
-    read = wait_for_connection = _raise
+    read = write = done_writing = wait_for_connection = _raise
 
 
-def result_of(task: asyncio.Task[Any]) -> Any:
+def result_of(task: asyncio.Task[AnyAioCall]) -> AnyAioCall:
     """The call that a task has made, or its end."""
     if task.cancelled():
         return local_end(grpc.StatusCode.CANCELLED)

@@ -12,10 +12,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import grpc
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._base.grpc_private import aio_channel_behind, aio_is_closed
+from grpc_bearer._base.grpc_types import AioRequests, CallDetails, Metadata
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import Ended, refused
@@ -43,7 +45,7 @@ class Attachments:
         self.unknown = Attachment(auth, None, **self._how)  # what is behind it is not known, so it is never proved
         self._known: dict[int, tuple[Any, Attachment]] = {}
 
-    def behind(self, continuation: Any) -> Attachment:
+    def behind(self, continuation: Continuation) -> Attachment:
         channel = aio_channel_behind(continuation)
         if channel is None:
             return self.unknown
@@ -67,8 +69,9 @@ class OneAttachment:
         self._channel = channel
         self.unknown = unproved(attachment)
 
-    def behind(self, continuation: Any) -> Attachment:
-        return self._attachment if aio_channel_behind(continuation) is self._channel else self.unknown
+    def behind(self, continuation: Continuation) -> Attachment:
+        channel = aio_channel_behind(continuation)
+        return self._attachment if channel is not None and channel is self._channel else self.unknown
 
 
 class Interceptor:
@@ -87,7 +90,12 @@ class Interceptor:
         self._serializer = serializer
 
     async def _intercept(
-        self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
+        self,
+        continuation: Continuation,
+        details: CallDetails,
+        route: Route,
+        request: object,
+        replay: AsyncReplayBuffer | None = None,
     ) -> Any:
         metadata, timeout, credentials = materialised(details.metadata), details.timeout, details.credentials
         carrier: Any = None
@@ -104,7 +112,7 @@ class Interceptor:
             requests = request if replay is None else replay.reader()
             return continuation(changed(details, left, sent, credentials), requests)
 
-        def make(left: float | None, sent: Any, credentials: Any) -> Awaitable[Any]:
+        def make(left: float | None, sent: Metadata | None, credentials: grpc.CallCredentials | None) -> Awaitable[Any]:
             # Interceptors after us expect one of grpc.aio's, and may change it.
             return send(left, sent if sent is None else aio.Metadata(*sent), credentials)
 
@@ -134,17 +142,19 @@ class Interceptor:
             inner = Ended(error)
         return self._call(begun, replay, inner, carrier)
 
-    def _metadata_of(self, lease: Lease) -> Any:
+    def _metadata_of(self, lease: Lease) -> aio.Metadata:
         """Made once a token: where a token is at hand, nobody is behind us who might change it."""
         made = aio.Metadata(*lease.metadata)
         self._made = lease, made
         return made
 
-    def _route(self, continuation: Any, details: Any) -> Route:
+    def _route(self, continuation: Continuation, details: CallDetails) -> Route:
         return self._attachments.behind(continuation).route(details.method)
 
     # The names of arguments are gRPC's.
-    def _intercept_one(self, continuation: Any, client_call_details: Any, request: Any) -> Coroutine[Any, Any, Any]:
+    def _intercept_one(
+        self, continuation: Continuation, client_call_details: CallDetails, request: object
+    ) -> Coroutine[Any, Any, Any]:
         route = self._route(continuation, client_call_details)
         if self._serializer is not UNKNOWN:
             request = serialise(self._serializer, request)
@@ -153,7 +163,7 @@ class Interceptor:
         return self._intercept(continuation, client_call_details, route, request)
 
     def _intercept_many(
-        self, continuation: Any, client_call_details: Any, request_iterator: Any
+        self, continuation: Continuation, client_call_details: CallDetails, request_iterator: AioRequests
     ) -> Coroutine[Any, Any, Any]:
         route = self._route(continuation, client_call_details)
         if self._serializer is UNKNOWN:

@@ -12,6 +12,7 @@ import grpc
 from grpc import aio
 
 from grpc_bearer._base.grpc_private import aio_interceptors, aio_is_closed, below, core_of, is_grpcs
+from grpc_bearer._base.grpc_types import Metadata
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import refused
@@ -29,9 +30,9 @@ from grpc_bearer._engine.engine import Lease
 class _AioMultiCallable(MultiCallable):
     _call: type[AioCall]
     _buffer = AsyncReplayBuffer
-    _made: tuple[Lease | None, Any] = (None, None)
+    _made: tuple[Lease | None, aio.Metadata | None] = (None, None)
     _interceptor: type[Interceptor]
-    _through: tuple[Sequence[Any], Any] = ((), None)
+    _through: tuple[Sequence[object], Any] = ((), None)
 
     def __init__(self, inner: Any, *rest: Any) -> None:
         super().__init__(inner, *rest)
@@ -49,7 +50,7 @@ class _AioMultiCallable(MultiCallable):
             self._through = list(users), (through := below(self._inner, [*users, ours]))
         return through
 
-    def _held(self, request: Any) -> tuple[Any, Any]:
+    def _held(self, request: Any) -> tuple[object, AsyncReplayBuffer | None]:
         """What is kept of a request, or of requests."""
         raise NotImplementedError
 
@@ -61,6 +62,7 @@ class _AioMultiCallable(MultiCallable):
         timeout, metadata, credentials, wait_for_ready, compression = options
         one, replay = self._held(request)
         carrier: Any = None
+        sent: Metadata | None
         if metadata is None and credentials is None and not wait_for_ready:
             carrier = route.at_hand()
         if carrier is not None:
@@ -91,7 +93,7 @@ class _AioMultiCallable(MultiCallable):
         begun = functools.partial(history_of, route, call, one, replay, options, began, caller)
         return self._call(begun, replay, inner, carrier)
 
-    def _metadata_of(self, lease: Lease) -> Any:
+    def _metadata_of(self, lease: Lease) -> aio.Metadata:
         """What grpc.aio would make anew for each call."""
         made = aio.Metadata(*lease.metadata)
         self._made = lease, made
@@ -101,17 +103,17 @@ class _AioMultiCallable(MultiCallable):
 class _OneRequest(_AioMultiCallable):
     def __call__(
         self,
-        request: Any,
+        request: object,
         *,
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
         return self._open(request, CallOptions(timeout, metadata, credentials, wait_for_ready, compression))
 
-    def _held(self, request: Any) -> tuple[Any, Any]:
+    def _held(self, request: Any) -> tuple[object, AsyncReplayBuffer | None]:
         return self._kept_one(request), None
 
 
@@ -120,14 +122,14 @@ class _StreamRequests(_AioMultiCallable):
         self,
         request_iterator: Any = None,
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
     ) -> Any:
         return self._open(request_iterator, CallOptions(timeout, metadata, credentials, wait_for_ready, compression))
 
-    def _held(self, request: Any) -> tuple[Any, Any]:
+    def _held(self, request: Any) -> tuple[object, AsyncReplayBuffer | None]:
         return None, self._many(request)
 
     def _many(self, requests: Any) -> Any:

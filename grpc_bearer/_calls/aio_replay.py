@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator
 
+from grpc_bearer._base.grpc_types import AioRequests, Serializer
 from grpc_bearer._calls.replay import Item, Kept, serialise
 
 
@@ -22,8 +22,8 @@ class AsyncReplayBuffer:
 
     def __init__(
         self,
-        requests: AsyncIterable[Any] | Iterable[Any] | None,
-        serializer: Callable[[Any], bytes] | None,
+        requests: AioRequests | None,
+        serializer: Serializer | None,
         messages: int,
         size: int,
         *,
@@ -34,7 +34,7 @@ class AsyncReplayBuffer:
         self._serializer = serializer
         self._kept = Kept(messages, size)
         self._kept.whole = kept
-        self._asking: tuple[_AsyncReader, asyncio.Task[Any] | None] | None = None
+        self._asking: tuple[_AsyncReader, asyncio.Task[object] | None] | None = None
         self._end: BaseException | None = None
         self._reader: _AsyncReader | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -76,7 +76,7 @@ class AsyncReplayBuffer:
         self.wake()
         return self._reader
 
-    def push(self, request: Any) -> int:
+    def push(self, request: object) -> int:
         """One more request; returns its position."""
         self._kept.add(serialise(self._serializer, request))
         self.wake()
@@ -125,7 +125,7 @@ class AsyncReplayBuffer:
                 await self._ask(self._requests, reader)
         raise StopAsyncIteration
 
-    async def _ask(self, requests: AsyncIterator[Any], reader: _AsyncReader) -> None:
+    async def _ask(self, requests: AsyncIterator[object], reader: _AsyncReader) -> None:
         self._asking = reader, asyncio.current_task()
         try:
             self._kept.add(serialise(self._serializer, await requests.__anext__()))
@@ -136,7 +136,7 @@ class AsyncReplayBuffer:
             self.wake()
 
 
-def unkept(requests: Any) -> AsyncReplayBuffer:
+def unkept(requests: AioRequests) -> AsyncReplayBuffer:
     """Requests that cannot be sent again.
 
     grpc.aio puts a placeholder in the place of the server's status, or cancels the call, when a request cannot be sent;
@@ -151,7 +151,7 @@ class _AsyncReader:
     def __init__(self, buffer: AsyncReplayBuffer) -> None:
         self._buffer = buffer
         self.asked = 0  # how often: whoever asks for the next is through with the one before
-        self.asker: asyncio.Task[Any] | None = None  # who has come to the end
+        self.asker: asyncio.Task[object] | None = None  # who has come to the end
         self.ended = False
 
     def __aiter__(self) -> _AsyncReader:
@@ -168,7 +168,7 @@ class _AsyncReader:
             raise
 
 
-async def _async_iterator(requests: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
+async def _async_iterator(requests: AioRequests) -> AsyncIterator[object]:
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request

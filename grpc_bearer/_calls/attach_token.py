@@ -23,6 +23,7 @@ import grpc
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.grpc_types import Entry, Metadata
 from grpc_bearer._base.token import CallContext, Shared
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.combine import CALLER, both, doubled, filling, owner_of
@@ -38,7 +39,6 @@ from grpc_bearer.errors import (
 )
 
 Attach = Literal["auto", "metadata", "call_credentials"]
-Metadata = Sequence[tuple[str, "str | bytes"]]
 
 # So many methods are remembered of an interceptor's channel: more than any service has, and little memory.
 _ROUTES = 1024
@@ -276,11 +276,11 @@ class Route:
 
     def plan(
         self,
-        metadata: Any,
+        metadata: Metadata | None,
         credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
         avoid: str | None = None,
-    ) -> tuple[Any, grpc.CallCredentials | None, Any]:
+    ) -> tuple[Metadata | None, grpc.CallCredentials | None, Carrier]:
         """Metadata and credentials to make the call with, and the carrier of its token (or `WAIT`).
 
         One identity a call: credentials of the caller's own, or metadata of theirs under our header, go out as they
@@ -324,7 +324,7 @@ def _minted(engine: Engine, context: CallContext) -> Lease | None:
     return made[0] if made else None
 
 
-def materialised(metadata: Any) -> Any:
+def materialised(metadata: Metadata | Iterable[Entry] | None) -> Metadata | None:
     """The caller's metadata, in a form that can be read more than once."""
     if metadata is None or isinstance(metadata, Collection) or not isinstance(metadata, Iterable):
         return metadata

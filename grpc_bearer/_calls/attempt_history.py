@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
+from grpc_bearer._base.grpc_types import Metadata
 from grpc_bearer._base.token import CallContext
 from grpc_bearer._calls.attach_token import Attempt, Carrier, Route, explain
 from grpc_bearer._calls.failure import Failure, too_large
@@ -19,7 +20,7 @@ from grpc_bearer._engine.notify import holding_back, tell
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 
 #: Makes an attempt, given its timeout, metadata and credentials.
-Make: TypeAlias = Callable[["float | None", Any, Any], Any]
+Make: TypeAlias = Callable[["float | None", "Metadata | None", "grpc.CallCredentials | None"], Any]
 
 _T = TypeVar("_T")
 
@@ -67,7 +68,7 @@ class AttemptHistory:
         self,
         route: Route,
         make: Make,
-        metadata: Any,
+        metadata: Metadata | None,
         credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
         deadline: float | None,
@@ -94,12 +95,12 @@ class AttemptHistory:
         """Seconds until the deadline; the next attempt gets these."""
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
 
-    def plan(self) -> tuple[Any, grpc.CallCredentials | None, Any]:
+    def plan(self) -> tuple[Metadata | None, grpc.CallCredentials | None, Carrier]:
         """The next attempt, as `Route.plan` says; never with the token that was refused."""
         self.sent = time.monotonic()
         return self.as_caller(lambda: self.route.plan(self.metadata, self.credentials, self.wait_for_ready, self.avoid))
 
-    def attempt(self, metadata: Any, credentials: grpc.CallCredentials | None) -> Any:
+    def attempt(self, metadata: Metadata | None, credentials: grpc.CallCredentials | None) -> Any:
         """Make an attempt, as planned, with the time that is left."""
         return self.as_caller(lambda: self.make(self.left(), metadata, credentials))
 
@@ -115,7 +116,7 @@ class AttemptHistory:
     def _patient(self) -> Callable[[], bool] | None:
         return (lambda: self.left() != 0) if self.wait_for_ready else None
 
-    def after(self, call: Any, carrier: Carrier, failure: Failure, *, obstacle: str = "") -> float | None:
+    def after(self, call: object, carrier: Carrier, failure: Failure, *, obstacle: str = "") -> float | None:
         """Seconds until the next attempt, now that one has failed; `None`: there is none.
 
         It may be called under a call's lock, so what observers are to hear of it waits for `tell`.
@@ -128,7 +129,7 @@ class AttemptHistory:
         """
         return self.as_caller(lambda: holding_back(self.news, lambda: self._after(call, carrier, failure, obstacle)))
 
-    def _after(self, call: Any, carrier: Carrier, failure: Failure, obstacle: str) -> float | None:
+    def _after(self, call: object, carrier: Carrier, failure: Failure, obstacle: str) -> float | None:
         self.attempts += 1
         lease = carrier.lease if isinstance(carrier, Attempt) else carrier
         if lease is None or failure.local or explain(carrier, failure.code) is not None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import grpc
+
+from grpc_bearer._base.grpc_types import DoneCallback, Metadata
 from grpc_bearer._calls.attach_token import WAIT, Carrier
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
 from grpc_bearer._calls.failure import Failure
@@ -69,7 +72,7 @@ class CallAttempts:
         if self._inner is None:
             self._end_overdue()
 
-    def _seconds_until_next(self, ended: Any, failure: Failure) -> float | None:
+    def _seconds_until_next(self, ended: object, failure: Failure) -> float | None:
         """Seconds until another attempt, now that one has failed; `None`: this one counts."""
         replayable = not self._seen and (self._replay is None or self._replay.rewind())
         obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
@@ -91,7 +94,7 @@ class CallAttempts:
         """What became of the call so far; made when it is first asked for, since most calls go well at once."""
         raise NotImplementedError
 
-    def _make(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
+    def _make(self, metadata: Metadata | None, credentials: grpc.CallCredentials | None, carrier: Carrier) -> None:
         """Make an attempt of a call that was handed out before: what gRPC would raise has to come out of it."""
         raise NotImplementedError
 
@@ -103,7 +106,7 @@ class CallAttempts:
         """Do it then. Returns what cancels it, or `None` if there is no thread for it."""
         raise NotImplementedError
 
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+    def add_done_callback(self, callback: DoneCallback) -> None:
         """As gRPC has it."""
         raise NotImplementedError
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 
@@ -44,7 +43,7 @@ def refuse_plaintext() -> InsecureChannelError:
 
 
 def attachment_for(
-    channel: Any,
+    channel: object,
     auth: BearerAuth,
     credentials: grpc.ChannelCredentials | None = None,
     *,
@@ -72,7 +71,7 @@ def attachment_for(
     return Attachment(auth, target, direct=is_grpcs(channel), plaintext=plaintext, attach=attach, retry=retry)
 
 
-def _provable_target(channel: Any) -> str | None:
+def _provable_target(channel: object) -> str | None:
     """Where a channel or multicallable leads, or `None` if that is not known, or may change.
 
     Whoever stands between us and gRPC's own objects may send a call elsewhere, in the clear, at any later moment.
@@ -85,14 +84,15 @@ def _provable_target(channel: Any) -> str | None:
     return None if target is None or target.startswith(_XDS_SCHEMES) else target
 
 
-def leads_on(attachment: Attachment, made: Any, channel: Any) -> Attachment:
+def leads_on(attachment: Attachment, made: object, channel: object) -> Attachment:
     """The attachment of a multicallable that a channel has made: the channel's, if it leads where the channel does.
 
     Tracers and balancers put methods of their own in the place of a channel's, on the object or on its class.
     """
     inner = _own_attachment(channel)
     ours = inner is not None and _own_attachment(made) is inner
-    if ours or (is_grpcs(made) and core_of(made) is core_of(channel)):
+    core = core_of(made)
+    if ours or (core is not None and core is core_of(channel)):
         return attachment
     return unproved(attachment)
 
@@ -102,7 +102,7 @@ def unproved(attachment: Attachment) -> Attachment:
     return Attachment(attachment.auth, None, plaintext=attachment.plaintext, retry=attachment.retry)
 
 
-def _attachments_on_the_way(thing: Any) -> Iterator[Attachment]:
+def _attachments_on_the_way(thing: object) -> Iterator[Attachment]:
     """The attachments of ours that a call through this channel or multicallable passes, as far as can be seen."""
     while thing is not None:
         yield from (
@@ -113,7 +113,7 @@ def _attachments_on_the_way(thing: Any) -> Iterator[Attachment]:
         thing = attributes["_inner"] if "_inner" in attributes else channel_in(thing)
 
 
-def _own_attachment(thing: Any) -> Attachment | None:
+def _own_attachment(thing: object) -> Attachment | None:
     """The attachment of a channel, multicallable or interceptor of ours."""
     attributes = getattr(thing, "__dict__", {})
     route, attachments = attributes.get("_route"), attributes.get("_attachments")

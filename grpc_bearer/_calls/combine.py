@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._base.grpc_types import Metadata
 from grpc_bearer._base.token import HiddenText
 from grpc_bearer.errors import ConfigurationError
 
@@ -26,7 +27,7 @@ def filling(credentials: grpc.CallCredentials, header: str, owner: object) -> gr
     return credentials
 
 
-def owner_of(header: str, metadata: Any, credentials: grpc.CallCredentials | None) -> object:
+def owner_of(header: str, metadata: Metadata | None, credentials: grpc.CallCredentials | None) -> object:
     """Who fills this header of a call: `CALLER`, an auth of ours, the text that one has put there, or nobody (`None`).
 
     Args:
@@ -43,7 +44,7 @@ def owner_of(header: str, metadata: Any, credentials: grpc.CallCredentials | Non
     return None if metadata is None else _owner_in(metadata, header)
 
 
-def _owner_in(metadata: Any, header: str) -> object:
+def _owner_in(metadata: Metadata, header: str) -> object:
     try:
         names = (header, header.encode())  # gRPC takes keys as bytes, too
         values = [entry[1] for entry in metadata if entry[0] in names]

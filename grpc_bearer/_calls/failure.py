@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._base.grpc_types import Entry
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._base.token import LARGE_TOKEN, Token
 from grpc_bearer.errors import GrpcBearerError
@@ -38,8 +39,8 @@ class Failure:
     error: Any = field(repr=False)
     code: grpc.StatusCode
     details: str = ""
-    initial: tuple[Any, ...] = ()
-    trailing: tuple[Any, ...] = ()
+    initial: tuple[Entry, ...] = ()
+    trailing: tuple[Entry, ...] = ()
     local: bool = False
 
     def header(self, name: str) -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import grpc
 
+from grpc_bearer._base.grpc_types import Begin, Deserializer, Metadata, Serializer
 from grpc_bearer._calls.around import Around
 from grpc_bearer._calls.attach_token import Attachment, Route
 from grpc_bearer._calls.attempt_history import AttemptHistory
@@ -28,8 +29,8 @@ class MultiCallable(Around):
     """
 
     _buffer: Any  # the class that keeps a request stream
-    _one: Callable[[Any], Any]
-    _kept_one: Callable[[Any], Any]
+    _one: Callable[[object], object]
+    _kept_one: Callable[[object], object]
 
     def __init__(self, inner: Any, route: Route, serializer: Any = UNKNOWN) -> None:
         self._inner = inner
@@ -43,14 +44,14 @@ class MultiCallable(Around):
             self._one = _same
             self._kept_one = _same if route.policy is None else snapshot
 
-    def _many(self, requests: Any) -> Any:
+    def _many(self, requests: Iterable[object]) -> Any:
         policy = self._route.policy
         if self._serializer is UNKNOWN or policy is None:
             return NotReplayable(requests)
         return self._buffer(requests, self._serializer, policy.replay_messages, policy.replay_bytes)
 
 
-def _same(request: Any) -> Any:
+def _same(request: object) -> object:
     return request
 
 
@@ -58,7 +59,7 @@ class CallOptions(NamedTuple):
     """What a caller may give with a call, as gRPC takes it. `metadata`: materialised, once it was looked at."""
 
     timeout: float | None
-    metadata: Any
+    metadata: Metadata | None
     credentials: grpc.CallCredentials | None
     wait_for_ready: bool | None
     compression: grpc.Compression | None
@@ -66,8 +67,8 @@ class CallOptions(NamedTuple):
 
 def history_of(
     route: Route,
-    call: Callable[..., Any],
-    request: Any,
+    call: Begin,
+    request: object,
     replay: Any,
     options: CallOptions,
     began: float,
@@ -86,7 +87,7 @@ def history_of(
     """
     timeout, metadata, credentials, wait_for_ready, compression = options
 
-    def make(left: float | None, sent: Any, carried: grpc.CallCredentials | None) -> Any:
+    def make(left: float | None, sent: Metadata | None, carried: grpc.CallCredentials | None) -> Any:
         return call(
             request if replay is None else replay.reader(),
             timeout=left,
@@ -106,8 +107,8 @@ def _factory(name: str) -> Callable[..., Any]:
     def factory(
         self: Methods,
         method: str,
-        request_serializer: Any = None,
-        response_deserializer: Any = None,
+        request_serializer: Serializer | None = None,
+        response_deserializer: Deserializer | None = None,
         _registered_method: bool | None = False,
     ) -> Any:
         make = getattr(self._inner, name)
@@ -135,7 +136,12 @@ class Methods(Around):
     stream_stream = _factory("stream_stream")
 
     def _method(
-        self, make: Callable[..., Any], method: str, serializer: Any, deserializer: Any, registered: bool | None
+        self,
+        make: Callable[..., Any],
+        method: str,
+        serializer: Serializer | None,
+        deserializer: Deserializer | None,
+        registered: bool | None,
     ) -> Any:
         # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
         extra = {"_registered_method": True} if registered else {}

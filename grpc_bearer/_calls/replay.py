@@ -12,6 +12,7 @@ from _thread import RLock  # what is in threading is a function around it
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from grpc_bearer._base.grpc_types import Serializer
 from grpc_bearer._base.interrupts import is_interrupt
 
 #: In place of a serializer: it is not ours to know, so requests are passed on as they are.
@@ -23,14 +24,14 @@ class Unserialisable:
 
     __slots__ = ("request",)
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: object) -> None:
         self.request = request
 
 
 Item = bytes | Unserialisable
 
 
-def serialise(serializer: Callable[[Any], bytes] | None, request: Any) -> Item:
+def serialise(serializer: Serializer | None, request: Any) -> Item:
     if serializer is None:
         return request  # type: ignore[no-any-return]  # bytes by contract; gRPC complains if not
     try:
@@ -41,7 +42,7 @@ def serialise(serializer: Callable[[Any], bytes] | None, request: Any) -> Item:
         return Unserialisable(request)
 
 
-def passthrough_serializer(serializer: Callable[[Any], bytes] | None) -> Callable[[Item], bytes] | None:
+def passthrough_serializer(serializer: Serializer | None) -> Callable[[Item], bytes] | None:
     """The serializer to give gRPC for items that are bytes already."""
     if serializer is None:
         return None
@@ -49,7 +50,7 @@ def passthrough_serializer(serializer: Callable[[Any], bytes] | None) -> Callabl
     return lambda item: serializer(item.request) if isinstance(item, Unserialisable) else item
 
 
-def snapshot(request: Any) -> Any:
+def snapshot(request: object) -> object:
     """A request as it is now, where its serializer is not ours to call."""
     if isinstance(request, bytes):
         return request
@@ -67,10 +68,10 @@ class NotReplayable:
 
     pushed = False
 
-    def __init__(self, requests: Any) -> None:
+    def __init__(self, requests: Iterable[object]) -> None:
         self._requests = requests
 
-    def reader(self) -> Any:
+    def reader(self) -> Iterable[object]:
         return self._requests
 
     def rewind(self) -> bool:
@@ -118,7 +119,7 @@ class Kept:
             self.first = position
 
 
-def _size(item: Any) -> int:
+def _size(item: object) -> int:
     """Bytes of a request, or of a copy of one; those that cannot say are bounded in number alone."""
     if isinstance(item, (bytes, bytearray, memoryview)):
         return len(item)
@@ -135,9 +136,7 @@ class ReplayBuffer:
 
     pushed = False
 
-    def __init__(
-        self, requests: Iterable[Any], serializer: Callable[[Any], bytes] | None, messages: int, size: int
-    ) -> None:
+    def __init__(self, requests: Iterable[object], serializer: Serializer | None, messages: int, size: int) -> None:
         self._requests = _iterator(requests)
         self._serializer = serializer
         self._lock = RLock()  # guards what follows
@@ -226,7 +225,7 @@ class ReplayBuffer:
             self._notify()
 
 
-def _iterator(requests: Any) -> Iterator[Any]:
+def _iterator(requests: Any) -> Iterator[object]:
     """Of what gRPC takes: it asks for no more than `__next__`, and complains of the rest when it comes to it."""
     if hasattr(requests, "__next__"):
         return requests  # type: ignore[no-any-return]  # by what it has, not by its class
@@ -236,7 +235,7 @@ def _iterator(requests: Any) -> Iterator[Any]:
         return _raising(error)
 
 
-def _raising(error: Exception) -> Iterator[Any]:
+def _raising(error: Exception) -> Iterator[object]:
     raise error
     yield
 

@@ -22,6 +22,7 @@ import grpc
 from grpc_bearer._base import threads
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.grpc_private import status_of
+from grpc_bearer._base.grpc_types import AnyCall, Metadata
 from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.attempts import Begin, CallAttempts
@@ -100,7 +101,7 @@ class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type
         """Whether making an attempt may take as long as the attempt: an interceptor's continuation."""
         return self._attempt_history.route.attachment.intercepts
 
-    def _make(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
+    def _make(self, metadata: Metadata | None, credentials: grpc.CallCredentials | None, carrier: Carrier) -> None:
         self._take(raised_later(lambda: self._attempt_history.attempt(metadata, credentials)), carrier)
 
     def _request_token(self, begin: Begin) -> None:
@@ -124,7 +125,7 @@ class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type
     def _end_overdue(self) -> None:
         self._end(deadline_exceeded())
 
-    def _take(self, inner: Any, carrier: Carrier) -> None:
+    def _take(self, inner: AnyCall, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
         with self._lock:
             late = self._final
@@ -137,7 +138,7 @@ class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type
         if not late:
             inner.add_done_callback(functools.partial(_ended, (lambda: self) if kept else weakref.ref(self)))
 
-    def _settle(self, inner: Any, *, reader: bool = False) -> bool:
+    def _settle(self, inner: AnyCall, *, reader: bool = False) -> bool:
         """Decide, once, about an attempt that may have ended. False: it was superseded by another."""
         with self._lock:
             if inner is not self._inner:
@@ -161,7 +162,7 @@ class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type
         self._advance_after(delay)
         return False
 
-    def _judge(self, inner: Any) -> float | None:
+    def _judge(self, inner: AnyCall) -> float | None:
         """Seconds until another attempt; `None`: this one counts, as it is shown to the user. Under the lock."""
         failure = failure_of(inner)
         delay = self._seconds_until_next(inner, failure)
@@ -169,7 +170,7 @@ class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type
             self._inner = concluded(self._attempt_history, self._carrier, inner, failure)
         return delay
 
-    def _end(self, shown: Any) -> None:
+    def _end(self, shown: AnyCall) -> None:
         with self._lock:
             if self._final:
                 return

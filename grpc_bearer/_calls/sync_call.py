@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from grpc_bearer._base.grpc_types import AnyCall
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._calls.sync_attempts import SyncAttempts
 from grpc_bearer._calls.sync_errors import CallError, traceback_of
@@ -37,7 +38,7 @@ class SyncCall(SyncAttempts):
                 inner = self._inner
         return inner
 
-    def _ask(self, question: Callable[[Any], T], *, shows: bool = False) -> T:
+    def _ask(self, question: Callable[[AnyCall], T], *, shows: bool = False) -> T:
         """The answer of the attempt that counts, or of the one at hand while none has ended.
 
         Args:
@@ -54,7 +55,7 @@ class SyncCall(SyncAttempts):
             if self._decided(inner):
                 return answer if inner is self._inner else question(self._inner)
 
-    def _decided(self, inner: Any) -> bool:
+    def _decided(self, inner: AnyCall) -> bool:
         """`_settle`, waiting for whoever is reading."""
         if not self._settle(inner):
             return False
@@ -70,13 +71,13 @@ class SyncCall(SyncAttempts):
             if self._decided(inner):
                 return self._inner
 
-    def code(self) -> Any:
+    def code(self) -> grpc.StatusCode:
         return self._ask(lambda inner: inner.code())
 
-    def details(self) -> Any:
+    def details(self) -> str:
         return self._ask(lambda inner: inner.details())
 
-    def debug_error_string(self) -> Any:
+    def debug_error_string(self) -> str:
         return self._ask(lambda inner: inner.debug_error_string())
 
     def initial_metadata(self) -> Any:
@@ -142,16 +143,16 @@ class SyncCall(SyncAttempts):
             inner.add_done_callback(functools.partial(_hold, self))
         return True
 
-    def add_done_callback(self, fn: Callable[[grpc.Future[Any]], None]) -> None:
+    def add_done_callback(self, fn: Callable[[grpc.Future[object]], None]) -> None:
         if not self.add_callback(lambda: fn(self)):
             fn(self)
 
     # ------------------------------------------------------------------------------------------- a stream's
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> object:
         while not self._seen:
             with self._lock:
                 if self._inner is None:
@@ -178,13 +179,13 @@ class SyncCall(SyncAttempts):
 
     next = __next__
 
-    def _first(self, inner: Any, message: Any) -> Any:
+    def _first(self, inner: AnyCall, message: object) -> object:
         """The first message."""
         self._shown_of(inner)
         self._settle(inner)
         return message
 
-    def _shown_of(self, inner: Any) -> bool:
+    def _shown_of(self, inner: AnyCall) -> bool:
         """The first of an attempt's answer is about to reach the user: from here on no other attempt is made.
 
         Not if there is another already; then it must not reach them.

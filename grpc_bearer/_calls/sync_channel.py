@@ -11,6 +11,7 @@ import grpc
 from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._base.arguments import checked_flag
 from grpc_bearer._base.grpc_private import is_closed
+from grpc_bearer._base.grpc_types import Deserializer, Serializer
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.attach_token import Attach, Attachment, check_attach, with_attach_options
 from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
@@ -32,7 +33,14 @@ class Channel(Methods, grpc.Channel):
         super().__init__(channel, attachment)
         fork.watch(channel)
 
-    def _method(self, make: Any, method: str, serializer: Any, deserializer: Any, registered: bool | None) -> Any:
+    def _method(
+        self,
+        make: Callable[..., Any],
+        method: str,
+        serializer: Serializer | None,
+        deserializer: Deserializer | None,
+        registered: bool | None,
+    ) -> Any:
         if registered and is_closed(self._inner):
             raise ValueError("Cannot invoke RPC on closed channel!")
         return super()._method(make, method, serializer, deserializer, registered)

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import grpc
 
 from grpc_bearer._base.grpc_private import headers_at_hand, hidden_failure
+from grpc_bearer._base.grpc_types import AnyCall
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._calls.attach_token import Attempt, Carrier, honest_code
 from grpc_bearer._calls.attempt_history import AttemptHistory
@@ -91,10 +92,10 @@ class CallError(LocalError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
             raise grpc.FutureCancelledError()
         return traceback_of(self)
 
-    def add_done_callback(self, fn: Callable[[grpc.Future[Any]], None]) -> None:
+    def add_done_callback(self, fn: Callable[[grpc.Future[object]], None]) -> None:
         fn(self)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return self
 
     def __next__(self) -> NoReturn:
@@ -113,7 +114,7 @@ def traceback_of(error: BaseException) -> TracebackType | None:
         return sys.exc_info()[2]
 
 
-def failure_of(call: Any) -> Failure:
+def failure_of(call: AnyCall) -> Failure:
     """How a call that has ended failed."""
     # The status may overtake the headers. To ask for those is to wait, and where done-callbacks run, on the one thread
     # that brings them, for ever: so only what is there is read.
@@ -122,13 +123,13 @@ def failure_of(call: Any) -> Failure:
     return Failure(call, call.code(), call.details() or "", initial, trailing, local=_made_here(call))
 
 
-def _made_here(call: Any) -> bool:
+def _made_here(call: object) -> bool:
     """Whether it was a wrapper of ours, below this one, that made the call fail."""
     outcome = getattr(call, "outcome", None)
     return isinstance(call, LocalError) if outcome is None else _made_here(outcome())
 
 
-def concluded(history: AttemptHistory, carrier: Carrier, call: Any, failure: Failure) -> Any:
+def concluded(history: AttemptHistory, carrier: Carrier, call: AnyCall, failure: Failure) -> Any:
     """What to show for a call whose last attempt failed: that attempt, an earlier refusal, or an error of our own."""
     found = history.cause(carrier, failure)
     if isinstance(carrier, Attempt):
@@ -154,7 +155,7 @@ def deadline_exceeded() -> CallError:
     return CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded: no token came in time")
 
 
-def raised_later(make: Callable[[], Any]) -> Any:
+def raised_later(make: Callable[[], AnyCall]) -> AnyCall:
     """An attempt of a call that was handed out before: what gRPC would raise at once has to come out of it."""
     try:
         return make()

@@ -10,7 +10,7 @@ import contextvars
 import functools
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +18,7 @@ import grpc
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._base.grpc_private import is_blocking, sync_channel_behind
+from grpc_bearer._base.grpc_types import CallDetails
 from grpc_bearer._base.not_credentials import NotCredentials
 from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
 from grpc_bearer._calls.attempt_history import AttemptHistory
@@ -53,14 +54,14 @@ class BearerInterceptor(
         self._auth = auth
         self._how: Any = {"plaintext": allow_plaintext, "retry": policy}
         self._attachment = self._intercepting(Attachment(auth, None, **self._how))  # of what is not known; never proved
-        self._attachments: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
+        self._attachments: WeakKeyDictionary[object, Attachment] = WeakKeyDictionary()
         # Most programs have one channel, and to look it up costs more than all else here.
-        self._last: tuple[Callable[[], Any], Attachment] = (lambda: None), self._attachment
+        self._last: tuple[Callable[[], object], Attachment] = (lambda: None), self._attachment
 
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         self._auth(context, callback)
 
-    def _attachment_behind(self, continuation: Any) -> Attachment:
+    def _attachment_behind(self, continuation: Continuation) -> Attachment:
         channel = sync_channel_behind(continuation)
         if channel is None:
             return self._attachment
@@ -78,7 +79,12 @@ class BearerInterceptor(
         return attachment
 
     def _intercept(
-        self, continuation: Continuation, details: Any, route: Route, request: Any, replay: Any = None
+        self,
+        continuation: Continuation,
+        details: CallDetails,
+        route: Route,
+        request: object,
+        replay: NotReplayable | None = None,
     ) -> Any:
         metadata, timeout = materialised(details.metadata), details.timeout
         wait_for_ready = getattr(details, "wait_for_ready", None)
@@ -117,14 +123,16 @@ class BearerInterceptor(
         return call.outcome() or call
 
     # The names of arguments are gRPC's.
-    def _intercept_one(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
+    def _intercept_one(self, continuation: Continuation, client_call_details: CallDetails, request: object) -> Any:
         route = self._attachment_behind(continuation).route(client_call_details.method)
         # A call that is handed out goes on while the caller does what they want with the request.
         if route.policy is not None and not is_blocking(continuation):
             request = snapshot(request)
         return self._intercept(continuation, client_call_details, route, request)
 
-    def _intercept_many(self, continuation: Continuation, client_call_details: Any, request_iterator: Any) -> Any:
+    def _intercept_many(
+        self, continuation: Continuation, client_call_details: CallDetails, request_iterator: Iterable[object]
+    ) -> Any:
         route = self._attachment_behind(continuation).route(client_call_details.method)
         return self._intercept(
             continuation, client_call_details, route, request_iterator, NotReplayable(request_iterator)

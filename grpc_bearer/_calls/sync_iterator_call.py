@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer._base.grpc_private import is_grpcs
+from grpc_bearer._base.grpc_types import Begin, DoneCallback
 from grpc_bearer._calls.around import Around
 
 
@@ -23,13 +24,13 @@ def whole(call: Any) -> Any:
     return call if hasattr(call, "add_done_callback") or not hasattr(call, "__next__") else BareStream(call)
 
 
-def whole_streams(multicallable: Any) -> Any:
+def whole_streams(multicallable: Begin) -> Begin:
     """A multicallable whose response streams are whole: gRPC's own, or one around what others made."""
     return multicallable if is_grpcs(multicallable) else _WholeStreams(multicallable)
 
 
 class _WholeStreams(Around):
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Begin) -> None:
         self._inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -40,11 +41,11 @@ class _WholeStreams(Around):
 class BareStream(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A call around an iterator. As with gRPC's own streams, one that has failed is what it raises."""
 
-    def __init__(self, messages: Iterator[Any]) -> None:
+    def __init__(self, messages: Iterator[object]) -> None:
         super().__init__()
         self._messages = messages
         self._lock = threading.Lock()
-        self._callbacks: list[Callable[[Any], None]] = []
+        self._callbacks: list[DoneCallback] = []
         self._error: BaseException | None = None
         self._code: grpc.StatusCode | None = None
         self._end = threading.Event()
@@ -52,7 +53,7 @@ class BareStream(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
     def __iter__(self) -> BareStream:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> object:
         try:
             return next(self._messages)
         except StopIteration:
@@ -120,14 +121,14 @@ class BareStream(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
                 return True
         return False
 
-    def add_done_callback(self, fn: Callable[[Any], None]) -> None:
+    def add_done_callback(self, fn: DoneCallback) -> None:
         with self._lock:
             if self._code is None:
                 self._callbacks.append(fn)
                 return
         fn(self)
 
-    def exception(self, timeout: float | None = None) -> Any:
+    def exception(self, timeout: float | None = None) -> BareStream | None:
         """As gRPC's: waits until somebody has read to the end."""
         if not self._end.wait(timeout):
             raise grpc.FutureTimeoutError()
@@ -135,7 +136,7 @@ class BareStream(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-ar
             raise grpc.FutureCancelledError()
         return None if self._error is None else self
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> None:
         error = self.exception(timeout)
         if error is not None:
             raise error

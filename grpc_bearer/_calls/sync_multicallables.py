@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextvars
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
 
-from grpc_bearer._calls.attach_token import WAIT, materialised
+from grpc_bearer._base.grpc_types import AnyCall, Begin, Metadata
+from grpc_bearer._calls.attach_token import WAIT, Carrier, materialised
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
 from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
-from grpc_bearer._calls.replay import ReplayBuffer
+from grpc_bearer._calls.replay import NotReplayable, ReplayBuffer
 from grpc_bearer._calls.sync_call import SyncCall
 from grpc_bearer._calls.sync_errors import concluded, deadline_exceeded, failure_of, tokenless
 from grpc_bearer._calls.sync_iterator_call import whole_streams
@@ -22,11 +23,13 @@ from grpc_bearer.errors import GrpcBearerError
 
 # Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
 
+Requests = NotReplayable | ReplayBuffer
+
 
 class _SyncMultiCallable(MultiCallable):
     _buffer = ReplayBuffer
 
-    def _blocking(self, call: Callable[..., Any], request: Any, replay: Any, options: CallOptions) -> Any:
+    def _blocking(self, call: Begin, request: object, replay: Requests | None, options: CallOptions) -> Any:
         """Make a call and wait for its end."""
         timeout, metadata, credentials, wait_for_ready, compression = options
         metadata = materialised(metadata)
@@ -34,7 +37,7 @@ class _SyncMultiCallable(MultiCallable):
         sent, carried, carrier = self._route.plan(metadata, credentials, wait_for_ready)
         if type(carrier) is not Lease:  # exact, for speed: isinstance() asks an Attempt's abstract base classes
             self._prepare(carrier, replay)
-        failed: Any = None
+        failed: AnyCall | None = None
         if carrier is not WAIT:
             try:
                 first = request if replay is None else replay.reader()
@@ -46,13 +49,13 @@ class _SyncMultiCallable(MultiCallable):
         history = history_of(self._route, call, request, replay, options._replace(metadata=metadata), began)
         return _try_again(history, carrier, failed, replay)
 
-    def _prepare(self, carrier: Any, replay: Any) -> None:
+    def _prepare(self, carrier: Carrier, replay: Requests | None) -> None:
         if carrier is not None:
             self._route.refuse_wait()
         elif replay is not None:
             replay.release()
 
-    def _open(self, call: Callable[..., Any], request: Any, replay: Any, options: CallOptions) -> Any:
+    def _open(self, call: Begin, request: object, replay: Requests | None, options: CallOptions) -> Any:
         """Begin a call that is handed out at once: a future or a stream."""
         route, began = self._route, time.monotonic()
         timeout, metadata, credentials, wait_for_ready, compression = options
@@ -78,7 +81,7 @@ class _SyncMultiCallable(MultiCallable):
         return SyncCall(begun, replay, inner, carrier)
 
 
-def _try_again(history: AttemptHistory, carrier: Any, failed: Any, replay: Any) -> Any:
+def _try_again(history: AttemptHistory, carrier: Carrier, failed: AnyCall | None, replay: Requests | None) -> Any:
     """The attempts of a blocking call after its first, on the caller's own thread."""
     try:
         return _attempts(history, carrier, failed, replay)
@@ -87,7 +90,7 @@ def _try_again(history: AttemptHistory, carrier: Any, failed: Any, replay: Any) 
             replay.stop()
 
 
-def _attempts(history: AttemptHistory, carrier: Any, failed: Any, replay: Any) -> Any:
+def _attempts(history: AttemptHistory, carrier: Carrier, failed: AnyCall | None, replay: Requests | None) -> Any:
     while True:
         if failed is not None:
             failure = failure_of(failed)
@@ -109,7 +112,7 @@ def _attempts(history: AttemptHistory, carrier: Any, failed: Any, replay: Any) -
             failed = error
 
 
-def _waited(history: AttemptHistory) -> tuple[Any, Lease]:
+def _waited(history: AttemptHistory) -> tuple[Metadata, Lease]:
     """The caller's own thread waits for the token, where core cannot."""
     try:
         delivered = history.wait()
@@ -126,9 +129,9 @@ def _waited(history: AttemptHistory) -> tuple[Any, Lease]:
 class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
-        request: Any,
+        request: object,
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -153,9 +156,9 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
 
     def with_call(
         self,
-        request: Any,
+        request: object,
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -165,9 +168,9 @@ class _UnaryUnary(_SyncMultiCallable, grpc.UnaryUnaryMultiCallable):  # type: ig
 
     def future(
         self,
-        request: Any,
+        request: object,
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -184,9 +187,9 @@ class _Streams(_SyncMultiCallable):
 class _UnaryStream(_Streams, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
-        request: Any,
+        request: object,
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -198,9 +201,9 @@ class _UnaryStream(_Streams, grpc.UnaryStreamMultiCallable):  # type: ignore[typ
 class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
-        request_iterator: Any,
+        request_iterator: Iterable[object],
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -210,9 +213,9 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
 
     def with_call(
         self,
-        request_iterator: Any,
+        request_iterator: Iterable[object],
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -222,9 +225,9 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
 
     def future(
         self,
-        request_iterator: Any,
+        request_iterator: Iterable[object],
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,
@@ -236,9 +239,9 @@ class _StreamUnary(_SyncMultiCallable, grpc.StreamUnaryMultiCallable):  # type: 
 class _StreamStream(_Streams, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
     def __call__(
         self,
-        request_iterator: Any,
+        request_iterator: Iterable[object],
         timeout: float | None = None,
-        metadata: Any = None,
+        metadata: Metadata | None = None,
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,
         compression: grpc.Compression | None = None,

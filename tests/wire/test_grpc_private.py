@@ -251,12 +251,12 @@ class TestWithNothingKnown:
 
         assert accepted(here) == [False, True]
 
-    @pytest.mark.parametrize("hollow", [None, grpc.experimental.insecure_channel_credentials])
-    @pytest.mark.parametrize("way", EXPLAINING)
-    def test_nothing_goes_in_the_clear(self, way: str, hollow: Any, clear: ProbeServer, unknown: None) -> None:
-        credentials = hollow and hollow()
-        if credentials is None and way.endswith("secure_channel"):
-            pytest.skip("it makes TLS of no credentials")
+    @pytest.mark.parametrize(
+        ("way", "credentials"),
+        [(way, None) for way in FOREIGN]
+        + [(way, grpc.experimental.insecure_channel_credentials()) for way in EXPLAINING],
+    )
+    def test_nothing_goes_in_the_clear(self, way: str, credentials: Any, clear: ProbeServer, unknown: None) -> None:
         ends = try_all(way, clear.target, credentials, BearerAuth(SECRET), timeout=PATIENCE)
 
         assert codes(ends) == everywhere(way, UNAUTHENTICATED)
@@ -299,44 +299,60 @@ class Redirect:
         return make and make(details.method, ProbeRequest.SerializeToString, ProbeReply.FromString)
 
 
-@pytest.mark.parametrize("way", ["intercept_channel", "wrap_stub", "interceptor"])
-def test_a_sync_interceptor_that_redirects_gets_no_token(
-    way: str, here: Place, clear: ProbeServer, unknown: None
-) -> None:
+BELOW_SYNC = ("intercept_channel", "wrap_stub", "interceptor")
+
+
+def redirected(way: str, here: Place, clear: ProbeServer) -> None:
+    """Calls go well, and then to the plaintext server, with nothing of ours."""
     with clear.channel() as elsewhere, grpc.secure_channel(here.server.target, here.credentials) as channel:
         redirect = Redirect(elsewhere)
         stub = below_sync(channel, sync_interceptor(redirect.sync), here.auth())[way]
-        for _ in range(2):
-            assert codes(try_sync(stub, timeout=PATIENCE)) == everywhere(way, OK)
-        redirect.on = True
-        assert codes(try_sync(stub, timeout=PATIENCE)) == everywhere(way, OK)
+        for on in (False, False, True):
+            redirect.on = on
+            assert codes(try_sync(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
 
-    assert len(clear.ledger) == len(SYNC_KINDS)
+    assert len(clear.ledger) == len(FOUR)
     assert not clear.ledger.contains("Bearer")
+    clear.ledger.clear()
+
+
+async def redirected_aio(way: str, here: Place, clear: ProbeServer) -> None:
+    auth, target, credentials = here.auth(), here.server.target, here.credentials
+    async with aio.insecure_channel(clear.target) as elsewhere:
+        redirect = Redirect(elsewhere)
+        users = aio_interceptors(redirect.aio)
+        if way == "aio.interceptors":
+            users = [*grpc_bearer.aio.interceptors(auth), *users]
+        if way == "aio.secure_channel":
+            channel = grpc_bearer.aio.secure_channel(target, credentials, interceptors=users, auth=auth)
+        else:
+            channel = aio.secure_channel(target, credentials, interceptors=users)
+        async with channel:
+            wrapped = grpc_bearer.aio.intercept_channel(channel, auth) if way == "aio.intercept_channel" else channel
+            stub: Any = ProbeStub(wrapped)
+            if way == "aio.wrap_stub":
+                stub = grpc_bearer.wrap_stub(stub, auth)
+            for on in (False, False, True):
+                redirect.on = on
+                assert codes(await try_aio(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
+
+    assert len(clear.ledger) == len(FOUR)
+    assert not clear.ledger.contains("Bearer")
+    clear.ledger.clear()
+
+
+@pytest.mark.parametrize("way", BELOW_SYNC)
+def test_a_sync_interceptor_that_redirects_gets_no_token(
+    way: str, here: Place, clear: ProbeServer, unknown: None
+) -> None:
+    redirected(way, here, clear)
 
 
 @pytest.mark.parametrize("way", AIO_WAYS)
 async def test_an_asyncio_interceptor_that_redirects_gets_no_token(
     way: str, here: Place, clear: ProbeServer, unknown: None
 ) -> None:
-    auth = here.auth()
-    async with aio.insecure_channel(clear.target) as elsewhere:
-        redirect = Redirect(elsewhere)
-        ours = grpc_bearer.aio.interceptors(auth) if way == "aio.interceptors" else []
-        users = aio_interceptors(redirect.aio)
-        plain = aio.secure_channel(here.server.target, here.credentials, interceptors=[*ours, *users])
-        async with plain:
-            channel = grpc_bearer.aio.intercept_channel(plain, auth) if way.endswith("_channel") else plain
-            stub: Any = ProbeStub(channel)
-            if way == "aio.wrap_stub":
-                stub = grpc_bearer.wrap_stub(stub, auth)
-            for _ in range(2):
-                assert codes(await try_aio(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
-            redirect.on = True
-            assert codes(await try_aio(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
-
-    assert len(clear.ledger) == len(FOUR)
-    assert not clear.ledger.contains("Bearer")
+    await redirected_aio(way, here, clear)
 
 
 def test_two_auths_under_one_header_never_send_two_tokens(here: Place, unknown: None) -> None:
@@ -390,6 +406,16 @@ class TestWithOneNameUnknown:
             assert codes(ends) == everywhere(way, UNAUTHENTICATED)
 
         assert not clear.ledger.contains("Bearer")
+
+    @pytest.mark.parametrize("name", sorted(NAMES))
+    async def test_interceptors_that_redirect_get_no_token(
+        self, name: str, here: Place, clear: ProbeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        take_away(monkeypatch, {name})
+        for way in BELOW_SYNC:
+            await asyncio.to_thread(redirected, way, here, clear)
+        for way in AIO_WAYS:
+            await redirected_aio(way, here, clear)
 
 
 def reads_private(node: ast.AST) -> bool:
