@@ -1,13 +1,11 @@
-"""A refused token is healed in place: every kind of call, every door, asyncio; and what the user holds meanwhile."""
+"""What asyncio alone has of calls that are made again; see `test_retry_calls` for what it shares with sync."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,28 +15,25 @@ import grpc
 import pytest
 import tenacity
 from _refusing import (
-    AIO,
+    HANDED_OUT,
     PATIENCE,
+    STREAM_REPLY,
     UNAUTHENTICATED,
     Mint,
     Place,
-    expected,
-    method_of,
+    end_of_aio,
+    open_aio,
     place,
     read_all,
     request,
-    requests,
     soon,
+    tidily,
 )
-from doors import AIO_DOORS, TLS
+from doors import TLS
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, RetryPolicy
 from grpc_bearer.testing import Delay, OpaqueVerifier, ProbeServer, ProbeStub, Refuse
-
-DOORS = ("aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub", "aio.interceptors")
-#: Doors that do not own the serializer of requests.
-BORROWED = ("aio.wrap_stub", "aio.interceptors")
 
 
 @pytest.fixture(scope="module")
@@ -47,90 +42,15 @@ def here() -> Iterator[Place]:
         yield here
 
 
-class TestHealing:
-    """A revoked token costs the user nothing."""
-
-    @pytest.mark.parametrize("path", ["cold", "warm"])
-    @pytest.mark.parametrize("kind", AIO)
-    @pytest.mark.parametrize("door", DOORS)
-    async def test_a_revoked_token_is_healed(self, here: Place, door: str, kind: str, path: str) -> None:
-        auth = here.auth()
-        async with AIO_DOORS[door](here.server.target, here.credentials, auth) as stub:
-            if path == "warm":
-                await soon(AIO["unary"](stub))
-            here.revoke(auth)
-            here.server.ledger.clear()
-            if door in BORROWED and "_stream" in kind and not kind.startswith("server"):
-                with pytest.raises(grpc.RpcError) as caught:
-                    await soon(AIO[kind](stub))
-
-                assert caught.value.code() is UNAUTHENTICATED
-                assert [attempt.accepted for attempt in here.server.ledger] == [False]
-
-                here.server.ledger.clear()
-                assert await soon(AIO[kind](stub)) == expected(kind)  # the next one has another token
-                assert [attempt.accepted for attempt in here.server.ledger] == [True]
-                return
-
-            assert await soon(AIO[kind](stub)) == expected(kind)
-            assert [attempt.accepted for attempt in here.server.ledger] == [False, True]
-            assert {attempt.method.rpartition("/")[2] for attempt in here.server.ledger} == {method_of(kind)}
-
-
 # ------------------------------------------------------------------------------------------------ the object in hand
 
-STREAM_REPLY = ("ServerStream", "BidiStream")
-KINDS = ("Unary", "ClientStream", *STREAM_REPLY)
 SLOWLY = RetryPolicy(wait=tenacity.wait_fixed(PATIENCE))  # whoever waits for the second attempt waits in vain
 
 
 @pytest.fixture(autouse=True)
 async def tidy(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
-    """No test leaves a task, nor an exception that nobody has seen."""
-    complaints: list[str] = []
-    loop = asyncio.get_running_loop()
-
-    def complain(_: object, context: dict[str, str]) -> None:
-        # Until 1.67 grpc.aio's poller wakes the loops of tests that are over, too.
-        if "PollerCompletionQueue" not in context["message"]:
-            complaints.append(context["message"])
-
-    loop.set_exception_handler(complain)
-    before = asyncio.all_tasks()
-    yield
-    for _ in range(500):
-        left = asyncio.all_tasks() - before - {asyncio.current_task()}
-        if not left:
-            break
-        await asyncio.sleep(0.01)
-    gc.collect()
-    await asyncio.sleep(0)
-    # Interceptors' writes go through a queue of grpc.aio's own, which older versions leave behind full.
-    old = tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 80)
-    assert not [task for task in left if not (old and "Queue.put" in repr(task))]
-    assert complaints == []
-    assert not [r for r in caplog.records if r.name == "asyncio" and "PollerCompletionQueue" not in r.getMessage()]
-
-
-def open_call(stub: Any, method: str, **how: Any) -> Any:
-    if method == "Unary":
-        return stub.Unary(request(1), **how)
-    if method == "ServerStream":
-        return stub.ServerStream(request(1, replies=2), **how)
-    return getattr(stub, method)(iter(requests()), **how)
-
-
-async def end_of(call: Any, method: str) -> Any:
-    """The error a call ended with; `None` for success. A stream is read to its end."""
-    try:
-        if method in STREAM_REPLY:
-            async for _ in call:
-                pass
-        else:
-            await call
-    except (grpc.RpcError, asyncio.CancelledError) as error:
-        return error
-    return None
+    async with tidily(caplog):
+        yield
 
 
 async def until(condition: Callable[[], object]) -> bool:
@@ -141,27 +61,10 @@ async def until(condition: Callable[[], object]) -> bool:
     return False
 
 
-class Slow:
-    """A source whose later tokens come when they are let; the first is there at once."""
-
-    def __init__(self, here: Place) -> None:
-        self.here = here
-        self.asked, self.go = threading.Event(), threading.Event()
-        self.count = 0
-
-    def __call__(self) -> str:
-        self.count += 1
-        if self.count > 1:
-            self.asked.set()
-            assert self.go.wait(PATIENCE)
-        self.here.verifier.accept(token := f"slow-{id(self)}-{self.count}")
-        return token
-
-
 class TestCalls:
     """What the user holds is a plain call, in every state."""
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", HANDED_OUT)
     @pytest.mark.parametrize("refusals", [0, 1, 2])
     async def test_callbacks_come_once_with_the_object_the_user_holds(
         self, here: Place, kind: str, refusals: int
@@ -169,45 +72,20 @@ class TestCalls:
         async with here.aio_stub(here.auth()) as stub:
             here.refuse(*[Refuse()] * refusals)
             called: list[Any] = []
-            call = open_call(stub, kind)
+            call = open_aio(stub, kind)
             call.add_done_callback(called.append)
-            await soon(end_of(call, kind))
+            await soon(end_of_aio(call, kind))
             assert await until(lambda: called)
             call.add_done_callback(called.append)
             assert await until(lambda: len(called) == 2)
 
             assert called == [call, call]
 
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("refusals", [0, 1, 2])
-    async def test_metadata_code_and_details_are_the_last_attempts(self, here: Place, kind: str, refusals: int) -> None:
-        async with here.aio_stub(here.auth()) as stub:
-            here.refuse(*[Refuse(details=f"no {n}", trailing=[("attempt", str(n))]) for n in range(refusals)])
-            call = open_call(stub, kind)
-            error = await soon(end_of(call, kind))
-
-            if refusals == 2:
-                assert (error.code(), error.details()) == (UNAUTHENTICATED, "no 1")
-                assert ("attempt", "1") in list(error.trailing_metadata())
-                assert (await call.code(), await call.details()) == (UNAUTHENTICATED, "no 1")
-                assert ("attempt", "1") in list(await call.trailing_metadata())
-                assert "no 1" in await call.debug_error_string()
-            else:
-                assert error is None
-                assert await call.code() is grpc.StatusCode.OK
-                assert "attempt" not in dict(tuple(await call.trailing_metadata()))
-            assert await call.initial_metadata() is not None
-            assert call.done()
-            assert not call.cancelled()
-            assert not call.cancel()
-            call.time_remaining()
-            assert repr(call)
-
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", HANDED_OUT)
     async def test_whoever_asks_first_waits_for_the_last_attempt(self, here: Place, kind: str) -> None:
         async with here.aio_stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(0.05))) as stub:
             here.refuse(Refuse(details="no 0"), Refuse(details="no 1", trailing=[("attempt", "1")]))
-            call = open_call(stub, kind)
+            call = open_aio(stub, kind)
             answers = await soon(
                 asyncio.gather(call.code(), call.details(), call.trailing_metadata(), call.debug_error_string())
             )
@@ -216,11 +94,11 @@ class TestCalls:
             assert ("attempt", "1") in list(answers[2])
             assert "no 1" in answers[3]
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", HANDED_OUT)
     async def test_between_two_attempts_every_question_has_an_answer(self, here: Place, kind: str) -> None:
         async with here.aio_stub(here.auth(), retry=SLOWLY) as stub:
             here.refuse(Refuse())
-            call = open_call(stub, kind, timeout=2 * PATIENCE)
+            call = open_aio(stub, kind, timeout=2 * PATIENCE)
             assert await until(lambda: "between" in repr(call))
 
             assert not call.done()
@@ -295,92 +173,9 @@ class TestCalls:
 
 
 class TestCancel:
-    """`cancel()` works in every phase, is final, and reaches the server."""
+    """Who cancels the task that waits cancels the call, and the caller's iterator hears of it."""
 
-    async def check(self, call: Any, called: list[Any], kind: str) -> None:
-        assert await until(call.done)
-        assert call.cancelled()
-        assert isinstance(await soon(end_of(call, kind)), asyncio.CancelledError)
-        assert await call.code() is grpc.StatusCode.CANCELLED
-        assert await call.details() == "Locally cancelled by application!"
-        assert await call.initial_metadata() is not None
-        assert await call.trailing_metadata() is not None
-        assert not call.cancel()
-        assert await until(lambda: called)
-        assert called == [call]
-
-    @pytest.mark.parametrize("kind", KINDS)
-    async def test_before_the_first_attempt_has_a_token(self, here: Place, kind: str) -> None:
-        slow = Slow(here)
-        slow.count = 1
-        async with here.aio_stub(BearerAuth(slow)) as stub:
-            here.server.ledger.clear()
-            called: list[Any] = []
-            call = open_call(stub, kind)
-            call.add_done_callback(called.append)
-            assert await until(slow.asked.is_set)
-            assert call.cancel()
-
-            await self.check(call, called, kind)
-            slow.go.set()
-            assert len(here.server.ledger) == 0
-
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("attempt", [1, 2])
-    async def test_during_an_attempt(self, here: Place, kind: str, attempt: int) -> None:
-        async with here.aio_stub(here.auth()) as stub:
-            delay = Delay()
-            here.server.faults.clear()
-            here.server.script(*([Refuse()] * (attempt - 1)), delay)
-            called: list[Any] = []
-            call = open_call(stub, kind)
-            call.add_done_callback(called.append)
-            assert await until(delay.arrived.is_set)
-            assert call.cancel()
-
-            await self.check(call, called, kind)
-            # The server has seen it too: it stops to wait by itself.
-            states = here.server._server._state.rpc_states
-            assert await until(lambda: not states)
-
-    @pytest.mark.parametrize("kind", KINDS)
-    async def test_between_two_attempts(self, here: Place, kind: str) -> None:
-        pause = 0.3
-        async with here.aio_stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(pause))) as stub:
-            here.refuse(Refuse())
-            here.server.ledger.clear()
-            called: list[Any] = []
-            call = open_call(stub, kind)
-            call.add_done_callback(called.append)
-            assert await until(lambda: "between" in repr(call))
-            assert call.cancel()
-
-            await self.check(call, called, kind)
-            await asyncio.sleep(pause)  # by the loop that made the pause, and due after it
-            await soon(stub.Unary(request()))
-            assert len(here.server.ledger) == 2  # nothing came of the pause any more
-
-    @pytest.mark.parametrize("kind", KINDS)
-    async def test_while_the_second_attempts_token_is_fetched(self, here: Place, kind: str) -> None:
-        slow = Slow(here)
-        auth = BearerAuth(slow)
-        here.verifier.revoke((await auth.atoken()).value)
-        here.refuse()
-        async with here.aio_stub(auth) as stub:
-            here.server.ledger.clear()
-            called: list[Any] = []
-            call = open_call(stub, kind)
-            call.add_done_callback(called.append)
-            assert await until(slow.asked.is_set)
-            assert call.cancel()
-
-            await self.check(call, called, kind)
-            slow.go.set()
-            assert len(here.server.ledger) == 1
-            await soon(stub.Unary(request()))  # the late token serves the next call
-            assert slow.count == 2
-
-    @pytest.mark.parametrize("kind", [*KINDS, "read", "write"])
+    @pytest.mark.parametrize("kind", [*HANDED_OUT, "read", "write"])
     @pytest.mark.parametrize("phase", ["attempt", "pause", "second attempt"])
     async def test_who_cancels_the_task_that_waits_cancels_the_call(self, here: Place, kind: str, phase: str) -> None:
         retry = SLOWLY if phase == "pause" else RetryPolicy()
@@ -400,7 +195,7 @@ class TestCancel:
 
                 task = asyncio.ensure_future(writing())
             else:
-                call = open_call(stub, kind)
+                call = open_aio(stub, kind)
 
                 async def waiting() -> Any:
                     return [m async for m in call] if kind in STREAM_REPLY else await call
@@ -439,41 +234,9 @@ class TestCancel:
             assert await until(lambda: len(here.server.ledger) == 1 + refused)
             await soon(asked.wait())
             call.cancel()
-            assert isinstance(await soon(end_of(call, "ClientStream")), asyncio.CancelledError)
+            assert isinstance(await soon(end_of_aio(call, "ClientStream")), asyncio.CancelledError)
 
             assert await until(lambda: told == [asyncio.CancelledError])
-
-
-class TestDeadline:
-    """One deadline spans all attempts."""
-
-    @pytest.mark.parametrize("kind", AIO)
-    async def test_the_second_attempt_gets_what_the_first_one_left(self, here: Place, kind: str) -> None:
-        async with here.aio_stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(0.15))) as stub:
-            here.refuse(Refuse())
-            here.server.ledger.clear()
-            assert await soon(AIO[kind](stub, timeout=3)) == expected(kind)
-
-        _, second = here.server.ledger
-        assert 0 < second.time_left < 2.87  # 2.85, that is; gRPC rounds up, but never by as much as the pause
-
-    @pytest.mark.parametrize("door", DOORS)
-    @pytest.mark.parametrize("kind", ["unary", "server_stream"])
-    async def test_a_refresh_that_hangs_ends_the_call_on_time(self, here: Place, kind: str, door: str) -> None:
-        slow = Slow(here)
-        auth = BearerAuth(slow)
-        here.verifier.revoke((await auth.atoken()).value)
-        here.refuse()
-        async with AIO_DOORS[door](here.server.target, here.credentials, auth) as stub:
-            begin = time.monotonic()
-            with pytest.raises(grpc.RpcError) as caught:
-                await soon(AIO[kind](stub, timeout=0.4))
-            took = time.monotonic() - begin
-            slow.go.set()  # only now: the call has ended while the refresh hung
-
-        assert slow.asked.is_set()
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert 0.35 <= took < PATIENCE / 2
 
 
 # ---------------------------------------------------------------------------------------------------- hidden status
@@ -526,7 +289,7 @@ class TestHiddenStatus:
             call = getattr(stub, kind)([request(index, b"x" * 100) for index in range(100)])
         else:
             call = getattr(stub, kind)(many())
-        error = await (end_of_reading(call) if kind == "BidiStream" and style == "write" else end_of(call, kind))
+        error = await (end_of_reading(call) if kind == "BidiStream" and style == "write" else end_of_aio(call, kind))
         assert isinstance(error, grpc.aio.AioRpcError)
         assert {(each.code(), each.details()) for each in seen} <= {(error.code(), error.details())}
         assert (await call.code(), await call.details()) == (error.code(), error.details())

@@ -1,16 +1,33 @@
-"""A refused token is healed in place: every kind of call, every door, sync; and what the user holds meanwhile."""
+"""A refused token is healed in place: every kind of call, every door; and what the user holds meanwhile."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 import tenacity
-from _refusing import PATIENCE, SYNC, UNAUTHENTICATED, Place, expected, method_of, place, request, requests
+from _refusing import (
+    AIO,
+    HANDED_OUT,
+    PATIENCE,
+    SYNC,
+    UNAUTHENTICATED,
+    Asyncio,
+    Place,
+    Side,
+    Slow,
+    Sync,
+    expected,
+    method_of,
+    place,
+    request,
+    side,
+)
 from doors import SYNC_DOORS, TLS, eventually
 
 from grpc_bearer import BearerAuth, JWTSource, RetryPolicy
@@ -20,6 +37,8 @@ from grpc_bearer.testing import Delay, JWTVerifier, ManualClock, ProbeServer, Re
 DOORS = ("secure_channel", "intercept_channel", "wrap_stub", "interceptor")
 #: Doors that do not own the serializer of requests.
 BORROWED = ("wrap_stub", "interceptor")
+BOTH = [("sync", kind) for kind in SYNC] + [("asyncio", kind) for kind in AIO]
+SLOWLY = RetryPolicy(wait=tenacity.wait_fixed(PATIENCE))  # whoever waits for the second attempt waits in vain
 
 
 @pytest.fixture(scope="module")
@@ -28,32 +47,43 @@ def here() -> Iterator[Place]:
         yield here
 
 
+@pytest.fixture(params=["sync", "asyncio"])
+def calls(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Side]:
+    with side(request.param, caplog) as calls:
+        yield calls
+
+
+def of_streams_taken(kind: str) -> bool:
+    """Whether the caller gives a stream of requests."""
+    return kind.startswith(("client_stream", "bidi_stream"))
+
+
 class TestHealing:
     """A revoked token costs the user nothing."""
 
     @pytest.mark.parametrize("path", ["cold", "warm"])
-    @pytest.mark.parametrize("kind", SYNC)
+    @pytest.mark.parametrize(("calls", "kind"), BOTH, indirect=["calls"])
     @pytest.mark.parametrize("door", DOORS)
-    def test_a_revoked_token_is_healed(self, here: Place, door: str, kind: str, path: str) -> None:
+    def test_a_revoked_token_is_healed(self, here: Place, door: str, calls: Side, kind: str, path: str) -> None:
         auth = here.auth()
-        with SYNC_DOORS[door](here.server.target, here.credentials, auth) as stub:
+        with calls.door(door, here, auth) as stub:
             if path == "warm":
-                SYNC["unary"](stub)
+                calls.make("unary", stub)
             here.revoke(auth)
             here.server.ledger.clear()
-            if door in BORROWED and "_stream" in kind and not kind.startswith("server"):
+            if door in BORROWED and of_streams_taken(kind):
                 with pytest.raises(grpc.RpcError) as caught:
-                    SYNC[kind](stub)
+                    calls.make(kind, stub)
 
                 assert caught.value.code() is UNAUTHENTICATED
                 assert [attempt.accepted for attempt in here.server.ledger] == [False]
 
                 here.server.ledger.clear()
-                assert SYNC[kind](stub) == expected(kind)  # the next one has another token
+                assert calls.make(kind, stub) == expected(kind)  # the next one has another token
                 assert [attempt.accepted for attempt in here.server.ledger] == [True]
                 return
 
-            assert SYNC[kind](stub) == expected(kind)
+            assert calls.make(kind, stub) == expected(kind)
             assert [attempt.accepted for attempt in here.server.ledger] == [False, True]
             assert {attempt.method.rpartition("/")[2] for attempt in here.server.ledger} == {method_of(kind)}
             assert len(here.minted(auth)) == 2
@@ -61,66 +91,26 @@ class TestHealing:
 
 # ------------------------------------------------------------------------------------------------ the object in hand
 
-STREAM_REPLY = ("ServerStream", "BidiStream")
-HANDED_OUT = ("Unary", "ClientStream", *STREAM_REPLY)
-SLOWLY = RetryPolicy(wait=tenacity.wait_fixed(PATIENCE))  # whoever waits for the second attempt waits in vain
-
-
-def retried(kinds: Iterable[str], *request_streams: str) -> list[tuple[str, str]]:
-    """Doors with the kinds of call that they make again."""
-    return [(door, kind) for door in DOORS for kind in kinds if door not in BORROWED or kind not in request_streams]
-
-
-def open_call(stub: Any, method: str, **how: Any) -> Any:
-    """A call that is handed out at once."""
-    if method == "Unary":
-        return stub.Unary.future(request(1), **how)
-    if method == "ServerStream":
-        return stub.ServerStream(request(1, replies=2), **how)
-    if method == "ClientStream":
-        return stub.ClientStream.future(iter(requests()), **how)
-    return stub.BidiStream(iter(requests()), **how)
-
-
-def end_of(call: Any, method: str) -> Any:
-    """The error a call ended with; `None` for success. A stream is read to its end."""
-    if method not in STREAM_REPLY:
-        return call.exception(PATIENCE)
-    try:
-        list(call)
-    except grpc.RpcError as error:
-        return error
-    return None
-
-
-class Slow:
-    """A source whose later tokens come when they are let; the first is there at once."""
-
-    def __init__(self, here: Place) -> None:
-        self.here = here
-        self.asked, self.go = threading.Event(), threading.Event()
-        self.count = 0
-
-    def __call__(self) -> str:
-        self.count += 1
-        if self.count > 1:
-            self.asked.set()
-            assert self.go.wait(PATIENCE)
-        self.here.verifier.accept(token := f"slow-{id(self)}-{self.count}")
-        return token
-
 
 class TestFutures:
     """`.future()` and streams: nobody waits, and callbacks come once, with what the user holds."""
 
-    @pytest.mark.parametrize(("door", "kind"), retried(HANDED_OUT, "ClientStream", "BidiStream"))
+    @pytest.mark.parametrize(
+        ("door", "kind"),
+        [
+            (door, kind)
+            for door in DOORS
+            for kind in HANDED_OUT
+            if door not in BORROWED or kind in ("Unary", "ServerStream")
+        ],
+    )
     def test_nothing_blocks_while_a_token_is_fetched_again(self, here: Place, kind: str, door: str) -> None:
         slow = Slow(here)
         auth = BearerAuth(slow)
         here.verifier.revoke(auth.token().value)
         here.refuse()
         with SYNC_DOORS[door](here.server.target, here.credentials, auth) as stub:
-            call = open_call(stub, kind)  # this very thread lets the token come: had it blocked, none would
+            call = Sync().open(stub, kind)  # this very thread lets the token come: had it blocked, none would
             assert slow.asked.wait(PATIENCE)
             assert not call.done()
             assert call.running()
@@ -131,7 +121,7 @@ class TestFutures:
             call.add_done_callback(lambda ended: (called.append(ended), over.set()))
             assert call.add_callback(lambda: called.append(None))
             slow.go.set()
-            assert end_of(call, kind) is None
+            assert Sync().end_of(call, kind) is None
             assert over.wait(PATIENCE)
             assert eventually(lambda: len(called) == 2)
 
@@ -146,12 +136,12 @@ class TestFutures:
         with here.stub(BearerAuth(slow)) as stub:
             here.refuse(*[Refuse()] * refusals)
             called: list[Any] = []
-            call = open_call(stub, kind)
+            call = Sync().open(stub, kind)
             call.add_done_callback(called.append)
             call.add_done_callback(lambda _: 1 / 0)  # one that raises keeps nobody from being called
             call.add_callback(lambda: called.append("done"))
             slow.go.set()
-            end_of(call, kind)
+            Sync().end_of(call, kind)
             assert eventually(lambda: len(called) >= 2)
             late: list[Any] = []
             call.add_done_callback(late.append)
@@ -163,29 +153,35 @@ class TestFutures:
 
     @pytest.mark.parametrize("kind", HANDED_OUT)
     @pytest.mark.parametrize("refusals", [0, 1, 2])
-    def test_metadata_code_and_details_are_the_last_attempts(self, here: Place, kind: str, refusals: int) -> None:
-        with here.stub(here.auth()) as stub:
+    def test_metadata_code_and_details_are_the_last_attempts(
+        self, here: Place, calls: Side, kind: str, refusals: int
+    ) -> None:
+        with calls.door("secure_channel", here, here.auth()) as stub:
             here.refuse(*[Refuse(details=f"no {n}", trailing=[("attempt", str(n))]) for n in range(refusals)])
-            call = open_call(stub, kind)
-            error = end_of(call, kind)
+            call = calls.open(stub, kind)
+            error = calls.end_of(call, kind)
 
             if refusals == 2:
                 assert (error.code(), error.details()) == (UNAUTHENTICATED, "no 1")
+                assert ("attempt", "1") in list(error.trailing_metadata())
                 assert (call.code(), call.details()) == (UNAUTHENTICATED, "no 1")
                 assert ("attempt", "1") in list(call.trailing_metadata())
                 assert "no 1" in call.debug_error_string()
-                assert call.exception(PATIENCE) is not None
-                assert call.traceback(PATIENCE) is not None
             else:
                 assert error is None
-                assert (call.code(), call.details()) == (grpc.StatusCode.OK, "")
-                assert "attempt" not in dict(call.trailing_metadata())
-                assert call.traceback(PATIENCE) is None
+                assert call.code() is grpc.StatusCode.OK
+                assert "attempt" not in dict(tuple(call.trailing_metadata()))
             assert call.initial_metadata() is not None
             assert call.done()
-            assert not call.running()
-            assert not call.is_active()
             assert not call.cancelled()
+            call.time_remaining()
+            assert repr(call)
+            if isinstance(calls, Sync):
+                assert (call.exception(PATIENCE) is None) == (call.traceback(PATIENCE) is None) == (refusals < 2)
+                assert not call.running()
+                assert not call.is_active()
+            else:
+                assert not call.cancel()
 
     def test_with_call_gives_the_last_attempts_call(self, here: Place) -> None:
         with here.stub(here.auth()) as stub:
@@ -200,7 +196,7 @@ class TestFutures:
         with here.stub(here.auth(), retry=SLOWLY) as stub:
             here.refuse(Refuse())
             here.server.ledger.clear()
-            call = open_call(stub, kind, timeout=2 * PATIENCE)
+            call = Sync().open(stub, kind, timeout=2 * PATIENCE)
             assert eventually(lambda: "between" in repr(call))
 
             assert not call.done()
@@ -218,99 +214,102 @@ class TestFutures:
 class TestCancel:
     """`cancel()` works in every phase, and is final."""
 
-    def check(self, call: Any, called: list[Any]) -> None:
+    def check(self, calls: Side, call: Any, called: list[Any], kind: str) -> None:
         assert eventually(call.done)
         assert call.cancelled()
+        if isinstance(calls, Asyncio):
+            assert isinstance(calls.end_of(call, kind), asyncio.CancelledError)
+            assert not call.cancel()
+        else:
+            assert not call.running()
+            for ask in (call.result, call.exception, call.traceback):
+                with pytest.raises(grpc.FutureCancelledError):
+                    ask(timeout=PATIENCE)
+            assert not call.add_callback(lambda: None)
         assert call.code() is grpc.StatusCode.CANCELLED
         assert call.details() == "Locally cancelled by application!"
-        assert not call.running()
-        for ask in (call.result, call.exception, call.traceback):
-            with pytest.raises(grpc.FutureCancelledError):
-                ask(timeout=PATIENCE)
-        assert eventually(lambda: len(called) == 1)
-        assert called == [call]
         assert call.initial_metadata() is not None
         assert call.trailing_metadata() is not None
         assert call.time_remaining() is None or call.time_remaining() >= 0
-        assert not call.add_callback(lambda: None)
+        assert eventually(lambda: len(called) == 1)
+        assert called == [calls.held(call)]
 
     @pytest.mark.parametrize("kind", HANDED_OUT)
-    def test_before_the_first_attempt_has_a_token(self, here: Place, kind: str) -> None:
+    def test_before_the_first_attempt_has_a_token(self, here: Place, calls: Side, kind: str) -> None:
         slow = Slow(here)
         slow.count = 1
-        with here.stub(BearerAuth(slow)) as stub:
+        with calls.door("secure_channel", here, BearerAuth(slow)) as stub:
             here.server.ledger.clear()
             called: list[Any] = []
-            call = open_call(stub, kind)
+            call = calls.open(stub, kind)
             call.add_done_callback(called.append)
             assert slow.asked.wait(PATIENCE)
             assert call.cancel()
 
-            self.check(call, called)
+            self.check(calls, call, called, kind)
             slow.go.set()
             assert len(here.server.ledger) == 0
 
     @pytest.mark.parametrize("kind", HANDED_OUT)
     @pytest.mark.parametrize("attempt", [1, 2])
-    def test_during_an_attempt(self, here: Place, kind: str, attempt: int) -> None:
-        with here.stub(here.auth()) as stub:
+    def test_during_an_attempt(self, here: Place, calls: Side, kind: str, attempt: int) -> None:
+        with calls.door("secure_channel", here, here.auth()) as stub:
             delay = Delay()
             here.server.faults.clear()
             here.server.script(*([Refuse()] * (attempt - 1)), delay)
             called: list[Any] = []
-            call = open_call(stub, kind)
+            call = calls.open(stub, kind)
             call.add_done_callback(called.append)
             assert delay.arrived.wait(PATIENCE)
             assert call.cancel()
 
-            self.check(call, called)
+            self.check(calls, call, called, kind)
             delay.release.set()
 
     @pytest.mark.parametrize("kind", HANDED_OUT)
-    def test_between_two_attempts(self, here: Place, kind: str) -> None:
+    def test_between_two_attempts(self, here: Place, calls: Side, kind: str) -> None:
         pause = 0.3
-        with here.stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(pause))) as stub:
+        retry = RetryPolicy(wait=tenacity.wait_fixed(pause))
+        with calls.door("secure_channel", here, here.auth(), retry=retry) as stub:
             here.refuse(Refuse())
             here.server.ledger.clear()
             called: list[Any] = []
-            call = open_call(stub, kind)
+            call = calls.open(stub, kind)
             call.add_done_callback(called.append)
             assert eventually(lambda: "between" in repr(call))
             assert call.cancel()
 
-            self.check(call, called)
-            over = threading.Event()
-            SYSTEM_CLOCK.call_later(pause, over.set)  # by the timer that made the pause, and due after it
-            assert over.wait(PATIENCE)
-            stub.Unary(request())
+            self.check(calls, call, called, kind)
+            calls.pause(pause)
+            calls.make("unary", stub)
             assert len(here.server.ledger) == 2  # nothing came of the pause any more
 
     @pytest.mark.parametrize("kind", HANDED_OUT)
-    def test_while_the_second_attempts_token_is_fetched(self, here: Place, kind: str) -> None:
+    def test_while_the_second_attempts_token_is_fetched(self, here: Place, calls: Side, kind: str) -> None:
         slow = Slow(here)
         auth = BearerAuth(slow)
         here.verifier.revoke(auth.token().value)
         here.refuse()
-        with here.stub(auth) as stub:
+        with calls.door("secure_channel", here, auth) as stub:
             here.server.ledger.clear()
             called: list[Any] = []
-            call = open_call(stub, kind)
+            call = calls.open(stub, kind)
             call.add_done_callback(called.append)
             assert slow.asked.wait(PATIENCE)
             assert call.cancel()
 
-            self.check(call, called)
+            self.check(calls, call, called, kind)
             slow.go.set()
             assert len(here.server.ledger) == 1
-            stub.Unary(request())  # the late token serves the next call
+            calls.make("unary", stub)  # the late token serves the next call
             assert slow.count == 2
 
     @pytest.mark.parametrize("kind", HANDED_OUT)
-    def test_after_the_end(self, here: Place, kind: str) -> None:
-        with here.stub(here.auth()) as stub:
+    def test_after_the_end(self, here: Place, calls: Side, kind: str) -> None:
+        with calls.door("secure_channel", here, here.auth()) as stub:
             here.refuse(Refuse())
-            call = open_call(stub, kind)
-            assert end_of(call, kind) is None
+            call = calls.open(stub, kind)
+            assert calls.end_of(call, kind) is None
             assert call.done()
             assert not call.cancel()
 
@@ -321,26 +320,36 @@ class TestCancel:
 class TestDeadline:
     """One deadline spans all attempts."""
 
-    @pytest.mark.parametrize("kind", SYNC)
-    def test_the_second_attempt_gets_what_the_first_one_left(self, here: Place, kind: str) -> None:
-        with here.stub(here.auth(), retry=RetryPolicy(wait=tenacity.wait_fixed(0.15))) as stub:
+    @pytest.mark.parametrize(("calls", "kind"), BOTH, indirect=["calls"])
+    def test_the_second_attempt_gets_what_the_first_one_left(self, here: Place, calls: Side, kind: str) -> None:
+        retry = RetryPolicy(wait=tenacity.wait_fixed(0.15))
+        with calls.door("secure_channel", here, here.auth(), retry=retry) as stub:
             here.refuse(Refuse())
             here.server.ledger.clear()
-            assert SYNC[kind](stub, timeout=3) == expected(kind)
+            assert calls.make(kind, stub, timeout=3) == expected(kind)
 
         _, second = here.server.ledger
         assert 0 < second.time_left < 2.87  # 2.85, that is; gRPC rounds up, but never by as much as the pause
 
-    @pytest.mark.parametrize(("door", "kind"), retried(SYNC, *(kind for kind in SYNC if kind[0] in "cb")))
-    def test_a_refresh_that_hangs_ends_the_call_on_time(self, here: Place, kind: str, door: str) -> None:
+    @pytest.mark.parametrize(
+        ("door", "calls", "kind"),
+        [
+            (door, name, kind)
+            for door in DOORS
+            for name, kind in BOTH
+            if not of_streams_taken(kind) or (name == "sync" and door not in BORROWED)
+        ],
+        indirect=["calls"],
+    )
+    def test_a_refresh_that_hangs_ends_the_call_on_time(self, here: Place, calls: Side, kind: str, door: str) -> None:
         slow = Slow(here)
         auth = BearerAuth(slow)
         here.verifier.revoke(auth.token().value)
         here.refuse()
-        with SYNC_DOORS[door](here.server.target, here.credentials, auth) as stub:
+        with calls.door(door, here, auth) as stub:
             begin = time.monotonic()
             with pytest.raises(grpc.RpcError) as caught:
-                SYNC[kind](stub, timeout=0.4)
+                calls.make(kind, stub, timeout=0.4)
             took = time.monotonic() - begin
             slow.go.set()  # only now: the call has ended while the refresh hung
 

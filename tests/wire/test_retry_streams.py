@@ -16,8 +16,20 @@ from typing import Any
 import grpc
 import pytest
 import tenacity
-from _refusing import PATIENCE, UNAUTHENTICATED, Place, place, read_all, request, requests, same, soon
-from doors import AIO_DOORS, SYNC_DOORS
+from _refusing import (
+    PATIENCE,
+    STREAM_REPLY,
+    UNAUTHENTICATED,
+    Place,
+    Side,
+    place,
+    read_all,
+    request,
+    requests,
+    same,
+    side,
+    soon,
+)
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -34,6 +46,12 @@ PROPERTY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=
 def here() -> Iterator[Place]:
     with place() as here:
         yield here
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def calls(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Side]:
+    with side(request.param, caplog) as calls:
+        yield calls
 
 
 @pytest.fixture(scope="module")
@@ -373,43 +391,25 @@ class TestBounds:
 
         assert [attempt.accepted for attempt in here.server.ledger] == [True]
 
-    @pytest.mark.parametrize("kind", ["ServerStream", "BidiStream"])
+    @pytest.mark.parametrize("kind", STREAM_REPLY)
     @pytest.mark.parametrize("warm", [False, True])
-    def test_after_the_first_message_a_stream_is_never_made_again(self, here: Place, kind: str, warm: bool) -> None:
-        with here.stub(here.auth()) as stub:
+    def test_after_the_first_message_a_stream_is_never_made_again(
+        self, here: Place, calls: Side, kind: str, warm: bool
+    ) -> None:
+        with calls.door("secure_channel", here, here.auth()) as stub:
             here.refuse()
             if warm:
-                stub.Unary(request())
+                calls.make("unary", stub)
             here.server.ledger.clear()
             here.refuse(Refuse(details="enough", after_replies=1, trailing=[("t", "1")]))
-            message = request(1, replies=3)
-            call = getattr(stub, kind)(iter([message]) if kind == "BidiStream" else message)
-            assert next(call).index == 0
+            call = calls.open(stub, kind)
+            assert calls.next(call).index == 0
             with pytest.raises(grpc.RpcError) as caught:
-                next(call)
+                calls.next(call)
 
-        assert (caught.value.code(), caught.value.details()) == (UNAUTHENTICATED, "enough")
-        assert (call.code(), call.details(), len(here.server.ledger)) == (UNAUTHENTICATED, "enough", 1)
-        assert ("t", "1") in list(call.trailing_metadata())
-
-    @pytest.mark.parametrize("kind", ["ServerStream", "BidiStream"])
-    @pytest.mark.parametrize("style", ["iterate", "read"])
-    async def test_after_the_first_message_an_asyncio_stream_is_never_made_again(
-        self, here: Place, kind: str, style: str
-    ) -> None:
-        async with here.aio_stub(here.auth()) as stub:
-            here.server.ledger.clear()
-            here.refuse(Refuse(details="enough", after_replies=1, trailing=[("t", "1")]))
-            message = request(1, replies=3)
-            call = getattr(stub, kind)(iter([message]) if kind == "BidiStream" else message)
-            messages = call.__aiter__() if style == "iterate" else None
-            receive = call.read if messages is None else messages.__anext__
-            assert (await soon(receive())).index == 0
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await soon(receive())
             assert (caught.value.code(), caught.value.details()) == (UNAUTHENTICATED, "enough")
-            assert (await call.code(), len(here.server.ledger)) == (UNAUTHENTICATED, 1)
-            assert ("t", "1") in list(await call.trailing_metadata())
+            assert (call.code(), call.details(), len(here.server.ledger)) == (UNAUTHENTICATED, "enough", 1)
+            assert ("t", "1") in list(call.trailing_metadata())
 
 
 # ----------------------------------------------------------------------------------------------- what the caller does
@@ -420,36 +420,18 @@ class TestChangedRequests:
 
     @pytest.mark.parametrize("path", ["cold", "warm"])
     @pytest.mark.parametrize("door", ["secure_channel", "intercept_channel", "wrap_stub", "interceptor"])
-    def test_a_request_changed_after_the_call_was_made(self, here: Place, door: str, path: str) -> None:
+    def test_a_request_changed_after_the_call_was_made(self, here: Place, calls: Side, door: str, path: str) -> None:
         auth = here.auth()
-        with SYNC_DOORS[door](here.server.target, here.credentials, auth) as stub:
+        with calls.door(door, here, auth) as stub:
             here.refuse()
             if path == "warm":
-                stub.Unary(request())
-            for make in (stub.Unary.future, stub.ServerStream):
+                calls.make("unary", stub)
+            for kind in ("Unary", "ServerStream"):
                 here.revoke(auth)
                 mine = request(1, b"mine", replies=1)
-                sent = request(1, b"mine")
-                call = make(mine)
+                call = calls.open(stub, kind, mine)
                 mine.index, mine.payload = 9, b"changed"
-                reply = call.result(PATIENCE) if make is not stub.ServerStream else next(iter(call))
-                assert same(reply, [sent])
-
-    @pytest.mark.parametrize("path", ["cold", "warm"])
-    @pytest.mark.parametrize("door", ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub"])
-    async def test_a_request_changed_after_an_asyncio_call_was_made(self, here: Place, door: str, path: str) -> None:
-        auth = here.auth()
-        async with AIO_DOORS[door](here.server.target, here.credentials, auth) as stub:
-            here.refuse()
-            if path == "warm":
-                await stub.Unary(request())
-            for make in (stub.Unary, stub.ServerStream):
-                here.revoke(auth)
-                mine = request(1, b"mine", replies=1)
-                call = make(mine)
-                mine.index, mine.payload = 9, b"changed"
-                reply = await call if make is stub.Unary else await call.read()
-                assert same(reply, [request(1, b"mine")])
+                assert same(calls.replies(call, kind)[0], [request(1, b"mine")])
 
     async def test_a_message_changed_after_it_was_written(self, here: Place) -> None:
         auth = here.auth()
