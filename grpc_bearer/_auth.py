@@ -196,7 +196,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
             ConfigurationError: no token was given.
         """
         if not isinstance(token, (Token, str)):
-            raise ConfigurationError(f"token: expected a Token or a str, got {type(token).__name__}")
+            raise ConfigurationError(f"expected a Token or a str, got {type(token).__name__}", field="token")
         return self._engine.invalidate(token.fingerprint if isinstance(token, Token) else fingerprint(token.strip()))
 
     def close(self) -> None:
@@ -287,13 +287,13 @@ def _cached(source: Source, cache: object) -> Source:
     from grpc_bearer.cache._shared import SharedCache
 
     if not isinstance(cache, SharedCache):
-        raise ConfigurationError(f"cache: expected a SharedCache, got {type(cache).__name__}")
+        raise ConfigurationError(f"expected a SharedCache, got {type(cache).__name__}", field="cache")
     return CachedSource(source, cache)
 
 
 def _checked_max_keys(max_keys: object) -> int:
     if not isinstance(max_keys, int) or isinstance(max_keys, bool) or max_keys < 1:
-        raise ConfigurationError("max_keys: expected a whole number, 1 or more")
+        raise ConfigurationError("expected a whole number, 1 or more", field="max_keys")
     return max_keys
 
 
@@ -301,7 +301,7 @@ def _checked_clock(clock: Clock) -> Clock:
     if isinstance(clock, type) or not all(
         callable(getattr(clock, name, None)) for name in ("time", "monotonic", "call_later")
     ):
-        raise ConfigurationError("clock: expected an object with time(), monotonic() and call_later()")
+        raise ConfigurationError("expected an object with time(), monotonic() and call_later()", field="clock")
     return clock
 
 
@@ -324,16 +324,18 @@ def as_source(source: object) -> Source:
         return source
     # Recognised before anything callable, which a plugin is too.
     if isinstance(source, BearerAuth):
-        raise ConfigurationError("source: this is a BearerAuth already; pass it as auth= to a channel")
+        raise ConfigurationError("this is a BearerAuth already; pass it as auth= to a channel", field="source")
     if isinstance(source, grpc.CallCredentials):
         raise ConfigurationError(
-            "auth: grpc.CallCredentials cannot be opened; pass them as credentials= of a call, or combine them with "
-            "grpc.composite_channel_credentials and use grpc.secure_channel"
+            "grpc.CallCredentials cannot be opened; pass them as credentials= of a call, or combine them with "
+            "grpc.composite_channel_credentials and use grpc.secure_channel",
+            field="auth",
         )
     if isinstance(source, grpc.AuthMetadataPlugin):
         raise ConfigurationError(
-            f"auth: {type(source).__name__} is another library's AuthMetadataPlugin; use "
-            "grpc.metadata_call_credentials with grpc.secure_channel, or give the credentials it was made of"
+            f"{type(source).__name__} is another library's AuthMetadataPlugin; use "
+            "grpc.metadata_call_credentials with grpc.secure_channel, or give the credentials it was made of",
+            field="auth",
         )
     if isinstance(source, str):
         from grpc_bearer.sources.static import StaticSource
@@ -352,8 +354,9 @@ def as_source(source: object) -> Source:
 
         return CallableSource(source)
     raise ConfigurationError(
-        f"auth: cannot make a token source of {type(source).__name__}; expected a BearerAuth, a Source, a token as "
-        "str, a path, a function that returns a token, or google-auth credentials"
+        f"cannot make a token source of {type(source).__name__}; expected a BearerAuth, a Source, a token as "
+        "str, a path, a function that returns a token, or google-auth credentials",
+        field="auth",
     )
 
 

@@ -46,11 +46,20 @@ class GrpcBearerError(Exception):
     """
 
     _abstract: ClassVar[bool] = True
+    # Which argument is wrong, and the text behind its name: for `load`, whose users know the argument by another name.
+    _field: str = ""
+    _reason: str = ""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, field: str | tuple[str, str] = "") -> None:
         if type(self).__dict__.get("_abstract", False):
             raise TypeError(f"{type(self).__name__} is never raised itself: raise one of its subclasses")
-        super().__init__(message)
+        self._field, *inside = (field,) if isinstance(field, str) else field
+        self._reason = ": ".join((*inside, message))
+        super().__init__(f"{self._field}: {self._reason}" if self._field else message)
+
+    def _without(self, field: str) -> str:
+        """The text for somebody who has named the field already."""
+        return self._reason if self._field == field else str(self)
 
     def fresh(self) -> GrpcBearerError:
         """A copy without a traceback: one instance raised to many waiters would collect all of theirs.
@@ -88,8 +97,8 @@ class TokenError(GrpcBearerError):
     _abstract: ClassVar[bool] = True
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retry_after: float | None = None, field: str | tuple[str, str] = "") -> None:
+        super().__init__(message, field=field)
         self.retry_after = retry_after
 
     @property

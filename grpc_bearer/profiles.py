@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from grpc_bearer._auth import AuthOptions, BearerAuth, HeaderOptions, as_source
-from grpc_bearer._base.arguments import as_dict, checked_text
+from grpc_bearer._base.arguments import Place, Where, as_dict, checked_text
 from grpc_bearer._base.credential_files import checked_fields, read_object
 from grpc_bearer._base.identity import Identity
 from grpc_bearer._base.keys import KeyFile
@@ -97,8 +97,8 @@ def _bear_body(path: Path) -> dict[str, object]:
         return checked_fields(data, _BEAR_FIELDS, _where(path), secrets=_BEAR_SECRETS)
 
 
-def _where(path: Path | None) -> str:
-    return "credentials" if path is None else f"credentials: {path}"
+def _where(path: Path | None) -> Place:
+    return "credentials" if path is None else Where("credentials", str(path))
 
 
 def skykit(
@@ -163,7 +163,9 @@ def bitbroker(
     sources = {role: _token_source(value, role) for role, value in given.items() if value is not None}
     if token is not None:
         if sources or routes is not None:
-            raise ConfigurationError("token: is for all calls; leave out the roles and routes, or leave out the token")
+            raise ConfigurationError(
+                "is for all calls; leave out the roles and routes, or leave out the token", field="token"
+            )
         source = _token_source(token, "token")
     else:
         source = RoutedSource(_routed(sources, routes, tuple(given)))
@@ -174,16 +176,18 @@ def _routed(
     sources: Mapping[str, Source], routes: Mapping[str, str] | None, roles: tuple[str, ...]
 ) -> dict[str, Source]:
     if not sources:
-        raise ConfigurationError(f"token: missing; give one, or one for each role ({', '.join(roles)}) with routes")
+        raise ConfigurationError(
+            f"missing; give one, or one for each role ({', '.join(roles)}) with routes", field="token"
+        )
     if not isinstance(routes, Mapping) or not (routes := as_dict("routes", routes)):
         raise ConfigurationError(
-            "routes: missing; say which calls take which role, as in {'pkg.Service/*': 'consumer'}"
+            "missing; say which calls take which role, as in {'pkg.Service/*': 'consumer'}", field="routes"
         )
     for pattern, role in routes.items():
         if role not in roles:
-            raise ConfigurationError(f"routes: {pattern}: the role is none of {', '.join(roles)}")
+            raise ConfigurationError(f"{pattern}: the role is none of {', '.join(roles)}", field="routes")
         if role not in sources:
-            raise ConfigurationError(f"{role}: missing; the route {pattern} needs its token")
+            raise ConfigurationError(f"missing; the route {pattern} needs its token", field=role)
     return {pattern: sources[role] for pattern, role in routes.items()}
 
 
@@ -203,7 +207,7 @@ def crm(token: _TokenLike, **options: Unpack[HeaderOptions]) -> BearerAuth:
 
 def _token_source(token: object, field: str) -> Source:
     if not (isinstance(token, (str, os.PathLike, Source)) or callable(token)) or isinstance(token, type):
-        raise ConfigurationError(f"{field}: expected a str, a path or a function, got {type(token).__name__}")
+        raise ConfigurationError(f"expected a str, a path or a function, got {type(token).__name__}", field=field)
     return as_source(token)
 
 

@@ -7,8 +7,8 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Mapping
-from typing import Any, TypeGuard
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError
@@ -21,10 +21,24 @@ _PLACEHOLDER = re.compile(
 )
 
 
+class Where(NamedTuple):
+    """A place inside what was given for an argument: its file, or the name of one of its members."""
+
+    field: str
+    inside: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.inside}"
+
+
+#: What an error is about: an argument by its name, or a place inside it.
+Place: TypeAlias = str | Where
+
+
 def checked_flag(field: str, value: object) -> bool:
     """A switch: `"false"` out of a file or the environment is true to Python, so nothing but a bool is taken."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{field}: expected True or False, got {type(value).__name__}")
+        raise ConfigurationError(f"expected True or False, got {type(value).__name__}", field=field)
     return value
 
 
@@ -41,7 +55,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 def checked_seconds(field: str, value: object, *, zero: bool = False) -> float:
     """A finite time span: above 0, or, with `zero`, 0 or more."""
     if not is_number(value) or value < 0 or (value == 0 and not zero):
-        raise ConfigurationError(f"{field}: expected a number of seconds{', 0 or more' if zero else ' above 0'}")
+        raise ConfigurationError(f"expected a number of seconds{', 0 or more' if zero else ' above 0'}", field=field)
     return float(value)
 
 
@@ -50,31 +64,32 @@ def checked_wait(field: str, value: object) -> float | None:
     if value is None:
         return None
     if not is_number(value):
-        raise ConfigurationError(f"{field}: expected a number of seconds, or None")
+        raise ConfigurationError("expected a number of seconds, or None", field=field)
     return min(float(value), threading.TIMEOUT_MAX)
 
 
 def as_dict(field: str, value: object) -> dict[Any, Any]:
     """A copy of a mapping, whatever reading it does."""
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{field}: expected a mapping, got {type(value).__name__}")
+        raise ConfigurationError(f"expected a mapping, got {type(value).__name__}", field=field)
     # It may be of somebody's own, such as one that looks things up elsewhere.
     with translating(
-        Exception, to=lambda error: ConfigurationError(f"{field}: reading the mapping raised {type(error).__name__}")
+        Exception,
+        to=lambda error: ConfigurationError(f"reading the mapping raised {type(error).__name__}", field=field),
     ):
         return dict(value)
 
 
-def checked_text(field: str, value: object) -> str:
+def checked_text(field: Place, value: object) -> str:
     """A text that is to be sent or signed, trimmed as tokens are: files and copies end in a line break or a blank.
 
     Raises:
         ConfigurationError: no `str`, empty, of several lines, with what cannot be seen, or a placeholder.
     """
     if not isinstance(value, str):
-        raise ConfigurationError(f"{field}: expected a str, got {type(value).__name__}")
+        raise ConfigurationError(f"expected a str, got {type(value).__name__}", field=field)
     if problem := text_problem(value):
-        raise ConfigurationError(f"{field}: {problem}")
+        raise ConfigurationError(problem, field=field)
     return value.strip()
 
 
@@ -101,10 +116,18 @@ def is_placeholder(text: str) -> bool:
     return _PLACEHOLDER.fullmatch(text) is not None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?`, or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 # -- paths ------------------------------------------------------------------------------------------------------------
 
 
-def expanded_path(field: str, path: object) -> str:
+def expanded_path(field: Place, path: object) -> str:
     """A path as text, with `~` replaced by the home folder. What it names need not be there.
 
     Raises:
@@ -112,14 +135,15 @@ def expanded_path(field: str, path: object) -> str:
     """
     text = _fspath(path)
     if text is None:
-        raise ConfigurationError(f"{field}: expected a path, got {type(path).__name__}")
+        raise ConfigurationError(f"expected a path, got {type(path).__name__}", field=field)
     if not text or "\0" in text:
-        raise ConfigurationError(f"{field}: empty, or with a NUL in it")
+        raise ConfigurationError("empty, or with a NUL in it", field=field)
     found = os.path.expanduser(text)
     if found.startswith("~"):
         raise ConfigurationError(
-            f"{field}: begins with '~', and there is no such home directory; give the whole path, or './~…' for a "
-            "file of that name"
+            "begins with '~', and there is no such home directory; give the whole path, or './~…' for a "
+            "file of that name",
+            field=field,
         )
     return found
 
@@ -134,14 +158,14 @@ def _fspath(path: object) -> str | None:
         return None
 
 
-def refuse_file_name(field: str, text: str) -> None:
+def refuse_file_name(field: Place, text: str) -> None:
     """Refuse the name of a file where a secret is expected: the name would be sent in its place.
 
     Raises:
         ConfigurationError: there is such a file.
     """
     if names_file(text):
-        raise ConfigurationError(f"{field}: {A_FILE_NAME}")
+        raise ConfigurationError(A_FILE_NAME, field=field)
 
 
 #: What is said of such a text.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from grpc_bearer._base.arguments import A_FILE_NAME, as_dict, expanded_path, names_file, text_problem
+from grpc_bearer._base.arguments import A_FILE_NAME, Place, Where, as_dict, expanded_path, names_file, text_problem
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError
 
@@ -33,8 +33,8 @@ def as_path(text: str, field: str) -> Path:
     if exists:
         return path
     if _looks_like_path(text):
-        raise ConfigurationError(f"{field}: no such file: {text}")
-    raise ConfigurationError(f"{field}: neither a known format nor the name of a file that exists")
+        raise ConfigurationError(f"no such file: {text}", field=field)
+    raise ConfigurationError("neither a known format nor the name of a file that exists", field=field)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -54,10 +54,22 @@ def read_file(path: os.PathLike[str] | os.PathLike[bytes], field: str) -> bytes:
             data = file.read(MAX_FILE + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise ConfigurationError(f"{field}: cannot read {name}: {reason}") from None
+        raise ConfigurationError(f"cannot read {name}: {reason}", field=field) from None
     if len(data) > MAX_FILE:
-        raise ConfigurationError(f"{field}: {name} is over {MAX_FILE} bytes, too long for a credential")
+        raise ConfigurationError(f"{name} is over {MAX_FILE} bytes, too long for a credential", field=field)
     return data
+
+
+def read_text(path: os.PathLike[str], field: str) -> str:
+    """The text of a small file.
+
+    Raises:
+        ConfigurationError: it cannot be read, is too long to be a credential, or is no text.
+    """
+    data = read_file(path, field)
+    problem = f"{os.fspath(path)} is not text in UTF-8"
+    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError(problem, field=field)):
+        return data.decode("utf-8-sig")
 
 
 def read_object(credentials: object, field: str) -> tuple[dict[str, Any], Path | None]:
@@ -74,27 +86,28 @@ def read_object(credentials: object, field: str) -> tuple[dict[str, Any], Path |
         credentials = as_path(credentials, field)
     if isinstance(credentials, os.PathLike):
         path = Path(expanded_path(field, credentials))
-        return parse_object(_as_text(read_file(path, field), f"{field}: {path}"), f"{field}: {path}"), path
-    raise ConfigurationError(f"{field}: expected a file, a mapping or JSON text, got {type(credentials).__name__}")
+        where = Where(field, str(path))
+        return parse_object(_as_text(read_file(path, field), where), where), path
+    raise ConfigurationError(f"expected a file, a mapping or JSON text, got {type(credentials).__name__}", field=field)
 
 
-def _as_text(data: str | bytes, where: str) -> str:
+def _as_text(data: str | bytes, where: Place) -> str:
     if isinstance(data, str):
         return data.removeprefix("\ufeff")
-    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError(f"{where}: not text in UTF-8")):
+    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError("not text in UTF-8", field=where)):
         return data.decode("utf-8-sig")
 
 
-def parse_object(text: str, where: str) -> dict[str, Any]:
+def parse_object(text: str, where: Place) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
         ConfigurationError: not JSON, or another JSON value.
     """
-    with translating(RecursionError, ValueError, to=lambda error: ConfigurationError(f"{where}: {_no_json(error)}")):
+    with translating(RecursionError, ValueError, to=lambda error: ConfigurationError(_no_json(error), field=where)):
         value = json.loads(text)
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{where}: expected a JSON object, found {type(value).__name__}")
+        raise ConfigurationError(f"expected a JSON object, found {type(value).__name__}", field=where)
     return value
 
 
@@ -106,7 +119,7 @@ def _no_json(error: Exception) -> str:
 def checked_fields(
     data: Mapping[str, Any],
     fields: tuple[str, ...],
-    where: str,
+    where: Place,
     *,
     secrets: Collection[str] = (),
     extra: bool = False,
@@ -125,10 +138,10 @@ def checked_fields(
     """
     problems = [problem for name in fields if (problem := _field_problem(data, name, name in secrets))]
     if not extra:
-        problems += [f"{_shown(name)}: not known here" for name in data if name not in fields]
+        problems += [f"{shown(name)}: not known here" for name in data if name not in fields]
     if problems:
         expected = ", ".join(fields) + ("" if extra else ", and nothing else")
-        raise ConfigurationError(f"{where}: {'; '.join(problems)} (expected {expected})")
+        raise ConfigurationError(f"{'; '.join(problems)} (expected {expected})", field=where)
     return {name: value.strip() if isinstance(value := data[name], str) else value for name in fields}
 
 
@@ -148,7 +161,7 @@ def _field_problem(data: Mapping[str, Any], name: str, secret: bool) -> str:
     return problem and f"{name}: {problem}"
 
 
-def _shown(name: object) -> str:
+def shown(name: object) -> str:
     # Someone may have swapped names and values: an unknown name is shown only if it looks like a name.
     plain = isinstance(name, str) and len(name) <= 30 and name.isidentifier()
     return str(name) if plain else "a field whose name is not shown"

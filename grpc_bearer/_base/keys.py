@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from grpc_bearer._base.arguments import UNFILLED, is_placeholder, refuse_file_name
+from grpc_bearer._base.arguments import UNFILLED, Place, Where, is_placeholder, refuse_file_name
 from grpc_bearer._base.credential_files import checked_fields, parse_object, read_file, read_object
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, SigningError
@@ -32,7 +32,7 @@ class KeyFile:
         if self.member is None:
             return read_file(self.path, field)
         data, _ = read_object(self.path, field)
-        fields = checked_fields(data, (self.member,), f"{field}: {self.path}", extra=True)
+        fields = checked_fields(data, (self.member,), Where(field, str(self.path)), extra=True)
         return str(fields[self.member]).encode("utf-8", "replace")
 
 
@@ -49,7 +49,7 @@ def is_key_text(text: str) -> bool:
     return "-----BEGIN" in text or text.removeprefix("\ufeff").lstrip().startswith("{")
 
 
-def load_text(text: bytes, passphrase: bytes | None, where: str) -> LoadedKey:
+def load_text(text: bytes, passphrase: bytes | None, where: Place) -> LoadedKey:
     """The private key in PEM or JWK text.
 
     Raises:
@@ -60,7 +60,7 @@ def load_text(text: bytes, passphrase: bytes | None, where: str) -> LoadedKey:
     if not text.startswith(b"{"):
         return LoadedKey(_load_pem(text, passphrase, where))
     if passphrase is not None:
-        raise ConfigurationError(f"passphrase: only a PEM takes one, and {where} is a JWK")
+        raise ConfigurationError(f"only a PEM takes one, and {where} is a JWK", field="passphrase")
     return load_jwk(parse_object(text.decode("utf-8", "replace"), where), where)
 
 
@@ -68,14 +68,14 @@ _COORDINATES = {"P-256": 32, "P-384": 48, "P-521": 66}  # bytes
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 
 
-def _load_pem(text: bytes, passphrase: bytes | None, where: str) -> object:
+def _load_pem(text: bytes, passphrase: bytes | None, where: Place) -> object:
     label, body = _private_block(_unescaped(text), where)
     password = _checked_passphrase(passphrase, b"ENCRYPTED" in label or b"ENCRYPTED" in body, where)
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     problem = "wrong passphrase, or a damaged key" if password else "the PEM is damaged, or of a kind not supported"
-    with translating(ValueError, TypeError, UnsupportedAlgorithm, to=lambda _: SigningError(f"{where}: {problem}")):
+    with translating(ValueError, TypeError, UnsupportedAlgorithm, to=lambda _: SigningError(problem, field=where)):
         return load_pem_private_key(_rewrapped(label, body), password)
 
 
@@ -85,22 +85,22 @@ def _unescaped(text: bytes) -> bytes:
     return re.sub(rb"\\+r?", b"", re.sub(rb"\\+n", b"\n", text))
 
 
-def _private_block(text: bytes, where: str) -> tuple[bytes, bytes]:
+def _private_block(text: bytes, where: Place) -> tuple[bytes, bytes]:
     """The one private key among the PEM blocks: openssl puts `EC PARAMETERS` first, others a certificate."""
     blocks = _BLOCK.findall(text)
     private = [block for block in blocks if block[0].endswith(b"PRIVATE KEY")]
     if len(private) > 1:
-        raise SigningError(f"{where}: holds {len(private)} private keys; leave the one to sign with")
+        raise SigningError(f"holds {len(private)} private keys; leave the one to sign with", field=where)
     if private and private[0][0] == b"OPENSSH PRIVATE KEY":
-        raise SigningError(f"{where}: in OpenSSH's own format; convert it with `ssh-keygen -p -m PKCS8 -f FILE`")
+        raise SigningError("in OpenSSH's own format; convert it with `ssh-keygen -p -m PKCS8 -f FILE`", field=where)
     if private:
         return cast("tuple[bytes, bytes]", private[0])
     labels = [label for label, _ in blocks]
     if b"CERTIFICATE" in labels:
-        raise SigningError(f"{where}: a certificate; signing needs the private key that belongs to it")
+        raise SigningError("a certificate; signing needs the private key that belongs to it", field=where)
     if any(label.endswith(b"PUBLIC KEY") for label in labels):
-        raise SigningError(f"{where}: a public key; signing needs the private key")
-    raise SigningError(f"{where}: no private key in it; expected PEM ('-----BEGIN PRIVATE KEY-----' …) or a JWK")
+        raise SigningError("a public key; signing needs the private key", field=where)
+    raise SigningError("no private key in it; expected PEM ('-----BEGIN PRIVATE KEY-----' …) or a JWK", field=where)
 
 
 def passphrase_of(given: object) -> bytes | None:
@@ -114,20 +114,20 @@ def passphrase_of(given: object) -> bytes | None:
     if isinstance(given, os.PathLike):
         return read_file(given, "passphrase").rstrip(b"\r\n")
     if not isinstance(given, str):
-        raise ConfigurationError(f"passphrase: expected a str, bytes or a path, got {type(given).__name__}")
+        raise ConfigurationError(f"expected a str, bytes or a path, got {type(given).__name__}", field="passphrase")
     refuse_file_name("passphrase", given)
     if is_placeholder(given.strip()):
-        raise ConfigurationError(f"passphrase: {UNFILLED}")
+        raise ConfigurationError(UNFILLED, field="passphrase")
     # A lone surrogate would raise, and show the passphrase; replaced, it is a wrong one.
     return given.rstrip("\r\n").encode("utf-8", "replace")
 
 
-def _checked_passphrase(passphrase: bytes | None, encrypted: bool, where: str) -> bytes | None:
+def _checked_passphrase(passphrase: bytes | None, encrypted: bool, where: Place) -> bytes | None:
     if encrypted and not passphrase:
         state = "missing" if passphrase is None else "empty"
-        raise ConfigurationError(f"passphrase: {state}, and {where} is encrypted")
+        raise ConfigurationError(f"{state}, and {where} is encrypted", field="passphrase")
     if passphrase is not None and not encrypted:
-        raise ConfigurationError(f"passphrase: given, but {where} is not encrypted; leave it out")
+        raise ConfigurationError(f"given, but {where} is not encrypted; leave it out", field="passphrase")
     return passphrase
 
 
@@ -138,20 +138,20 @@ def _rewrapped(label: bytes, body: bytes) -> bytes:
     return b"-----BEGIN %s-----\n%s\n-----END %s-----\n" % (label, body.strip(), label)
 
 
-def load_jwk(jwk: Mapping[str, Any], where: str) -> LoadedKey:
+def load_jwk(jwk: Mapping[str, Any], where: Place) -> LoadedKey:
     """The private key in a JWK (RFC 7517).
 
     Raises:
         SigningError: public, shared, damaged, or not for signing.
     """
     if problem := _jwk_problem(jwk):
-        raise SigningError(f"{where}: {problem}")
+        raise SigningError(problem, field=where)
     from jwt.algorithms import get_default_algorithms
 
     reader = get_default_algorithms()[{"RSA": "RS256", "EC": "ES512", "OKP": "EdDSA"}[jwk["kty"]]]
-    problem = f"{where}: the JWK is damaged, or of a curve not supported"
+    problem = "the JWK is damaged, or of a curve not supported"
     # PyJWT lets TypeError, KeyError, binascii.Error and more through; their text may hold parts of the key.
-    with translating(Exception, to=lambda _: SigningError(problem)):
+    with translating(Exception, to=lambda _: SigningError(problem, field=where)):
         key = reader.from_jwk(_padded(jwk))
     algorithm, key_id = jwk.get("alg"), jwk.get("kid")
     return LoadedKey(

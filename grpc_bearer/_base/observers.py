@@ -18,9 +18,9 @@ def checked_observer(observer: object, field: str = "observer") -> None:
         ConfigurationError: it cannot be called, or is a coroutine function.
     """
     if not callable(observer) or inspect.isclass(observer):
-        raise ConfigurationError(f"{field}: expected something that can be called with an event")
+        raise ConfigurationError("expected something that can be called with an event", field=field)
     call = observer if inspect.isroutine(observer) else getattr(observer, "__call__", observer)  # noqa: B004
     if inspect.iscoroutinefunction(call):
         raise ConfigurationError(
-            f"{field}: is called, not awaited; a function may pass the event on with loop.call_soon_threadsafe"
+            "is called, not awaited; a function may pass the event on with loop.call_soon_threadsafe", field=field
         )

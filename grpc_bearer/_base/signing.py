@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from grpc_bearer._base.arguments import as_dict, expanded_path
+from grpc_bearer._base.arguments import Place, Where, as_dict, expanded_path
 from grpc_bearer._base.credential_files import as_path
 from grpc_bearer._base.keys import KeyFile, LoadedKey, is_key_text, load_jwk, load_text, passphrase_of
 from grpc_bearer._base.token import Shared, secrets_may_travel
@@ -97,8 +97,9 @@ class Signer(Shared):
         if self.private is not None and secrets_may_travel.get():
             return functools.partial(_from_pkcs8, self.private(), self.algorithm, self.key_id), ()
         raise ConfigurationError(
-            "key: given inline or with a passphrase, and a pickle would carry it in the clear; name a file without a "
-            "passphrase, or say BearerAuth(..., pickle_secrets=True)"
+            "given inline or with a passphrase, and a pickle would carry it in the clear; name a file without a "
+            "passphrase, or say BearerAuth(..., pickle_secrets=True)",
+            field="key",
         )
 
 
@@ -125,7 +126,7 @@ def load_signer(
         ConfigurationError: no such file or algorithm, no key at all, or a passphrase missing or without use.
     """
     if algorithm is not None and (not isinstance(algorithm, str) or algorithm not in ALGORITHMS):
-        raise ConfigurationError(f"algorithm: {algorithm!r} is not one of {', '.join(ALGORITHMS)}")
+        raise ConfigurationError(f"{algorithm!r} is not one of {', '.join(ALGORITHMS)}", field="algorithm")
     if isinstance(key, str) and not is_key_text(key):
         key = as_path(key, field)
     if isinstance(key, os.PathLike):
@@ -133,7 +134,7 @@ def load_signer(
     password = passphrase_of(passphrase)
     if isinstance(key, KeyFile):
         again = functools.partial(load_signer, key, algorithm, passphrase=passphrase, field=field)
-        where = f"{field}: {key.path}"
+        where = Where(field, str(key.path))
         loaded = load_text(key.read(field), password, where)
         return _from_loaded(loaded, algorithm, where, None if isinstance(passphrase, (str, bytes)) else again)
     if isinstance(key, (str, bytes)):
@@ -142,7 +143,7 @@ def load_signer(
     if isinstance(key, Signer) and passphrase is None and algorithm in (None, key.algorithm):
         return key
     if passphrase is not None:
-        raise ConfigurationError(f"passphrase: only a PEM takes one, and {field} is a {type(key).__name__}")
+        raise ConfigurationError(f"only a PEM takes one, and {field} is a {type(key).__name__}", field="passphrase")
     if isinstance(key, Mapping):
         return _from_loaded(load_jwk(as_dict(field, key), field), algorithm, field)
     if _is_google_signer(key):
@@ -153,17 +154,17 @@ def load_signer(
 
 
 def _from_loaded(
-    loaded: LoadedKey, algorithm: str | None, where: str, again: Callable[[], Signer] | None = None
+    loaded: LoadedKey, algorithm: str | None, where: Place, again: Callable[[], Signer] | None = None
 ) -> Signer:
     kind = _describe(loaded.key, where)
     if algorithm and loaded.algorithm and algorithm != loaded.algorithm:
-        raise SigningError(f"{where}: {algorithm} was asked for, and the JWK's own 'alg' is another")
+        raise SigningError(f"{algorithm} was asked for, and the JWK's own 'alg' is another", field=where)
     algorithm = algorithm or loaded.algorithm or _DEFAULTS.get(kind)
     if algorithm not in ALGORITHMS:
-        raise SigningError(f"{where}: a key of type {kind}, for which there is no algorithm here")
+        raise SigningError(f"a key of type {kind}, for which there is no algorithm here", field=where)
     wanted = ALGORITHMS[algorithm].key
     if kind not in wanted.split(" or "):
-        raise SigningError(f"{where}: {algorithm} needs a private key of type {wanted}, and this one is {kind}")
+        raise SigningError(f"{algorithm} needs a private key of type {wanted}, and this one is {kind}", field=where)
     sign, private = _sign_with(loaded.key, algorithm), functools.partial(_pkcs8, loaded.key)
     return Signer(algorithm, kind, sign, loaded.key_id, origin=again, private=private)
 
@@ -180,14 +181,14 @@ def _from_pkcs8(der: bytes, algorithm: str, key_id: str | None) -> Signer:
     return _from_loaded(LoadedKey(load_der_private_key(der, None), algorithm, key_id), algorithm, "key")
 
 
-def _describe(key: object, where: str) -> str:
+def _describe(key: object, where: Place) -> str:
     """The type of a private key, in the words of `ALGORITHMS`."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
     if isinstance(key, rsa.RSAPrivateKey):
         if key.key_size < MIN_RSA_BITS:
-            raise SigningError(f"{where}: an RSA key of {key.key_size} bits; at least {MIN_RSA_BITS} are needed")
+            raise SigningError(f"an RSA key of {key.key_size} bits; at least {MIN_RSA_BITS} are needed", field=where)
         return "RSA"
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return f"EC {_CURVES.get(key.curve.name, key.curve.name)}"
@@ -196,14 +197,15 @@ def _describe(key: object, where: str) -> str:
     if isinstance(key, ed448.Ed448PrivateKey):
         return "Ed448"
     if isinstance(key, x509.Certificate):
-        raise SigningError(f"{where}: a certificate; signing needs the private key that belongs to it")
+        raise SigningError("a certificate; signing needs the private key that belongs to it", field=where)
     if hasattr(key, "private_bytes"):  # DSA, X25519, …
         return type(key).__name__.removesuffix("PrivateKey")
     if hasattr(key, "public_bytes"):
-        raise SigningError(f"{where}: a public key; signing needs the private key")
+        raise SigningError("a public key; signing needs the private key", field=where)
     raise ConfigurationError(
-        f"{where}: expected PEM, a JWK, a file, a private key object, a google-auth Signer or a callable, "
-        f"got {type(key).__name__}"
+        f"expected PEM, a JWK, a file, a private key object, a google-auth Signer or a callable, "
+        f"got {type(key).__name__}",
+        field=where,
     )
 
 
@@ -242,7 +244,7 @@ def _is_google_signer(key: object) -> bool:
 def _from_google(key: GoogleSigner, algorithm: str | None, where: str) -> Signer:
     own = _google_algorithm(key)
     if algorithm not in (None, own):
-        raise SigningError(f"{where}: {algorithm} was asked for, and this google-auth signer signs {own}")
+        raise SigningError(f"{algorithm} was asked for, and this google-auth signer signs {own}", field=where)
     remote = not type(key).__module__.startswith("google.auth.crypt")
     key_id = key.key_id if isinstance(key.key_id, str) else None
     return Signer(own, f"google-auth {type(key).__name__}", _guarded(key.sign, own, where), key_id, not remote)
@@ -256,9 +258,13 @@ def _google_algorithm(key: GoogleSigner) -> str:
 
 def _from_callable(function: Callable[[bytes], object], algorithm: str | None, where: str) -> Signer:
     if algorithm is None:
-        raise ConfigurationError(f"algorithm: missing; {where} is a callable, which does not tell what it signs with")
+        raise ConfigurationError(
+            f"missing; {where} is a callable, which does not tell what it signs with", field="algorithm"
+        )
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        raise ConfigurationError(f"{where}: a coroutine function; give a blocking one, it runs on a thread of its own")
+        raise ConfigurationError(
+            "a coroutine function; give a blocking one, it runs on a thread of its own", field=where
+        )
     again = functools.partial(load_signer, function, algorithm, field=where)
     return Signer(algorithm, "callable", _guarded(function, algorithm, where), local=False, origin=again)
 
@@ -282,7 +288,7 @@ def _guarded(function: Callable[[bytes], object], algorithm: str, where: str) ->
 
 def _checked_signature(signature: object, algorithm: str, where: str) -> bytes:
     if not isinstance(signature, (bytes, bytearray, memoryview)) or not signature:
-        raise SigningError(f"{where}: expected the signature as bytes, got {type(signature).__name__}")
+        raise SigningError(f"expected the signature as bytes, got {type(signature).__name__}", field=where)
     raw = bytes(signature)
     size = ALGORITHMS[algorithm].size
     if not size or len(raw) == 2 * size:
@@ -290,6 +296,6 @@ def _checked_signature(signature: object, algorithm: str, where: str) -> bytes:
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
     problem = f"{len(raw)} bytes that are no {algorithm} signature: neither DER nor r and s of {size} bytes each"
-    with translating(ValueError, OverflowError, to=lambda _: SigningError(f"{where}: {problem}")):
+    with translating(ValueError, OverflowError, to=lambda _: SigningError(problem, field=where)):
         r, s = decode_dss_signature(raw)
         return r.to_bytes(size, "big") + s.to_bytes(size, "big")

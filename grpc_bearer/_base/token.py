@@ -123,12 +123,12 @@ def fingerprint(value: str) -> str:
 def checked_token(value: object, what: str = "token") -> str:
     """The token without white space around it, or a `TokenFormatError` that names `what` but not the value."""
     if not isinstance(value, str):
-        raise TokenFormatError(f"{what}: expected a str, got {type(value).__name__}")
+        raise TokenFormatError(f"expected a str, got {type(value).__name__}", field=what)
     value = value.strip()
     if not value:
-        raise TokenFormatError(f"{what}: empty")
+        raise TokenFormatError("empty", field=what)
     if problem := _token_problem(value):
-        raise TokenFormatError(f"{what}: {problem}")
+        raise TokenFormatError(problem, field=what)
     if len(value) > LARGE_TOKEN:
         warnings.warn(
             f"{what}: {len(value)} bytes; many servers and proxies refuse headers over {LARGE_TOKEN} bytes",
@@ -170,16 +170,18 @@ def checked_header_name(name: object) -> str:
         ConfigurationError: gRPC would refuse the name.
     """
     if not isinstance(name, str):
-        raise ConfigurationError(f"header: expected a str, got {type(name).__name__}")
+        raise ConfigurationError(f"expected a str, got {type(name).__name__}", field="header")
     lower = name.lower()
     if not _HEADER_NAME.fullmatch(lower):
-        raise ConfigurationError(f"header: {name!r} is no gRPC metadata key (letters, digits, '-', '_' and '.' only)")
+        raise ConfigurationError(
+            f"{name!r} is no gRPC metadata key (letters, digits, '-', '_' and '.' only)", field="header"
+        )
     if lower.endswith("-bin"):
         raise ConfigurationError(
-            f"header: {name!r} ends in '-bin', which gRPC keeps for binary values; a token is text"
+            f"{name!r} ends in '-bin', which gRPC keeps for binary values; a token is text", field="header"
         )
     if lower.startswith("grpc-"):
-        raise ConfigurationError(f"header: {name!r} begins with 'grpc-', which gRPC keeps for itself")
+        raise ConfigurationError(f"{name!r} begins with 'grpc-', which gRPC keeps for itself", field="header")
     return lower
 
 
@@ -187,7 +189,7 @@ def checked_scheme(scheme: object) -> str:
     """The scheme that stands before the token, such as `Bearer`; empty for a bare token."""
     if not isinstance(scheme, str) or (scheme and not _TOKEN_VALUE.fullmatch(scheme)):
         raise ConfigurationError(
-            "scheme: expected one word of visible ASCII such as 'Bearer', or '' for the bare token"
+            "expected one word of visible ASCII such as 'Bearer', or '' for the bare token", field="scheme"
         )
     return scheme
 
@@ -285,4 +287,6 @@ class Secret(Shared):
     def __reduce__(self) -> tuple[type[Secret], tuple[object, ...]]:
         if secrets_may_travel.get():
             return Secret, (self._value, self._field)
-        raise ConfigurationError(f"{self._field}: given inline, and a pickle would carry it in the clear; {INSTEAD}")
+        raise ConfigurationError(
+            f"given inline, and a pickle would carry it in the clear; {INSTEAD}", field=self._field
+        )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from grpc_bearer._base.arguments import did_you_mean
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._status import failed
 
@@ -49,7 +49,7 @@ class Reflection:
         answer = self._ask(file_containing_symbol=name)
         if not answer.HasField("file_descriptor_response"):
             known = self.services()
-            hint = _meant(name, known)
+            hint = did_you_mean(name, known)
             raise Failure(Exit.CALL, f"the server has no service {name}{hint}", f"it has {', '.join(known)}")
         self._add(answer)
         with contextlib.suppress(KeyError):  # a message, then
@@ -66,7 +66,7 @@ class Reflection:
         service, _, name = path.partition("/")
         methods: Any = self.service(service).methods_by_name
         if name not in methods:
-            hint = _meant(name, list(methods))
+            hint = did_you_mean(name, methods)
             raise Failure(Exit.CALL, f"{service} has no method {name}{hint}", f"it has {', '.join(methods)}")
         found: MethodDescriptor = methods[name]
         return found
@@ -116,8 +116,3 @@ class Reflection:
             elif name not in self._files:
                 self._add(self._ask(file_by_filename=name))
         self.pool.Add(file)
-
-
-def _meant(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -6,19 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._base.credential_files import _shown
+from grpc_bearer._base.arguments import did_you_mean
+from grpc_bearer._base.credential_files import shown
+from grpc_bearer._base.translating import translating
 from grpc_bearer._config.cache_fields import Cache, in_words_of_a_file
-from grpc_bearer._config.fields import Given, Problem
+from grpc_bearer._config.fields import Given
 from grpc_bearer._config.kinds import PROFILES, SOURCES, Kind
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    """`; did you mean …?`, or nothing."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def kind_of(given: Given) -> tuple[str, Kind]:
@@ -39,7 +33,7 @@ def kind_of(given: Given) -> tuple[str, Kind]:
         return value, known[value]
     text = value if isinstance(value, str) else ""
     other, name = (SOURCES, "source") if known is PROFILES else (PROFILES, "profile")
-    hint = f'; write {name} = "{text}"' if text in other else suggestion(text, [*known])
+    hint = f'; write {name} = "{text}"' if text in other else did_you_mean(text, known)
     raise ConfigurationError(f"{given.where(named[0])}: expected one of {_list(known)}{hint}")
 
 
@@ -65,7 +59,7 @@ def specified(given: Given) -> Spec:
     name, kind = kind_of(given)
     allowed = [each for known, field in kind.fields.items() for each in field.names(known)]
     problems = [
-        f"{given.where(_shown(each))}: not known to {name}{suggestion(each, allowed)}"
+        f"{given.where(shown(each))}: not known to {name}{did_you_mean(each, allowed)}"
         for each in given.values
         if each not in allowed and each not in ("profile", "source")
     ]
@@ -73,8 +67,8 @@ def specified(given: Given) -> Spec:
     for known, field in kind.fields.items():
         try:
             value = field.value(known, given)
-        except Problem as problem:
-            problems.append(f"{given.where(problem.field)}: {problem.text}")
+        except ConfigurationError as error:
+            problems.append(f"{given.where(error._field)}: {error._reason}")
         else:
             if value is not None:
                 values[known] = value
@@ -89,15 +83,15 @@ def built(spec: Spec, given: Given) -> BearerAuth:
     Raises:
         ConfigurationError, SigningError: what the profile or source found, with the field as it was given.
     """
-    try:
+    with translating(GrpcBearerError, to=lambda error: type(error)(_told(error, spec, given))):
         opened = {name: value.opened() for name, value in spec.values.items() if isinstance(value, Cache)}
         return spec.kind.build(**{**spec.values, **opened})
-    except GrpcBearerError as error:
-        kind, problem = type(error), str(error)
-    if "cache" in spec.values and "SharedCache(" in problem:
-        raise kind(f"{given.where('cache')}: {in_words_of_a_file(problem)}")
-    field, _, rest = problem.partition(": ")
-    used = (
-        [each for each in spec.kind.fields[field].names(field) if each in given.values] if field in spec.values else []
-    )
-    raise kind(f"{given.where(used[0])}: {rest}" if used else f"{given.where('')}: {problem}")
+
+
+def _told(error: GrpcBearerError, spec: Spec, given: Given) -> str:
+    """An error of the builder in the words of whoever gave the fields."""
+    if "cache" in spec.values and "SharedCache(" in str(error):
+        return f"{given.where('cache')}: {in_words_of_a_file(str(error))}"
+    names = spec.kind.fields[error._field].names(error._field) if error._field in spec.values else []
+    used = next((each for each in names if each in given.values), "")
+    return f"{given.where(used)}: {error._reason if used else error}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpc_bearer._base.credential_files import _shown
+from grpc_bearer._base.arguments import did_you_mean
+from grpc_bearer._base.credential_files import shown
+from grpc_bearer._base.translating import translating
 from grpc_bearer._config import fields as f
-from grpc_bearer._config.fields import Field, Given, Problem
+from grpc_bearer._config.fields import Field, Given
 from grpc_bearer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -45,18 +46,17 @@ class Cache:
 
         values: dict[str, Any] = {**self.values}
         store = values.pop("directory", None) or values.pop("url", None)
-        try:
+        with translating(
+            ConfigurationError, to=lambda error: ConfigurationError(error._without("cache"), field="cache")
+        ):
             return SharedCache(store, **values)
-        except ConfigurationError as error:
-            problem = str(error)
-        raise ConfigurationError(f"cache: {problem.removeprefix('cache: ')}")
 
 
 def cache(value: object, given: Given) -> Cache:
     """What a table says of a cache.
 
     Raises:
-        Problem: names the field, as `cache.NAME`.
+        ConfigurationError: names the field, as `cache.NAME`.
     """
     if not isinstance(value, dict):
         raise ValueError('expected a table, such as { directory = "token-cache" }')
@@ -64,20 +64,16 @@ def cache(value: object, given: Given) -> Cache:
     known = [each for name, what in FIELDS.items() for each in what.names(name)]
     for name in value:
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise Problem(f"cache.{_shown(name)}", f"not known here{hint}")
-    try:
+            raise ConfigurationError(f"not known here{did_you_mean(name, known)}", field=f"cache.{shown(name)}")
+    with translating(
+        ConfigurationError, to=lambda error: ConfigurationError(error._reason, field=f"cache.{error._field}")
+    ):
         found = {name: what.value(name, inner) for name, what in FIELDS.items()}
-    except Problem as error:
-        problem = error
-    else:
-        if found["directory"] is not None and found["url"] is not None:
-            raise Problem("cache.url", "given beside cache.directory; leave one of them")
-        if isinstance(found["url"], str) and "://" not in found["url"]:
-            raise Problem("cache.url", "expected a Redis URL (redis://, rediss://, unix://)")
-        return Cache({name: each for name, each in found.items() if each is not None})
-    raise Problem(f"cache.{problem.field}" if problem.field else "cache", problem.text)
+    if found["directory"] is not None and found["url"] is not None:
+        raise ConfigurationError("given beside cache.directory; leave one of them", field="cache.url")
+    if isinstance(found["url"], str) and "://" not in found["url"]:
+        raise ConfigurationError("expected a Redis URL (redis://, rediss://, unix://)", field="cache.url")
+    return Cache({name: each for name, each in found.items() if each is not None})
 
 
 def in_words_of_a_file(problem: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from grpc_bearer._base.arguments import expanded_path, is_number, names_file
-from grpc_bearer._base.credential_files import parse_object, read_file
+from grpc_bearer._base.credential_files import parse_object, read_text
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError
 
@@ -24,14 +24,6 @@ _T = TypeVar("_T")
 
 #: How a secret may be given, as endings of its name; the bare name is the first.
 WAYS = ("", "_file", "_env")
-
-
-class Problem(Exception):
-    """What is wrong with one field; whoever knows the file makes a `ConfigurationError` of it."""
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(text)
-        self.field, self.text = name, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +50,8 @@ class Given:
     once: bool = False
     distrusted: Callable[[], str] = lambda: ""
 
-    def path(self, text: str) -> Path:
-        return self.folder / expanded_path("", text)
+    def path(self, text: str, name: str = "") -> Path:
+        return self.folder / expanded_path(name, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +84,21 @@ class Field:
         """What the builder takes for it; `None` if it was not given.
 
         Raises:
-            Problem: the value cannot be used.
+            ConfigurationError: the value cannot be used; whoever knows the file tells where that is.
         """
         used = [each for each in self.names(name) if each in given.values]
         if len(used) > 1:
-            raise Problem(used[1], f"given beside {given.spelled(used[0])}; leave one of them")
+            raise ConfigurationError(f"given beside {given.spelled(used[0])}; leave one of them", field=used[1])
         if not used:
             if self.required:
                 ways = self.names(name)[0 if given.inline or not self.secret else 1 :]
-                raise Problem("", f"{' or '.join(map(given.spelled, ways))}: missing")
+                raise ConfigurationError(f"{' or '.join(map(given.spelled, ways))}: missing")
             return None
-        return self._checked(used[0], used[0][len(name) :], given)
-
-    def _checked(self, name: str, way: str, given: Given) -> object:
-        problem = ""
-        try:
-            return self._read(name, way, given)
-        except ConfigurationError as error:
-            problem = str(error).removeprefix(": ")
-        raise Problem(name, problem)
+        with translating(ValueError, to=lambda error: _told_of(used[0], given, error)):
+            return self._read(used[0], used[0][len(name) :], given)
 
     def _read(self, name: str, way: str, given: Given) -> object:
-        value, problem = given.values[name], ""
+        value = given.values[name]
         if way == "_file" and self.by_file:
             file = given.path(_named(name, value, "the name of a file"))
             if not (given.once and is_pipe(file)):
@@ -121,17 +106,20 @@ class Field:
         if way:
             found = variable(name, value, given) if way == "_env" else contents(name, value, given)
             if way == "_env" and not self.names_file and names_file(found):
-                raise Problem(name, f"the variable holds {_FILE_INSTEAD.format(given.spelled(name[:-4] + '_file'))}")
+                raise ConfigurationError(
+                    f"the variable holds {_FILE_INSTEAD.format(given.spelled(name[:-4] + '_file'))}"
+                )
             return self.from_text(name, found) if self.from_text else found
         if self.secret and not self.names_file and isinstance(value, str) and names_file(str(given.folder / value)):
-            raise Problem(name, _FILE_INSTEAD.format(given.spelled(f"{name}_file")))
-        try:
-            return self.check(value, given)
-        except ConfigurationError:
-            raise
-        except ValueError as error:
-            problem = str(error)
-        raise Problem(name, f"{problem}, got {_kind(value)}")
+            raise ConfigurationError(_FILE_INSTEAD.format(given.spelled(f"{name}_file")))
+        return self.check(value, given)
+
+
+def _told_of(name: str, given: Given, error: ValueError) -> ConfigurationError | None:
+    """What is wrong with a field, with its name; `None` if the error has a name already."""
+    if not isinstance(error, ConfigurationError):
+        return ConfigurationError(f"{error}, got {_kind(given.values[name])}", field=name)
+    return None if error._field else ConfigurationError(error._reason, field=name)
 
 
 _FILE_INSTEAD = "the name of a file, which would be sent itself; write {} to have the file read"
@@ -188,7 +176,7 @@ def function(value: object, given: Given) -> Callable[..., object]:
     if named is None:
         raise ValueError('expected "package.module:name"')
     if problem := given.distrusted():
-        raise ConfigurationError(f": {problem}")
+        raise ConfigurationError(problem)
     module = named[1]
     with translating(Exception, to=lambda error: ValueError(_not_imported(module, error))):
         found: Any = importlib.import_module(module)
@@ -250,17 +238,12 @@ def variable(name: str, value: object, given: Given) -> str:
     # Someone may have put the secret itself here: only what looks like a name is shown.
     shown = f"variable {variable_name}" if _is_variable(variable_name) else "a variable of this name"
     state = "is empty" if variable_name in given.environ else "is not set"
-    raise Problem(name, f"environment {shown} {state}; export it first")
+    raise ConfigurationError(f"environment {shown} {state}; export it first", field=name)
 
 
 def contents(name: str, value: object, given: Given) -> str:
     """What a small file holds, without the line end that editors add."""
-    named = _named(name, value, "the name of a file")
-    try:
-        return _text_in(given.path(named))
-    except ConfigurationError as error:
-        problem = str(error).removeprefix(": ")
-    raise Problem(name, problem)
+    return read_text(given.path(_named(name, value, "the name of a file"), name), name).rstrip("\r\n")
 
 
 def is_pipe(path: Path) -> bool:
@@ -272,19 +255,9 @@ def is_pipe(path: Path) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
-def _text_in(path: Path) -> str:
-    data = read_file(path, "")
-    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError(f"{path} is not text in UTF-8")):
-        return data.decode("utf-8-sig").rstrip("\r\n")
-
-
 def parsed(name: str, value: str) -> object:
     """A JSON object out of text."""
-    try:
-        return parse_object(value, "")
-    except ConfigurationError as error:
-        problem = str(error)
-    raise Problem(name, problem.removeprefix(": "))
+    return parse_object(value, name)
 
 
 def parsed_or_table(value: object, given: Given) -> object:
@@ -299,7 +272,7 @@ def _of(value: object, kind: type[_T], expected: str) -> _T:
 
 def _named(name: str, value: object, expected: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise Problem(name, f"expected {expected}, got {_kind(value)}")
+        raise ConfigurationError(f"expected {expected}, got {_kind(value)}", field=name)
     return value
 
 

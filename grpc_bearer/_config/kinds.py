@@ -63,7 +63,7 @@ def _callable(function: Callable[..., Any], **options: Any) -> CallableSource:
 
 def _http(*, user: str | None = None, password: str | Path | None = None, **options: Any) -> HTTPTokenSource:
     if (user is None) is not (password is None):
-        raise ConfigurationError("user: goes with password; give both, or neither")
+        raise ConfigurationError("goes with password; give both, or neither", field="user")
     return HTTPTokenSource(**options, auth=None if user is None else (user, password or ""))
 
 
@@ -83,7 +83,7 @@ def _jwt(
     **options: Any,
 ) -> JWTSource:
     if audience is not None and audience_from_url:
-        raise ConfigurationError("audience_from_url: given beside audience; leave one of them")
+        raise ConfigurationError("given beside audience; leave one of them", field="audience_from_url")
     return JWTSource(
         key,
         claims={**(claims or {}), **dict.fromkeys(_listed(random_claims), nonce)},
@@ -106,10 +106,11 @@ def _google(service_account_file: Path | None = None, scopes: str | list[str] | 
     library: Any = google_auth  # some of its versions have types, and some have not
     accounts: Any = service_account.Credentials
     if service_account_file is None:
-        problem = "google-auth finds no default credentials; give service_account_file"
+        problem = ConfigurationError("google-auth finds no default credentials; give service_account_file")
     else:
-        problem = f"service_account_file: {service_account_file} is no service account's key file"
-    with translating(GoogleAuthError, OSError, ValueError, to=lambda _: ConfigurationError(problem)):
+        text = f"{service_account_file} is no service account's key file"
+        problem = ConfigurationError(text, field="service_account_file")
+    with translating(GoogleAuthError, OSError, ValueError, to=lambda _: problem):
         if service_account_file is None:
             found, _ = library.default(scopes=wanted)
         else:

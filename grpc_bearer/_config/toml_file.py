@@ -14,10 +14,9 @@ from pathlib import Path
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base import fork_hooks
-from grpc_bearer._base.arguments import expanded_path
-from grpc_bearer._base.credential_files import _shown, read_file
-from grpc_bearer._base.translating import translating
-from grpc_bearer._config.build import Spec, built, specified, suggestion
+from grpc_bearer._base.arguments import did_you_mean, expanded_path
+from grpc_bearer._base.credential_files import read_text, shown
+from grpc_bearer._config.build import Spec, built, specified
 from grpc_bearer._config.fields import Given
 from grpc_bearer._config.trust import distrusted
 from grpc_bearer.errors import ConfigurationError
@@ -101,13 +100,12 @@ def read_config(config: str | os.PathLike[str] | None) -> ConfigFile:
         ConfigurationError: unreadable, no TOML, or not laid out as it should be.
     """
     path = config_path(config)
-    with translating(UnicodeDecodeError, to=lambda _: ConfigurationError(f"config: {path} is not text in UTF-8")):
-        text = read_file(path, "config").decode("utf-8-sig")
+    text = read_text(path, "config")
     data = _parsed(text, path)
     auths, default = data.pop("auth", {}), data.pop("default", None)
     for name in data:
-        hint = "; an auth is a table [auth.NAME]" if isinstance(data[name], dict) else suggestion(name, ["default"])
-        raise ConfigurationError(f"{_at(path, _line(text, '', name))}: {_shown(name)}: not known here{hint}")
+        hint = "; an auth is a table [auth.NAME]" if isinstance(data[name], dict) else did_you_mean(name, ["default"])
+        raise ConfigurationError(f"{_at(path, _line(text, '', name))}: {shown(name)}: not known here{hint}")
     if not isinstance(auths, dict) or not all(isinstance(each, dict) for each in auths.values()):
         raise ConfigurationError(f"{_at(path, _line(text, '', 'auth'))}: auth: expected tables [auth.NAME]")
     if default is not None and not isinstance(default, str):
@@ -151,7 +149,7 @@ def given_by(file: ConfigFile, name: str | None) -> tuple[str, Given]:
     if chosen is None:
         raise ConfigurationError(f'{file.path}: which auth? Name one, or write default = "NAME" (it has: {known})')
     if chosen not in file.auths:
-        hint = suggestion(chosen, [*file.auths])
+        hint = did_you_mean(chosen, file.auths)
         raise ConfigurationError(f"{file.path}: no auth of the name {_shown_name(chosen)}{hint} (it has: {known})")
 
     def where(field: str) -> str:

@@ -258,7 +258,7 @@ class FetchReport:
 def checked_observers(observers: object) -> tuple[Observer, ...]:
     """What `BearerAuth` was given for `observers=`."""
     if not isinstance(observers, Iterable) or isinstance(observers, (str, bytes)):
-        raise ConfigurationError("observers: expected a list of them")
+        raise ConfigurationError("expected a list of them", field="observers")
     listed = tuple(observers)
     for observer in listed:
         checked_observer(observer, "observers")
@@ -268,5 +268,5 @@ def checked_observers(observers: object) -> tuple[Observer, ...]:
 def checked_name(name: object) -> str:
     """What `BearerAuth` was given for `name=`; it stands in log lines and metrics."""
     if not isinstance(name, str) or (name and not name.isprintable()):
-        raise ConfigurationError("name: expected a str without line breaks or control characters")
+        raise ConfigurationError("expected a str without line breaks or control characters", field="name")
     return name

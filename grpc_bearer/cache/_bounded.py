@@ -89,8 +89,10 @@ _REDIS_CLASSES = {
 
 def _reason(error: BaseException) -> str:
     """Why a step failed, in a word of the store's own; its free text may hold an address with a password."""
-    if isinstance(error, (InsecureError, ConfigurationError)):
-        return str(error).removeprefix("cache: ")
+    if isinstance(error, InsecureError):
+        return str(error)
+    if isinstance(error, ConfigurationError):
+        return error._without("cache")
     name = type(error).__name__
     if type(error).__module__.partition(".")[0] in ("redis", "valkey"):
         word = _REDIS_WORDS.search(str(error))

@@ -40,8 +40,9 @@ class CachedSource(Source):
     def __init__(self, source: Source, cache: SharedCache) -> None:
         if source.single_use:
             raise ConfigurationError(
-                f"cache: the tokens of {type(source).__name__} are for one attempt each (single_use), and cannot be "
-                "shared; leave out cache="
+                f"the tokens of {type(source).__name__} are for one attempt each (single_use), and cannot be "
+                "shared; leave out cache=",
+                field="cache",
             )
         self._source, self._cache = source, cache
         self._bases = {id(part): _basis(part, cache) for part in _parts(source) if part.worth_sharing}
@@ -108,13 +109,15 @@ def _basis(part: Source, cache: SharedCache) -> tuple[Keys, Json]:
     key = cache._key()
     if key is None and secret is None:
         raise ConfigurationError(
-            f"encryption_key: missing; {kind} holds no private key and no secret of at least 128 bits to derive one "
-            "from, so give SharedCache(encryption_key=...)"
+            f"missing; {kind} holds no private key and no secret of at least 128 bits to derive one "
+            "from, so give SharedCache(encryption_key=...)",
+            field="encryption_key",
         )
     if about is None and not cache.name:
         raise ConfigurationError(
-            f"name: missing; {kind} does not tell what its tokens are for, so give SharedCache(name=...) a name that "
-            "only those processes give that may share them"
+            f"missing; {kind} does not tell what its tokens are for, so give SharedCache(name=...) a name that "
+            "only those processes give that may share them",
+            field="name",
         )
     # A strong secret tells two accounts apart; of a weak one nothing goes into a name.
     mark = None if secret is None else derived(secret).name.hex()

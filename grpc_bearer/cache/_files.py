@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import cast
 
+from grpc_bearer._base.arguments import Where
 from grpc_bearer._base.translating import translating
 from grpc_bearer.cache._locks import FileLock, check_locking, lock_file
 from grpc_bearer.cache._sealed import header_of
@@ -110,11 +111,11 @@ class FileStore:
     def __init__(self, directory: str) -> None:
         check_locking()
         self.directory = os.path.join(os.getcwd(), directory)
-        where = f"cache: {self.directory}"
+        where = Where("cache", self.directory)
         with (
-            translating(InsecureError, to=lambda error: ConfigurationError(f"{where}: {error}")),
+            translating(InsecureError, to=lambda error: ConfigurationError(str(error), field=where)),
             translating(
-                OSError, to=lambda error: ConfigurationError(f"{where}: {error.strerror or type(error).__name__}")
+                OSError, to=lambda error: ConfigurationError(error.strerror or type(error).__name__, field=where)
             ),
             self._opened(),
         ):

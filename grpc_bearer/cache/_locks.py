@@ -37,8 +37,8 @@ if sys.platform == "win32":
 
     def check_locking() -> None:
         """Raises ConfigurationError: what it takes is not installed."""
-        problem = "cache: files need filelock on Windows: pip install 'grpc-bearer[files]'"
-        with translating(ImportError, to=lambda _: ConfigurationError(problem)):
+        problem = "files need filelock on Windows: pip install 'grpc-bearer[files]'"
+        with translating(ImportError, to=lambda _: ConfigurationError(problem, field="cache")):
             import filelock  # noqa: F401  # whether it can be
 
     def lock_file(path: str, at: int | None) -> FileLock | None:

@@ -139,16 +139,21 @@ def checked_client(client: object) -> object:
     """
     run = getattr(client, "eval", None)
     if not callable(run) or isinstance(client, type):
-        raise ConfigurationError(f"cache: expected a Redis client, got {type(client).__name__}")
+        raise ConfigurationError(f"expected a Redis client, got {type(client).__name__}", field="cache")
     if inspect.iscoroutinefunction(run) or ".asyncio" in type(client).__module__:
         raise ConfigurationError(
-            "cache: an asyncio Redis client; give the blocking one (redis.Redis), it is used on threads of its own "
-            "and serves asyncio too"
+            "an asyncio Redis client; give the blocking one (redis.Redis), it is used on threads of its own "
+            "and serves asyncio too",
+            field="cache",
         )
     if hasattr(client, "command_stack") or type(client).__name__.endswith("Pipeline"):
-        raise ConfigurationError("cache: a Redis pipeline, which answers later; give the client that it was made of")
+        raise ConfigurationError(
+            "a Redis pipeline, which answers later; give the client that it was made of", field="cache"
+        )
     if not _is_ascii_compatible(client):
-        raise ConfigurationError("cache: the Redis client's encoding= is not one that keeps ASCII; leave it at utf-8")
+        raise ConfigurationError(
+            "the Redis client's encoding= is not one that keeps ASCII; leave it at utf-8", field="cache"
+        )
     return client
 
 
@@ -168,12 +173,14 @@ def client_of(url: str, timeout: float) -> Any:
     Raises:
         ConfigurationError: redis-py is not installed, or it does not understand the URL.
     """
-    missing = "cache: a Redis URL needs redis-py: pip install 'grpc-bearer[redis]'"
-    with translating(ImportError, to=lambda _: ConfigurationError(missing)):
+    missing = "a Redis URL needs redis-py: pip install 'grpc-bearer[redis]'"
+    with translating(ImportError, to=lambda _: ConfigurationError(missing, field="cache")):
         import redis
     if url.startswith("valkey"):
         url = "redis" + url.removeprefix("valkey")
     # Its own error may show the URL, and with it a password.
-    with translating(ValueError, to=lambda _: ConfigurationError("cache: redis-py does not understand this URL")):
+    with translating(
+        ValueError, to=lambda _: ConfigurationError("redis-py does not understand this URL", field="cache")
+    ):
         client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout)
     return checked_client(client)

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from grpc_bearer._base.arguments import UNFILLED, checked_seconds, expanded_path, is_placeholder, refuse_file_name
+from grpc_bearer._base.arguments import (
+    UNFILLED,
+    Place,
+    Where,
+    checked_seconds,
+    expanded_path,
+    is_placeholder,
+    refuse_file_name,
+)
 from grpc_bearer._base.credential_files import read_file
 from grpc_bearer._base.token import Secret
 from grpc_bearer._base.translating import translating
@@ -72,7 +80,7 @@ class SharedCache:
         patience: float = 60.0,
     ) -> None:
         if not isinstance(name, str):
-            raise ConfigurationError(f"name: expected a str, got {type(name).__name__}")
+            raise ConfigurationError(f"expected a str, got {type(name).__name__}", field="name")
         self.name: str = name
         self.timeout: float = checked_seconds("timeout", timeout)
         self.spread: float = checked_seconds("spread", spread, zero=True)
@@ -110,7 +118,7 @@ class SharedCache:
         if isinstance(given, Secret):
             return given.reveal().encode("utf-8", "surrogateescape")
         content = read_file(given, "encryption_key").strip(b"\r\n")
-        _check_size(content, content.isascii(), f"encryption_key: {os.fspath(given)}")
+        _check_size(content, content.isascii(), Where("encryption_key", os.fspath(given)))
         return content
 
     def __repr__(self) -> str:
@@ -119,7 +127,8 @@ class SharedCache:
     def __reduce__(self) -> tuple[Callable[..., SharedCache], tuple[Any, ...]]:
         if not isinstance(self._given, (str, Secret)) and callable(getattr(self._given, "eval", None)):
             raise ConfigurationError(
-                "cache: a Redis client does not pickle; give SharedCache its URL, or a function that makes the client"
+                "a Redis client does not pickle; give SharedCache its URL, or a function that makes the client",
+                field="cache",
             )
         options = self.name, self.timeout, self.spread, self.patience
         return _rebuilt, (self._given, self._encryption_key, *options)
@@ -147,12 +156,15 @@ def _checked_store(store: object) -> tuple[object, str]:
     if isinstance(store, (str, os.PathLike)):
         path = os.path.join(os.getcwd(), expanded_path("cache", store))
         if "://" in path:
-            raise ConfigurationError("cache: expected a directory or a Redis URL (redis://, rediss://, unix://)")
+            raise ConfigurationError(
+                "expected a directory or a Redis URL (redis://, rediss://, unix://)", field="cache"
+            )
         return path, repr(path)
     if callable(getattr(store, "eval", None)) or (callable(store) and not isinstance(store, type)):
         return store, f"Redis, by {'a client' if hasattr(store, 'eval') else 'a function'}"
     raise ConfigurationError(
-        f"cache: expected a directory, a Redis client, a function that returns one or a URL, got {type(store).__name__}"
+        f"expected a directory, a Redis client, a function that returns one or a URL, got {type(store).__name__}",
+        field="cache",
     )
 
 
@@ -164,7 +176,7 @@ def _default_store() -> Store:
         try:
             return FileStore(directory)
         except ConfigurationError as error:
-            problem = str(error).removeprefix("cache: ")
+            problem = error._without("cache")
     return NoStore(problem)
 
 
@@ -174,7 +186,7 @@ def _checked_key(key: object) -> Secret | os.PathLike[str] | None:
     if isinstance(key, os.PathLike):
         return Path(os.getcwd(), expanded_path("encryption_key", key))
     if not isinstance(key, (bytes, str)):
-        raise ConfigurationError(f"encryption_key: expected bytes, a str or a path, got {type(key).__name__}")
+        raise ConfigurationError(f"expected bytes, a str or a path, got {type(key).__name__}", field="encryption_key")
     content = _text_key(key) if isinstance(key, str) else key
     _check_size(content, isinstance(key, str), "encryption_key")
     return Secret(content.decode("utf-8", "surrogateescape"), "encryption_key")
@@ -183,17 +195,17 @@ def _checked_key(key: object) -> Secret | os.PathLike[str] | None:
 def _text_key(key: str) -> bytes:
     text = key.strip("\r\n")  # as out of a file
     if is_placeholder(text.strip()):
-        raise ConfigurationError(f"encryption_key: {UNFILLED}")
+        raise ConfigurationError(UNFILLED, field="encryption_key")
     refuse_file_name("encryption_key", text)
-    problem = "encryption_key: has a character that is none (half of a surrogate pair)"
-    with translating(UnicodeEncodeError, to=lambda _: ConfigurationError(problem)):
+    problem = "has a character that is none (half of a surrogate pair)"
+    with translating(UnicodeEncodeError, to=lambda _: ConfigurationError(problem, field="encryption_key")):
         return text.encode("utf-8", "surrogateescape")
 
 
-def _check_size(content: bytes, is_text: bool, where: str) -> None:
+def _check_size(content: bytes, is_text: bool, where: Place) -> None:
     least = _MIN_TEXT if is_text else _MIN_BYTES
     if len(content) < least or len(set(content)) < 8:
         unit = "characters of random text" if is_text else "random bytes"
         raise ConfigurationError(
-            f"{where}: too weak; give at least {least} {unit}, such as those of `openssl rand -hex 32`"
+            f"too weak; give at least {least} {unit}, such as those of `openssl rand -hex 32`", field=where
         )

@@ -6,7 +6,7 @@ import encodings.utf_8_sig  # noqa: F401  # by whose name a file is read
 import os
 import stat
 
-from grpc_bearer._base.arguments import expanded_path
+from grpc_bearer._base.arguments import Place, expanded_path
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._parse import is_jwt
@@ -16,7 +16,7 @@ _MAX_BYTES = 1 << 20
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def checked_path(field: str, path: object) -> str:
+def checked_path(field: Place, path: object) -> str:
     """The path, made absolute. The file itself need not be there yet: it may be mounted later.
 
     Raises:
@@ -24,7 +24,7 @@ def checked_path(field: str, path: object) -> str:
     """
     text = expanded_path(field, path)
     if is_jwt(text):
-        raise ConfigurationError(f"{field}: this is a token, not the path of a file with one; use StaticSource")
+        raise ConfigurationError("this is a token, not the path of a file with one; use StaticSource", field=field)
     # Joined, not normalised: "a/../b" is another file where "a" is a link. A later chdir changes nothing.
     return os.path.join(os.getcwd(), text)
 

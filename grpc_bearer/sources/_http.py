@@ -15,7 +15,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from grpc_bearer._base.arguments import as_dict, checked_flag, checked_seconds, expanded_path
+from grpc_bearer._base.arguments import Where, as_dict, checked_flag, checked_seconds, expanded_path
 from grpc_bearer._base.bounded_threads import start
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.token import Secret
@@ -79,7 +79,7 @@ class Endpoint:
         self.host = parts.netloc
         self.timeout = checked_seconds("timeout", timeout)
         if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes <= 0:
-            raise ConfigurationError("max_bytes: expected a whole number above 0")
+            raise ConfigurationError("expected a whole number above 0", field="max_bytes")
         self.max_bytes = max_bytes
         self.ca = _checked_ca(ca)
         self.cert = _checked_cert(cert)
@@ -186,28 +186,28 @@ def run_within(seconds: float, exchange: Exchange, adapter: WatchedAdapter) -> N
 def _checked_url(url: object, field: str, allow_http_loopback: bool) -> SplitResult:
     parts = _split(url, field)
     if "@" in parts.netloc:
-        raise ConfigurationError(f"{field}: has a user or password in it; use headers= or auth=")
+        raise ConfigurationError("has a user or password in it; use headers= or auth=", field=field)
     if not parts.hostname or not _HOST.fullmatch(parts.hostname):
-        raise ConfigurationError(f"{field}: has no host name, or one with strange characters")
+        raise ConfigurationError("has no host name, or one with strange characters", field=field)
     if parts.fragment:
-        raise ConfigurationError(f"{field}: has a '#' part, which is never sent")
+        raise ConfigurationError("has a '#' part, which is never sent", field=field)
     if parts.scheme == "https":
         return parts
     if parts.scheme != "http":
-        raise ConfigurationError(f"{field}: expected an https:// address")
+        raise ConfigurationError("expected an https:// address", field=field)
     if not _is_loopback(parts.hostname):
-        raise ConfigurationError(f"{field}: http:// would send the credential in the clear; use https://")
+        raise ConfigurationError("http:// would send the credential in the clear; use https://", field=field)
     if not allow_http_loopback:
-        raise ConfigurationError(f"{field}: http:// is taken to this machine only, with allow_http_loopback=True")
+        raise ConfigurationError("http:// is taken to this machine only, with allow_http_loopback=True", field=field)
     return parts
 
 
 def _split(url: object, field: str) -> SplitResult:
     if not isinstance(url, str):
-        raise ConfigurationError(f"{field}: expected a str, got {type(url).__name__}")
+        raise ConfigurationError(f"expected a str, got {type(url).__name__}", field=field)
     if not _PRINTABLE.fullmatch(url):
-        raise ConfigurationError(f"{field}: empty, or with a space or a character outside ASCII")
-    with translating(ValueError, to=lambda _: ConfigurationError(f"{field}: not a URL")):
+        raise ConfigurationError("empty, or with a space or a character outside ASCII", field=field)
+    with translating(ValueError, to=lambda _: ConfigurationError("not a URL", field=field)):
         parts = urlsplit(url)
         _ = parts.port, parts.hostname  # both are parsed only now, and raise
     return parts
@@ -225,10 +225,10 @@ def checked_headers(headers: Mapping[str, SecretLike | Secret] | None) -> dict[s
     hidden: dict[str, Secret] = {}
     for name, value in as_dict("headers", {} if headers is None else headers).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError("headers: a name is no HTTP header name")
-        secret = given_text(f"headers: {name}", value)
+            raise ConfigurationError("a name is no HTTP header name", field="headers")
+        secret = given_text(Where("headers", name), value)
         if secret.fixed and not _HEADER_VALUE.fullmatch(secret.reveal()):
-            raise ConfigurationError(f"headers: {name}: has a line break or a character outside ASCII")
+            raise ConfigurationError(f"{name}: has a line break or a character outside ASCII", field="headers")
         hidden[name.lower()] = secret
     return hidden
 
@@ -251,7 +251,7 @@ def _checked_ca(ca: object) -> str | None:
         return None
     path = expanded_path("ca", ca)
     if problem := _ca_problem(path):
-        raise ConfigurationError(f"ca: {problem}")
+        raise ConfigurationError(problem, field="ca")
     return path
 
 
@@ -259,10 +259,10 @@ def _checked_cert(cert: object) -> tuple[str, str] | None:
     if cert is None:
         return None
     if not isinstance(cert, tuple) or len(cert) != 2:
-        raise ConfigurationError("cert: expected a pair of paths: (certificate, key)")
+        raise ConfigurationError("expected a pair of paths: (certificate, key)", field="cert")
     pair = expanded_path("cert", cert[0]), expanded_path("cert", cert[1])
     if problem := _cert_problem(pair):
-        raise ConfigurationError(f"cert: {problem}")
+        raise ConfigurationError(problem, field="cert")
     return pair
 
 

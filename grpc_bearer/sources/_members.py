@@ -80,9 +80,9 @@ class Members:
 
     def _check_name(self, name: object) -> None:
         if not isinstance(name, str):
-            raise ConfigurationError(f"{self._what}: a name is {type(name).__name__}, expected str")
+            raise ConfigurationError(f"a name is {type(name).__name__}, expected str", field=self._what)
         if name in self._reserved:
-            raise ConfigurationError(f"{self._what}: {name!r} {self._reserved[name]}")
+            raise ConfigurationError(f"{name!r} {self._reserved[name]}", field=self._what)
 
     @property
     def vary_by_call(self) -> bool:

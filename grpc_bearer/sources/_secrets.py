@@ -6,7 +6,7 @@ from collections.abc import Callable
 from os import PathLike
 from typing import TypeAlias
 
-from grpc_bearer._base.arguments import checked_text, refuse_file_name
+from grpc_bearer._base.arguments import Place, checked_text, refuse_file_name
 from grpc_bearer._base.token import Secret
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._files import checked_path, read_text
@@ -82,15 +82,15 @@ def given_secret(field: str, value: object) -> Secret:
     return Secret(text, field)
 
 
-def given_text(field: str, value: object) -> Secret:
+def given_text(field: Place, value: object) -> Secret:
     """The same for what need be no secret, and may be any text: a value of a form."""
     if isinstance(value, (Secret, PathLike)):
         return _kept(field, value)
     if not isinstance(value, str):
-        raise ConfigurationError(f"{field}: expected a str or a path, got {type(value).__name__}")
+        raise ConfigurationError(f"expected a str or a path, got {type(value).__name__}", field=field)
     if "." in value or "/" in value:  # a word such as `read` may be the name of a file as well
         refuse_file_name(field, value)
-    return Secret(value, field)
+    return Secret(value, str(field))
 
 
 def revealed(value: str | Secret) -> str:
@@ -103,5 +103,5 @@ def is_fixed(value: str | Secret) -> bool:
     return isinstance(value, str) or value.fixed
 
 
-def _kept(field: str, value: Secret | PathLike[str]) -> Secret:
-    return value if isinstance(value, Secret) else FileSecret(checked_path(field, value), field)
+def _kept(field: Place, value: Secret | PathLike[str]) -> Secret:
+    return value if isinstance(value, Secret) else FileSecret(checked_path(field, value), str(field))

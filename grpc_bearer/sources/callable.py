@@ -53,11 +53,11 @@ class CallableSource(Source):
         max_age: float | None = None,
     ) -> None:
         if not callable(fn):
-            raise ConfigurationError(f"fn: expected a function, got {type(fn).__name__}")
+            raise ConfigurationError(f"expected a function, got {type(fn).__name__}", field="fn")
         if loop is not None and not isinstance(loop, asyncio.AbstractEventLoop):
-            raise ConfigurationError(f"loop: expected an asyncio event loop, got {type(loop).__name__}")
+            raise ConfigurationError(f"expected an asyncio event loop, got {type(loop).__name__}", field="loop")
         if key is not None and not callable(key):
-            raise ConfigurationError(f"key: expected a function of the CallContext, got {type(key).__name__}")
+            raise ConfigurationError(f"expected a function of the CallContext, got {type(key).__name__}", field="key")
         self._fn = fn
         self._loop = loop
         self._timeout = checked_seconds("timeout", timeout)
@@ -87,8 +87,9 @@ class CallableSource(Source):
         """
         if self._awaits and runs_here(self._loop):
             raise ConfigurationError(
-                f"{self._where}: its coroutine needs the event loop that runs on this thread, and waiting for it here "
-                "would block that loop for ever; use grpc_bearer.aio or `await auth.atoken()`, or leave out loop="
+                "its coroutine needs the event loop that runs on this thread, and waiting for it here "
+                "would block that loop for ever; use grpc_bearer.aio or `await auth.atoken()`, or leave out loop=",
+                field=self._where,
             )
 
     def fetch(self, context: CallContext) -> Token:
@@ -138,7 +139,8 @@ def _wants_context(fn: Callable[..., object]) -> bool:
     required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(required) > 1 or (required and required[0] not in positional):
         raise ConfigurationError(
-            f"fn: {name_of(fn)} has required parameters {', '.join(p.name for p in required)}; "
-            "it is called with nothing, or with the CallContext alone"
+            f"{name_of(fn)} has required parameters {', '.join(p.name for p in required)}; "
+            "it is called with nothing, or with the CallContext alone",
+            field="fn",
         )
     return bool(required) or bool(positional and positional[0].name == "context")

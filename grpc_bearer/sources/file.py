@@ -42,7 +42,7 @@ class FileSource(Source):
         self, path: str | PathLike[str], *, strip: bool = True, json_field: str | None = None, poll: float = 5.0
     ) -> None:
         if json_field is not None and (not isinstance(json_field, str) or not json_field):
-            raise ConfigurationError("json_field: expected the name of a field")
+            raise ConfigurationError("expected the name of a field", field="json_field")
         self._path = checked_path("path", path)
         self._strip = checked_flag("strip", strip)
         self._json_field = json_field

@@ -68,7 +68,7 @@ class GoogleAuthSource(Shared, Source):
 
     def __init__(self, credentials: Credentials, *, request: Callable[..., Any] | None = None) -> None:
         if problem := _unusable(credentials):
-            raise ConfigurationError(f"credentials: {problem}")
+            raise ConfigurationError(problem, field="credentials")
         if request is None:
             from grpc_bearer.sources._google_transport import send
 
@@ -126,9 +126,10 @@ class GoogleAuthSource(Shared, Source):
         if secrets_may_travel.get():
             return functools.partial(GoogleAuthSource, request=self._request), (self._credentials,)
         raise ConfigurationError(
-            "credentials: google-auth credentials may hold a key, which a pickle would carry in the clear; "
+            "google-auth credentials may hold a key, which a pickle would carry in the clear; "
             "load them anew in the other process (google.auth.default reads the file that "
-            "GOOGLE_APPLICATION_CREDENTIALS names), or say BearerAuth(..., pickle_secrets=True)"
+            "GOOGLE_APPLICATION_CREDENTIALS names), or say BearerAuth(..., pickle_secrets=True)",
+            field="credentials",
         )
 
 
@@ -142,7 +143,7 @@ def _quota_headers(project: str | None) -> dict[str, str]:
         return {}
     text = checked_text("quota_project_id", project)
     if not text.isascii():
-        raise ConfigurationError("quota_project_id: has a character outside ASCII")
+        raise ConfigurationError("has a character outside ASCII", field="quota_project_id")
     return {"x-goog-user-project": text}
 
 

@@ -11,7 +11,7 @@ from os import PathLike
 from secrets import token_hex
 from urllib.parse import urlencode
 
-from grpc_bearer._base.arguments import as_dict, checked_seconds, checked_text, refuse_file_name
+from grpc_bearer._base.arguments import Where, as_dict, checked_seconds, checked_text, refuse_file_name
 from grpc_bearer._base.identity import Identity, strong_secret
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Secret, Token
@@ -203,13 +203,13 @@ class HTTPTokenSource(Source):
 
 def _checked_method(method: object) -> str:
     if not isinstance(method, str) or not method.isascii() or not method.isalpha():
-        raise ConfigurationError("method: expected an HTTP method such as 'POST'")
+        raise ConfigurationError("expected an HTTP method such as 'POST'", field="method")
     return method.upper()
 
 
 def _checked_path(name: str, value: object) -> str | None:
     if value is not None and (not isinstance(value, str) or not value):
-        raise ConfigurationError(f"{name}: expected the name of a field, or None")
+        raise ConfigurationError("expected the name of a field, or None", field=name)
     return value
 
 
@@ -217,10 +217,10 @@ def _checked_range(ages: object) -> tuple[float, float] | None:
     if ages is None:
         return None
     if not isinstance(ages, (tuple, list)) or len(ages) != 2:
-        raise ConfigurationError("refresh_after: expected a pair of ages in seconds, such as (900, 1200)")
+        raise ConfigurationError("expected a pair of ages in seconds, such as (900, 1200)", field="refresh_after")
     low, high = (checked_seconds("refresh_after", age) for age in ages)
     if low > high:
-        raise ConfigurationError("refresh_after: the first age is above the second")
+        raise ConfigurationError("the first age is above the second", field="refresh_after")
     return low, high
 
 
@@ -228,10 +228,10 @@ def _checked_basic(auth: object) -> dict[str, Secret]:
     if auth is None:
         return {}
     if not isinstance(auth, (tuple, list)) or len(auth) != 2:
-        raise ConfigurationError("auth: expected a pair: (user, password)")
+        raise ConfigurationError("expected a pair: (user, password)", field="auth")
     user = checked_text("auth: user", auth[0])
     if ":" in user:
-        raise ConfigurationError("auth: HTTP Basic has no way to carry a user name with ':' in it")
+        raise ConfigurationError("HTTP Basic has no way to carry a user name with ':' in it", field="auth")
     return {"authorization": composed("auth", partial(_basic, user), given_secret("auth: password", auth[1]))}
 
 
@@ -248,14 +248,16 @@ def _checked_body(
     if json is not None:
         return _checked_json(json), _content_type(_JSON)
     if form is not None:
-        values = {str(name): given_text(f"form: {name}", value) for name, value in as_dict("form", form).items()}
+        values = {
+            str(name): given_text(Where("form", str(name)), value) for name, value in as_dict("form", form).items()
+        }
         return composed("form", partial(_form, tuple(values)), *values.values()), _content_type(_FORM)
     if body is None or callable(body):
         return body, {}
     if isinstance(body, PathLike):
         return FileSecret(checked_path("body", body), "body"), {}
     if not isinstance(body, (str, bytes)):
-        raise ConfigurationError(f"body: expected str, bytes, a path or a function, got {type(body).__name__}")
+        raise ConfigurationError(f"expected str, bytes, a path or a function, got {type(body).__name__}", field="body")
     if isinstance(body, str):
         refuse_file_name("body", body)
     return Secret(_to_text(_encoded(body)), "body"), {}
@@ -317,7 +319,7 @@ def _json_bytes(
 ) -> bytes:
     def failure(error: Exception) -> GrpcBearerError | None:
         is_ours = isinstance(error, GrpcBearerError)  # of a path that is none
-        return None if is_ours else kind(f"{name}: holds something that JSON cannot")
+        return None if is_ours else kind("holds something that JSON cannot", field=name)
 
     with translating(TypeError, ValueError, RecursionError, to=failure):
         return _json.dumps(document, default=leaf).encode()

@@ -165,15 +165,20 @@ class JWTSource(Source):
 
     def _checked_presign(self, presign: object) -> int:
         if not isinstance(presign, int) or isinstance(presign, bool) or not 0 <= presign <= MOST_PRESIGNED:
-            raise ConfigurationError(f"presign: expected a whole number of tokens from 0 to {MOST_PRESIGNED}")
+            raise ConfigurationError(f"expected a whole number of tokens from 0 to {MOST_PRESIGNED}", field="presign")
         if presign and not self.single_use:
-            raise ConfigurationError("presign: only for single_use=True; a token that is used again is at hand anyway")
+            raise ConfigurationError(
+                "only for single_use=True; a token that is used again is at hand anyway", field="presign"
+            )
         if presign and not self.local:
-            raise ConfigurationError("presign: only for a key that signs here; signatures of a callable may be dear")
+            raise ConfigurationError(
+                "only for a key that signs here; signatures of a callable may be dear", field="presign"
+            )
         if presign and self._lifetime - self._backdate < PRESIGN_LIFETIME:
             raise ConfigurationError(
-                f"presign: tokens that live {self._lifetime - self._backdate} s from their signature cannot be signed "
-                f"ahead; give them a lifetime of at least {PRESIGN_LIFETIME} s, without backdate"
+                f"tokens that live {self._lifetime - self._backdate} s from their signature cannot be signed "
+                f"ahead; give them a lifetime of at least {PRESIGN_LIFETIME} s, without backdate",
+                field="presign",
             )
         return presign
 
@@ -199,11 +204,11 @@ def _open_claims(lifetime: int, not_before: bool, issued: int) -> str:
 
 def _checked_lifetime(lifetime: float, longest: float | None) -> int:
     if not is_number(lifetime) or lifetime < 1:
-        raise ConfigurationError("lifetime: expected a number of seconds, at least 1")
+        raise ConfigurationError("expected a number of seconds, at least 1", field="lifetime")
     if longest is not None and not is_number(longest):
-        raise ConfigurationError("max_lifetime: expected a number of seconds, or None")
+        raise ConfigurationError("expected a number of seconds, or None", field="max_lifetime")
     if longest is not None and lifetime > longest:
-        raise ConfigurationError(f"lifetime: {lifetime:g} seconds, but the service permits at most {longest:g}")
+        raise ConfigurationError(f"{lifetime:g} seconds, but the service permits at most {longest:g}", field="lifetime")
     return int(lifetime)
 
 
@@ -211,5 +216,5 @@ def _checked_backdate(backdate: float | None, lifetime: int) -> int:
     if backdate is None:
         return min(_BACKDATE, lifetime // 10)
     if not is_number(backdate) or not 0 <= backdate < lifetime:
-        raise ConfigurationError("backdate: expected a number of seconds from 0 to less than the lifetime")
+        raise ConfigurationError("expected a number of seconds from 0 to less than the lifetime", field="backdate")
     return int(backdate)

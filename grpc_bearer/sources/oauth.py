@@ -9,7 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote_plus, urlencode
 
-from grpc_bearer._base.arguments import as_dict, checked_seconds, checked_text, text_problem
+from grpc_bearer._base.arguments import Where, as_dict, checked_seconds, checked_text, text_problem
 from grpc_bearer._base.clock_skew import suspects
 from grpc_bearer._base.identity import Identity, is_strong
 from grpc_bearer._base.source import Source
@@ -280,16 +280,18 @@ def _assertion_source(
 
 def _checked_method(auth_method: str, client_secret: object, key: object) -> str:
     if auth_method not in ("client_secret_basic", "client_secret_post", "private_key_jwt"):
-        raise ConfigurationError("auth_method: expected client_secret_basic, client_secret_post or private_key_jwt")
+        raise ConfigurationError(
+            "expected client_secret_basic, client_secret_post or private_key_jwt", field="auth_method"
+        )
     by_key = auth_method == "private_key_jwt"
     if by_key and key is None:
-        raise ConfigurationError("key: missing; private_key_jwt signs with one")
+        raise ConfigurationError("missing; private_key_jwt signs with one", field="key")
     if by_key and client_secret is not None:
-        raise ConfigurationError("client_secret: private_key_jwt has no use for it; leave it out")
+        raise ConfigurationError("private_key_jwt has no use for it; leave it out", field="client_secret")
     if not by_key and client_secret is None:
-        raise ConfigurationError(f"client_secret: missing; {auth_method} sends it")
+        raise ConfigurationError(f"missing; {auth_method} sends it", field="client_secret")
     if not by_key and key is not None:
-        raise ConfigurationError(f"key: {auth_method} has no use for it; use auth_method='private_key_jwt'")
+        raise ConfigurationError(f"{auth_method} has no use for it; use auth_method='private_key_jwt'", field="key")
     return auth_method
 
 
@@ -298,7 +300,9 @@ def _checked_secret(secret: object) -> Callable[[], object] | None:
     if secret is None or callable(secret):
         return secret
     if not isinstance(secret, (str, PathLike, Secret)):
-        raise ConfigurationError(f"client_secret: expected a str, a path or a function, got {type(secret).__name__}")
+        raise ConfigurationError(
+            f"expected a str, a path or a function, got {type(secret).__name__}", field="client_secret"
+        )
     return given_secret("client_secret", secret).reveal
 
 
@@ -310,15 +314,15 @@ def _checked_form(scope: object, audience: object, extra: object) -> dict[str, s
         form["audience"] = checked_text("audience", audience)
     for name, value in as_dict("extra", {} if extra is None else extra).items():
         if not isinstance(name, str):
-            raise ConfigurationError("extra: a name is no str")
+            raise ConfigurationError("a name is no str", field="extra")
         if name in _OURS:
-            raise ConfigurationError(f"extra: {name} has an argument of its own")
-        form[name] = given_text(f"extra: {name}", value)
+            raise ConfigurationError(f"{name} has an argument of its own", field="extra")
+        form[name] = given_text(Where("extra", name), value)
     return form
 
 
 def _checked_scope(scope: object) -> str:
     scopes = [scope] if isinstance(scope, str) else list(scope) if isinstance(scope, Iterable) else [None]
     if not all(isinstance(item, str) for item in scopes):
-        raise ConfigurationError("scope: expected a str, or several in a list")
+        raise ConfigurationError("expected a str, or several in a list", field="scope")
     return " ".join(checked_text("scope", item) for item in scopes if item)

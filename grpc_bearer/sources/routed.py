@@ -40,15 +40,17 @@ class RoutedSource(Source):
 
     def __init__(self, routes: Mapping[str, Source]) -> None:
         if not isinstance(routes, Mapping) or not (routes := as_dict("routes", routes)):
-            raise ConfigurationError("routes: expected a mapping of pattern to source, with one entry at least")
+            raise ConfigurationError("expected a mapping of pattern to source, with one entry at least", field="routes")
         for pattern, source in routes.items():
             if not isinstance(pattern, str) or not pattern.strip("/ "):
-                raise ConfigurationError("routes: a pattern is empty or no str")
+                raise ConfigurationError("a pattern is empty or no str", field="routes")
             if not isinstance(source, Source):
-                raise ConfigurationError(f"routes: {pattern}: expected a Source, got {type(source).__name__}")
+                raise ConfigurationError(f"{pattern}: expected a Source, got {type(source).__name__}", field="routes")
         self._sources: list[Source] = list({id(source): source for source in routes.values()}.values())
         if len({source.single_use for source in self._sources}) > 1:
-            raise ConfigurationError("routes: some sources are single-use and others are not; use an auth for each")
+            raise ConfigurationError(
+                "some sources are single-use and others are not; use an auth for each", field="routes"
+            )
         self.single_use: bool = self._sources[0].single_use
         self.signs: bool = any(source.signs for source in self._sources)
         self.replaceable: bool = any(source.replaceable for source in self._sources)

@@ -55,5 +55,5 @@ def _rebuilt(secret: Secret) -> StaticSource:
 
 
 def _made(token: str) -> Token:
-    with translating(TokenFormatError, to=lambda error: ConfigurationError(str(error))):
+    with translating(TokenFormatError, to=lambda error: ConfigurationError(error._reason, field=error._field)):
         return Token(token)

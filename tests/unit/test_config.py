@@ -363,7 +363,19 @@ def test_a_call_goes_through_with_what_was_loaded(tmp_path: Path) -> None:
             "auths.toml:4: [auth.a] form: expected a table of texts",
         ),
         ('[auth.a]\nsource = "http"\nurl = "https://h/t"\ncert = "x"', "cert: expected two file names in a list"),
-        ('[auth.a]\nsource = "google"\nservice_account_file = "auths.toml"', "is no service account's key file"),
+        (
+            '[auth.a]\nsource = "google"\nservice_account_file = "auths.toml"',
+            "auths.toml:3: [auth.a] service_account_file:",
+        ),
+        ('[auth.a]\nprofile = "crm"\ntoken = "a b"', "auths.toml:3: [auth.a] token: has a space"),
+        (
+            '[auth.a]\nsource = "http"\nurl = "https://h/t"\nheaders = { a = "b", c = "ü" }',
+            "auths.toml:4: [auth.a] headers: c: has a line break or a character outside ASCII",
+        ),
+        (
+            '[auth.a]\nprofile = "crm"\ntoken = "t"\ncache = { directory = "x", timeout = 0 }',
+            "auths.toml:4: [auth.a] cache: timeout: expected a number of seconds above 0",
+        ),
         ('[auth.a]\nprofile = "crm"\ntoken = "tok-5ecr3t-0123456789', "auths.toml:3: not TOML"),
         ('token = "tok-5ecr3t-0123456789"', "auths.toml:1: token: not known here"),
         ("[crm]\nx = 1", "an auth is a table [auth.NAME]"),

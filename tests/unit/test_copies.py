@@ -23,6 +23,7 @@ from grpc_bearer import (
     ClientCredentialsSource,
     ConfigurationError,
     GoogleAuthSource,
+    GrpcBearerError,
     HTTPTokenSource,
     JWTSource,
     RoutedSource,
@@ -30,6 +31,7 @@ from grpc_bearer import (
     Source,
     StaticSource,
     Token,
+    TokenUnavailableError,
     profiles,
 )
 from grpc_bearer._calls.sync_interceptor import changed
@@ -74,6 +76,27 @@ class Counting(Source):
 )
 def test_a_copy_of_an_auth_is_the_auth(auth: BearerAuth, copied: Callable[[Any], Any]) -> None:
     assert copied(auth) is auth
+
+
+def _through_a_pickle(error: Exception) -> Any:
+    return pickle.loads(pickle.dumps(error))
+
+
+@pytest.mark.parametrize("copied", [*COPIES.values(), _through_a_pickle, GrpcBearerError.fresh])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigurationError("key: missing"),
+        ConfigurationError("missing", field="key"),
+        TokenUnavailableError("down", retry_after=3.0, field="host"),
+    ],
+    ids=str,
+)
+def test_a_copy_of_an_error_is_as_the_error(error: GrpcBearerError, copied: Callable[[Any], Any]) -> None:
+    twin = copied(error)
+
+    assert twin is not error
+    assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
 
 
 def test_settings_that_were_copied_share_the_token() -> None:
