@@ -49,6 +49,8 @@ class GrpcBearerError(Exception):
     # Which argument is wrong, and the text behind its name: for `load`, whose users know the argument by another name.
     _field: str = ""
     _reason: str = ""
+    # What is likely to be at fault: "clock", "credential", "endpoint", "route" or "token"; for `grpc-bearer check`.
+    _suspect: str = ""
 
     def __init__(self, message: str, *, field: str | tuple[str, str] = "") -> None:
         if type(self).__dict__.get("_abstract", False):
@@ -97,9 +99,17 @@ class TokenError(GrpcBearerError):
     _abstract: ClassVar[bool] = True
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, retry_after: float | None = None, field: str | tuple[str, str] = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        field: str | tuple[str, str] = "",
+        suspect: str = "",
+    ) -> None:
         super().__init__(message, field=field)
         self.retry_after = retry_after
+        self._suspect = suspect
 
     @property
     def code(self) -> grpc.StatusCode:

@@ -41,7 +41,9 @@ def diagnose(token: Token, failure: Failure, now: float, why_not_again: str = ""
     parts += _skew(failure, now)
     if why_not_again:
         parts.append(why_not_again)
-    return TokenRejectedError("; ".join(parts))
+    refused = TokenRejectedError("; ".join(parts), suspect="token")
+    refused._reason = "; ".join(parts[1:])
+    return refused
 
 
 def _lacks(token: Token) -> list[str]:

@@ -43,6 +43,7 @@ class Report:
     steps: list[Step] = field(default_factory=list)
     failure: Failure | None = None
     failed: str = ""
+    suspect: str = ""  # what is likely to be at fault where there is no token
 
     def add(self, name: str, status: str, detail: str, seconds: float = 0.0, **data: Any) -> None:
         self.steps.append(Step(name, status, safe(detail), seconds, data))
@@ -154,6 +155,14 @@ def _certificate(made: Handshake) -> dict[str, Any]:
 # -- the token --------------------------------------------------------------------------------------------------------
 
 
+#: By what is likely to be at fault.
+_ADVICE = {
+    "credential": "check the credential",
+    "endpoint": "check the token endpoint, its address and the way to it",
+    "route": "name a method that has one: --method package.Service/Method",
+}
+
+
 def _service(report: Report, method: str | None) -> tuple[str, str]:
     """Service URL and method of the call that will be made, as gRPC would name them."""
     service, _, name = (method or _probe.HEALTH).partition("/")
@@ -170,7 +179,9 @@ def _token(report: Report, asked: Chosen, call: tuple[str, str], timeout: float)
             token = asked.auth.token(*call, timeout=timeout or None)
     except GrpcBearerError as error:
         code = Exit.NO_TOKEN if isinstance(error, ConfigurationError) else code_of(error)
-        report.fail("token", Failure(code, f"no token: {error}", _no_token(str(error))), time.monotonic() - began)
+        report.suspect = error._suspect
+        failure = Failure(code, f"no token: {error}", _ADVICE.get(error._suspect, ""))
+        report.fail("token", failure, time.monotonic() - began)
         return ""
     seconds = time.monotonic() - began
     found = inspected(token.value, time.time(), RULES[asked.profile] if asked.profile else Rules(jwt=False, claims=()))
@@ -180,14 +191,6 @@ def _token(report: Report, asked: Chosen, call: tuple[str, str], timeout: float)
     data = {"kind": found.kind, "expires_at": token.expires_at, "problems": found.problems}
     report.add("token", "warn" if found.problems else "ok", detail, seconds, **data)
     return token.value
-
-
-def _no_token(problem: str) -> str:
-    if "no route for" in problem:
-        return "name a method that has one: --method package.Service/Method"
-    if "refused" in problem or "answered 4" in problem:
-        return "check the credential"
-    return "check the token endpoint, its address and the way to it" if "answer" in problem else ""
 
 
 # -- the call and the clock -------------------------------------------------------------------------------------------
@@ -253,12 +256,7 @@ def _clock(report: Report, skew: float | None, by: str) -> None:
         return
     status = "warn" if _skewed.is_off(skew) else "ok"
     report.add("clock", status, f"{_skewed.in_words(skew)}, by {by}", behind_seconds=round(skew, 1))
-    if (
-        _skewed.is_off(skew)
-        and report.failure
-        and report.failure.code is Exit.NO_TOKEN
-        and "clock" in str(report.failure)
-    ):
+    if _skewed.is_off(skew) and report.failed == "token" and report.suspect == "clock":
         report.failure = _wrong_clock(skew, "so the token counts as expired")
 
 

@@ -64,8 +64,7 @@ def failed(error: Any, token: str = "", what: str = "") -> Failure:
     if isinstance(cause, TokenFormatError):
         return Failure(Exit.REFUSED, f"{said} ({cause})", "ask for a token with fewer claims, or for a higher limit")
     if code in REFUSALS:
-        # Our diagnosis; its beginning says what has been said.
-        why = str(cause).partition(f"({code.name}); ")[2] if isinstance(cause, GrpcBearerError) else ""
+        why = cause._reason if isinstance(cause, GrpcBearerError) and cause._suspect == "token" else ""
         return Failure(Exit.REFUSED, f"{said} ({why})" if why else said, _refused(code))
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return Failure(Exit.CALL, said, "the server has no such method; `grpc-bearer call TARGET` lists those it has")

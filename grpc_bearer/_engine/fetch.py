@@ -199,7 +199,7 @@ def closed_error() -> GrpcBearerError:
 
 def expired_error() -> GrpcBearerError:
     """For a token without any life left."""
-    return TokenFormatError("the token was already expired when it arrived; is the clock right?")
+    return TokenFormatError("the token was already expired when it arrived; is the clock right?", suspect="clock")
 
 
 def _wrapped(error: BaseException, what: str) -> GrpcBearerError:

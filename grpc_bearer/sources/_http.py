@@ -125,7 +125,7 @@ class Endpoint:
         # The system's own clock: connections age in real time, whatever clock the tests move.
         self._last_used = SYSTEM_CLOCK.monotonic()
         if exchange.answer is None:
-            raise TokenUnavailableError(f"{self.host}: {self._why(exchange)}")
+            raise TokenUnavailableError(f"{self.host}: {self._why(exchange)}", suspect="endpoint")
         return exchange.answer
 
     def _why(self, exchange: Exchange) -> str:

@@ -98,29 +98,33 @@ def status_error(answer: Answer, where: str, now: float, code: str | None = None
     if status in SUCCESS:
         return None
     if status in (408, 429) or status >= 500 or code in _OAUTH_RETRYABLE:
-        return TokenUnavailableError(text, retry_after=retry_after(answer, now))
+        return TokenUnavailableError(text, retry_after=retry_after(answer, now), suspect="endpoint")
     if 300 <= status < 400:
-        return TokenRejectedError(f"{text}: redirected; redirects are never followed, so give the final address")
+        text += ": redirected; redirects are never followed, so give the final address"
+        return TokenRejectedError(text, suspect="endpoint")
     if status < 300:
-        return TokenFormatError(f"{text}, where 200 is expected")
-    if status in (401, 403):
-        return TokenRejectedError(f"{text}: the credential was refused")
-    return TokenRejectedError(text)
+        return TokenFormatError(f"{text}, where 200 is expected", suspect="endpoint")
+    refused = ": the credential was refused" * (status in (401, 403))
+    return TokenRejectedError(text + refused, suspect="credential")
 
 
 def decoded_text(answer: Answer, where: str) -> str:
     """The whole body as text, without white space around it."""
     if answer.overlong:
-        raise TokenFormatError(f"{where}: answered with more than {len(answer.body)} bytes")
+        raise _no_token(f"{where}: answered with more than {len(answer.body)} bytes")
     charsets = [*_declared_charset(answer), "UTF-8"]  # what is declared is not always what is sent
     text = next((text for charset in charsets if (text := _decoded(answer.body, charset)) is not None), None)
     if text is None:
-        raise TokenFormatError(f"{where}: the answer is not {charsets[0]} text")
+        raise _no_token(f"{where}: the answer is not {charsets[0]} text")
     if not text:
-        raise TokenFormatError(f"{where}: the answer is empty")
+        raise _no_token(f"{where}: the answer is empty")
     if text.startswith("<"):
-        raise TokenFormatError(f"{where}: the answer is HTML or XML; is the address right?")
+        raise _no_token(f"{where}: the answer is HTML or XML; is the address right?")
     return text
+
+
+def _no_token(problem: str) -> TokenFormatError:
+    return TokenFormatError(problem, suspect="endpoint")
 
 
 # Those of old servers, under their usual names. Not every codec of Python's is for text, or quick.
@@ -149,9 +153,9 @@ def raw_token(text: str, where: str) -> str:
     if text[0] == '"':
         text = str(json_document(text, where)).strip()
     if not text:
-        raise TokenFormatError(f"{where}: the answer is empty")
+        raise _no_token(f"{where}: the answer is empty")
     if text[0] in '{["' or text in ("null", "true", "false"):
-        raise TokenFormatError(f"{where}: the answer is JSON, not a bare token; name its field with field=")
+        raise _no_token(f"{where}: the answer is JSON, not a bare token; name its field with field=")
     return text
 
 
@@ -242,7 +246,9 @@ def oauth_refusal(answer: Answer, where: str, now: float) -> TokenError | None:
     if code is None or isinstance(refused, TokenUnavailableError):
         return refused
     text = f"{where}: answered {answer.status} {_registered(code) or 'with an unregistered error code'}"
-    return TokenUnavailableError(text) if code in _OAUTH_RETRYABLE else TokenRejectedError(text)
+    if code in _OAUTH_RETRYABLE:
+        return TokenUnavailableError(text, suspect="endpoint")
+    return TokenRejectedError(text, suspect="credential")
 
 
 def _registered(code: str | None) -> str | None:
@@ -319,7 +325,8 @@ def made_token(
     """The token, or a `TokenFormatError` if it is expired or no header may carry it."""
     if expires_at is not None and expires_at <= now:
         raise TokenFormatError(
-            f"{where}: the token expired {now - expires_at:.0f} s ago by this machine's clock; is the clock right?"
+            f"{where}: the token expired {now - expires_at:.0f} s ago by this machine's clock; is the clock right?",
+            suspect="clock",
         )
     with translating(TokenFormatError, to=lambda error: TokenFormatError(f"{where}: {error}")):
         return Token(value, expires_at=expires_at, refresh_at=refresh_at)

@@ -193,11 +193,12 @@ def _translated(error: Exception) -> GrpcBearerError | None:
     kind = type(error).__name__
     if isinstance(error, exceptions.TransportError) or isinstance(error.__cause__, exceptions.TransportError):
         # Also where a metadata server could not be reached, which google-auth calls a RefreshError.
-        return TokenUnavailableError(f"google-auth: no answer ({kind})")
+        return TokenUnavailableError(f"google-auth: no answer ({kind})", suspect="endpoint")
     if getattr(error, "retryable", False):
         return TokenUnavailableError(f"google-auth: refresh failed for now ({kind})")
     if isinstance(error, exceptions.GoogleAuthError):
-        return TokenRejectedError(f"google-auth: {_oauth_error(error) or 'refresh refused'} ({kind})")
+        text = f"google-auth: {_oauth_error(error) or 'refresh refused'} ({kind})"
+        return TokenRejectedError(text, suspect="credential")
     if isinstance(error, (ValueError, TypeError, KeyError)):
         return TokenFormatError(f"google-auth: an answer or a file that it could not read ({kind})")
     return TokenUnavailableError(f"google-auth: refresh failed ({kind})")

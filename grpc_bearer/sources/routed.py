@@ -106,7 +106,7 @@ class RoutedSource(Source):
             if regex.fullmatch(f"{service}/{method}" if "/" in pattern.lstrip("/") else service):
                 return number
         patterns = ", ".join(pattern for pattern, _, _ in self._routes)
-        raise TokenRejectedError(f"no route for {service}/{method}: none of {patterns} matches")
+        raise TokenRejectedError(f"no route for {service}/{method}: none of {patterns} matches", suspect="route")
 
     def refuse_wait(self) -> None:
         for source in self._sources:

@@ -282,6 +282,8 @@ def test_a_token_endpoint_that_is_down_refuses_or_hangs(folder: Path, server: Pr
     assert [ran.code for ran in (refused, hanging, down)] == [5, 5, 5]
     assert "answered 401" in refused.json["problem"]
     assert {ran.json["failed"] for ran in (refused, hanging, down)} == {"token"}
+    assert refused.json["advice"] == "check the credential"
+    assert down.json["advice"] == "check the token endpoint, its address and the way to it"
     assert refused.steps["tls"] == "ok"
 
 
