@@ -59,6 +59,11 @@ def checked_seconds(field: str, value: object, *, zero: bool = False) -> float:
     return float(value)
 
 
+def seconds_or_none(field: str, value: object) -> float | None:
+    """A time span above 0, if one was given."""
+    return None if value is None else checked_seconds(field, value)
+
+
 def checked_wait(field: str, value: object) -> float | None:
     """How long to wait: `None`, or seconds; no longer than the system can wait."""
     if value is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+from grpc_bearer._base.openssl import EXPIRED, NOT_YET_VALID, OTHER_NAME, UNKNOWN_ISSUER
 from grpc_bearer._cli._codes import Exit, Failure
 from grpc_bearer._cli._jwt import span
 from grpc_bearer._cli._terminal import safe
@@ -12,28 +13,23 @@ from grpc_bearer._cli._terminal import safe
 if TYPE_CHECKING:
     from cryptography import x509
 
-# X.509 verification codes of OpenSSL (x509_vfy.h).
-_NOT_YET, _EXPIRED = 9, 10
-_UNKNOWN = (18, 19, 20, 21)  # self-signed, a self-signed root, no issuer found, the first not verified
-_OTHER_NAME = (62, 64)  # host, address
-
 
 def untrusted(code: int, reason: str, seen: x509.Certificate | None, name: str, roots_from: str, now: float) -> Failure:
     of = "" if seen is None else f" (of {name_of(seen.subject)}, signed by {name_of(seen.issuer)})"
-    if code in _OTHER_NAME:
+    if code in OTHER_NAME:
         names = "" if seen is None else f", but for {', '.join(_names(seen)[:5]) or 'no name at all'}"
         advice = "call it by one of its names, or give --server-name if you know that it is the right server"
         return Failure(Exit.TLS, f"the certificate is not for {name}{names}", advice)
-    if code in (_NOT_YET, _EXPIRED):
+    if code in (NOT_YET_VALID, EXPIRED):
         return _out_of_date(code, of, seen, now)
-    if code in _UNKNOWN:
+    if code in UNKNOWN_ISSUER:
         advice = "give the authority that signed it as --ca FILE"
         return Failure(Exit.TLS, f"the certificate{of} is of no authority that {roots_from} knows", advice)
     return Failure(Exit.TLS, f"the certificate{of} is not accepted: {safe(reason)}", "ask who runs the server")
 
 
 def _out_of_date(code: int, of: str, seen: x509.Certificate | None, now: float) -> Failure:
-    if code == _NOT_YET:
+    if code == NOT_YET_VALID:
         return Failure(Exit.TLS, f"the certificate{of} is not valid yet", "is this machine's clock right?")
     until = None if seen is None else seen.not_valid_after_utc
     ago = "" if until is None else f" {span(max(now - until.timestamp(), 0))} ago, on {until:%Y-%m-%d}"

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One way to write an option, and what may follow it."""
-
-    name: str
-    help: str
-    takes: str = ""  # "", "file", "variable", "value", or the choices with spaces between
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A command, its options, and what its words may be."""
 
     name: str
     help: str
-    options: list[Option]
-    words: str
+    options: list[argparse.Action]
+    words: list[str]
 
 
 def script(shell: str, parser: argparse.ArgumentParser) -> str:
@@ -39,21 +29,20 @@ def _commands(parser: argparse.ArgumentParser) -> Iterator[Command]:
     (subparsers,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for choice in subparsers._choices_actions:
         made = subparsers.choices[choice.dest]
-        options = [option for action in made._actions for option in _options(action)]
+        options = [action for action in made._actions if action.option_strings]
         words = [str(word) for action in made._get_positional_actions() for word in action.choices or ()]
-        yield Command(choice.dest, choice.help or "", options, " ".join(words))
+        yield Command(choice.dest, choice.help or "", options, words)
 
 
-def _options(action: argparse.Action) -> Iterator[Option]:
-    takes = "value" if action.nargs is None else ""
-    if action.choices:
-        takes = " ".join(map(str, action.choices))
-    elif action.metavar == "FILE":
-        takes = "file"
-    elif action.option_strings and action.option_strings[-1].endswith("-env"):
-        takes = "variable"
-    for name in action.option_strings:
-        yield Option(name, action.help or "", takes)
+def _takes(option: argparse.Action) -> str:
+    """What may follow an option: nothing, "file", "variable", "value", or the choices with spaces between."""
+    if option.choices:
+        return " ".join(map(str, option.choices))
+    if option.metavar == "FILE":
+        return "file"
+    if option.option_strings[-1].endswith("-env"):
+        return "variable"
+    return "value" if option.nargs is None else ""
 
 
 # zsh runs bash's way of completing, once it is told to.
@@ -92,14 +81,16 @@ _BASH_REPLIES = {
 def _bash(commands: list[Command]) -> str:
     values, options = [], []
     for command in commands:
-        for takes in dict.fromkeys(option.takes for option in command.options if option.takes):
-            names = " | ".join(f'"{command.name} {each.name}"' for each in command.options if each.takes == takes)
+        for takes in dict.fromkeys(filter(None, map(_takes, command.options))):
+            names = [name for each in command.options if _takes(each) == takes for name in each.option_strings]
             reply = _BASH_REPLIES.get(takes, f'COMPREPLY=($(compgen -W "{takes}" -- "$current"))')
-            values.append(f"        {names}) {reply}; return ;;")
-        words = " ".join([*(option.name for option in command.options), command.words]).strip()
+            pattern = " | ".join(f'"{command.name} {name}"' for name in names)
+            values.append(f"        {pattern}) {reply}; return ;;")
+        words = " ".join([*(name for each in command.options for name in each.option_strings), *command.words])
         options.append(f'        {command.name}) COMPREPLY=($(compgen -W "{words}" -- "$current")) ;;')
-    names = " ".join(command.name for command in commands)
-    return _BASH.format(commands=names, values="\n".join(values), options="\n".join(options))
+    return _BASH.format(
+        commands=" ".join(command.name for command in commands), values="\n".join(values), options="\n".join(options)
+    )
 
 
 _FISH_TAKES = {"": "", "file": " -r -F", "variable": " -x -a '(set -nx)'", "value": " -x"}
@@ -112,11 +103,12 @@ def _fish(commands: list[Command]) -> str:
         lines.append(f"complete -c grpc-bearer {first}")
         seen = f"-n '__fish_seen_subcommand_from {command.name}'"
         if command.words:
-            lines.append(f"complete -c grpc-bearer {seen} -a {_quoted(command.words)}")
+            lines.append(f"complete -c grpc-bearer {seen} -a {_quoted(' '.join(command.words))}")
         for option in command.options:
-            name = f"-l {option.name[2:]}" if option.name.startswith("--") else f"-s {option.name[1:]}"
-            takes = _FISH_TAKES.get(option.takes, f" -x -a {_quoted(option.takes)}")
-            lines.append(f"complete -c grpc-bearer {seen} {name}{takes} -d {_quoted(option.help)}")
+            takes = _FISH_TAKES.get(_takes(option), f" -x -a {_quoted(_takes(option))}")
+            for name in option.option_strings:
+                flag = f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}"
+                lines.append(f"complete -c grpc-bearer {seen} {flag}{takes} -d {_quoted(option.help or '')}")
     return "\n".join(lines) + "\n"
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
-from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from grpc_bearer._base.token import LARGE_TOKEN
-from grpc_bearer.sources._parse import number_of
+from grpc_bearer.sources._parse import SEGMENT, json_segment, number_of
 
-_SEGMENT = re.compile(r"[A-Za-z0-9_-]*")
 # An `exp` beyond this many seconds from now was written in milliseconds.
 _FAR = 100 * 365.25 * 86400
 
@@ -78,9 +74,9 @@ def inspected(text: str, now: float, rules: Rules | None = None) -> Inspected:
     """
     token, problems = _bare(text)
     parts = token.split(".")
-    if len(parts) == 5 and _object(parts[0]) is not None:
-        return Inspected("an encrypted token (JWE)", _object(parts[0]), problems=problems)
-    header, claims = (_object(part) for part in parts[:2]) if len(parts) == 3 else (None, None)
+    if len(parts) == 5 and json_segment(parts[0]) is not None:
+        return Inspected("an encrypted token (JWE)", json_segment(parts[0]), problems=problems)
+    header, claims = (json_segment(part) for part in parts[:2]) if len(parts) == 3 else (None, None)
     if header is None or claims is None:
         if rules is None or rules.jwt:
             problems.append(_no_jwt(parts))
@@ -109,16 +105,6 @@ def _no_jwt(parts: list[str]) -> str:
     return "not a JWT: its header or its claims are no JSON object in base64url"
 
 
-def _object(part: str) -> dict[str, Any] | None:
-    if not part or not _SEGMENT.fullmatch(part):
-        return None
-    try:
-        found = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def _header_problems(header: Mapping[str, Any], rules: Rules | None) -> list[str]:
     algorithm, problems = header.get("alg"), []
     if not isinstance(algorithm, str):
@@ -131,9 +117,9 @@ def _header_problems(header: Mapping[str, Any], rules: Rules | None) -> list[str
 
 
 def _signature_problems(signature: str, header: Mapping[str, Any]) -> list[str]:
-    if not signature and str(header.get("alg")).lower() != "none":
-        return ["its signature is missing; was it cut off?"]
-    return [] if _SEGMENT.fullmatch(signature) else ["its signature is not base64url"]
+    if not signature:
+        return [] if str(header.get("alg")).lower() == "none" else ["its signature is missing; was it cut off?"]
+    return [] if SEGMENT.fullmatch(signature) else ["its signature is not base64url"]
 
 
 def time_problems(claims: Mapping[str, Any], now: float, rules: Rules | None) -> list[str]:

@@ -10,6 +10,7 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from grpc_bearer._base.clock import Clock
 from grpc_bearer._base.clock_skew import SkewedClock
@@ -17,7 +18,8 @@ from grpc_bearer._base.token import Token
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import TokenError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 
-_SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+#: A segment of a JWT: base64url.
+SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
 # Beyond this a lifetime is a server's way to say "never", or a mistake that must not spoil a good token.
 _CENTURY = 100 * 365.25 * 86400
 _YEAR_9999 = 253_402_300_800.0
@@ -205,10 +207,22 @@ def lifetime_of(document: object, path: str | None, where: str) -> float | None:
 
 # -- OAuth ------------------------------------------------------------------------------------------------------------
 
-# The codes of RFC 6749 sections 4.1.2.1 and 5.2, RFC 6750, 8628, 8707, 9396 and 9449, and OpenID Connect. No other text
-# of an answer is ever shown: an error_description is free text, and some servers quote the request in it.
+# No text of an answer is ever shown but these codes: an error_description is free text, and some servers quote the
+# request in it.
+#: RFC 6749 section 5.2.
+OAUTH_CODES = frozenset(
+    {
+        "invalid_client",
+        "invalid_grant",
+        "invalid_request",
+        "invalid_scope",
+        "unauthorized_client",
+        "unsupported_grant_type",
+    }
+)
+# RFC 6749 section 4.1.2.1, RFC 6750, 8628, 8707, 9396 and 9449, and OpenID Connect.
 _OAUTH_RETRYABLE = frozenset({"server_error", "temporarily_unavailable"})
-_OAUTH_FINAL = frozenset(
+_OAUTH_FINAL = OAUTH_CODES | frozenset(
     {
         "access_denied",
         "authorization_pending",
@@ -217,17 +231,11 @@ _OAUTH_FINAL = frozenset(
         "insufficient_scope",
         "interaction_required",
         "invalid_authorization_details",
-        "invalid_client",
         "invalid_dpop_proof",
-        "invalid_grant",
-        "invalid_request",
-        "invalid_scope",
         "invalid_target",
         "invalid_token",
         "login_required",
         "slow_down",
-        "unauthorized_client",
-        "unsupported_grant_type",
         "unsupported_response_type",
         "use_dpop_nonce",
     }
@@ -307,16 +315,24 @@ def jwt_expiry(value: str) -> float | None:
 
 
 def jwt_claims(text: str) -> dict[str, object] | None:
+    """The claims of a JWT, not verified; `None` if it is none."""
     segments = text.strip().split(".")
-    if len(segments) != 3 or not all(map(_SEGMENT.fullmatch, segments)):
+    if len(segments) != 3 or not SEGMENT.fullmatch(segments[2]) or json_segment(segments[0]) is None:
+        return None
+    return json_segment(segments[1])
+
+
+def json_segment(segment: str) -> dict[str, Any] | None:
+    """The JSON object in a segment of a JWT: its header, its claims; `None` if there is none."""
+    if not SEGMENT.fullmatch(segment):
         return None
     import json
 
     try:
-        header, claims = (json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in segments[:2])
+        found = json.loads(urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
     except (ValueError, RecursionError):
         return None
-    return claims if isinstance(header, dict) and isinstance(claims, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def made_token(

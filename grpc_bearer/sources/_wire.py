@@ -26,6 +26,7 @@ from urllib3.exceptions import ProtocolError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from grpc_bearer._base.clock import SYSTEM_CLOCK
+from grpc_bearer._base.openssl import UNKNOWN_ISSUER
 from grpc_bearer.sources._parse import Answer, http_date
 
 #: Stands in a reason that says little: it may be the fault of a file of certificates.
@@ -246,7 +247,7 @@ def _network_reason(causes: list[BaseException]) -> str | None:
 def _tls_reason(causes: list[BaseException]) -> str | None:
     cause = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        advice = "; name the authority that issued it with ca=" if cause.verify_code in _UNKNOWN_ISSUER else ""
+        advice = "; name the authority that issued it with ca=" if cause.verify_code in UNKNOWN_ISSUER else ""
         return f"certificate verify failed ({cause.verify_message.rstrip('.')}){advice}"
     return None if cause is None else f"TLS {FAILED} ({cause.reason or type(cause).__name__})"
 
@@ -294,8 +295,6 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
 )
 # What OpenSSL makes of an answer in plain HTTP.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
-# OpenSSL's X509_V_ERR_…: self-signed, self-signed in the chain, no local issuer, no issuer of the first certificate.
-_UNKNOWN_ISSUER = (18, 19, 20, 21)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

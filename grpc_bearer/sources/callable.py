@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
 from dataclasses import replace
 
-from grpc_bearer._base.arguments import checked_seconds
+from grpc_bearer._base.arguments import checked_seconds, seconds_or_none
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Token, TokenFunction
 from grpc_bearer._base.user_code import called, name_of, nobody
@@ -62,7 +62,7 @@ class CallableSource(Source):
         self._loop = loop
         self._timeout = checked_seconds("timeout", timeout)
         self._key = key
-        self._max_age = None if max_age is None else checked_seconds("max_age", max_age)
+        self._max_age = seconds_or_none("max_age", max_age)
         self._wants_context = _wants_context(fn)
         # With a loop of the user's there is something to await; else it shows if `fn` is a coroutine function.
         self._awaits = loop is not None or inspect.iscoroutinefunction(fn)

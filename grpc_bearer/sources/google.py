@@ -23,22 +23,12 @@ from grpc_bearer.errors import (
     TokenUnavailableError,
 )
 from grpc_bearer.sources._http import NEEDS
-from grpc_bearer.sources._parse import jwt_expiry, made_token
+from grpc_bearer.sources._parse import OAUTH_CODES, jwt_expiry, made_token
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 __all__ = ["GoogleAuthSource", "as_google_credentials"]
-
-# RFC 6749 section 5.2. An answer's other text is not ours to repeat: it may hold anything.
-_OAUTH_ERRORS = (
-    "invalid_request",
-    "invalid_client",
-    "invalid_grant",
-    "unauthorized_client",
-    "unsupported_grant_type",
-    "invalid_scope",
-)
 
 
 class GoogleAuthSource(Shared, Source):
@@ -207,7 +197,7 @@ def _translated(error: Exception) -> GrpcBearerError | None:
 def _oauth_error(error: Exception) -> str:
     answer = error.args[1] if len(error.args) > 1 else None
     code = answer.get("error") if isinstance(answer, Mapping) else None
-    return code if code in _OAUTH_ERRORS else ""
+    return code if code in OAUTH_CODES else ""
 
 
 class _Auth(Protocol):

@@ -11,7 +11,7 @@ from os import PathLike
 from secrets import token_hex
 from urllib.parse import urlencode
 
-from grpc_bearer._base.arguments import Where, as_dict, checked_seconds, checked_text, refuse_file_name
+from grpc_bearer._base.arguments import Where, as_dict, checked_seconds, checked_text, refuse_file_name, seconds_or_none
 from grpc_bearer._base.identity import Identity, strong_secret
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Secret, Token
@@ -115,7 +115,7 @@ class HTTPTokenSource(Source):
         self.replaceable: bool = callable(self._body) or not all(each.fixed for each in shown)
         self._field = _checked_path("field", field)
         self._expires_in_field = _checked_path("expires_in_field", expires_in_field)
-        self._lifetime = None if lifetime is None else checked_seconds("lifetime", lifetime)
+        self._lifetime = seconds_or_none("lifetime", lifetime)
         self._refresh_after = _checked_range(refresh_after)
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote_plus, urlencode
 
-from grpc_bearer._base.arguments import Where, as_dict, checked_seconds, checked_text, text_problem
+from grpc_bearer._base.arguments import Where, as_dict, checked_text, seconds_or_none, text_problem
 from grpc_bearer._base.clock_skew import suspects
 from grpc_bearer._base.identity import Identity, is_strong
 from grpc_bearer._base.source import Source
@@ -130,7 +130,7 @@ class ClientCredentialsSource(Source):
         self._form = _checked_form(scope, audience, extra)
         written_here = client_secret is None or isinstance(client_secret, str)
         self.replaceable: bool = not (written_here and all(map(is_fixed, self._form.values())))
-        self._lifetime = None if lifetime is None else checked_seconds("lifetime", lifetime)
+        self._lifetime = seconds_or_none("lifetime", lifetime)
 
     def __repr__(self) -> str:
         return f"ClientCredentialsSource(host={self._endpoint.host!r}, auth_method={self._auth_method!r})"

@@ -18,6 +18,7 @@ import grpc
 
 from grpc_bearer._base.arguments import checked_flag
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
+from grpc_bearer.sources._parse import json_segment
 
 __all__ = ["Decode", "JWTVerifier", "OpaqueVerifier", "Refusal", "Verdict", "Verifier"]
 
@@ -257,14 +258,7 @@ def decode_with_pyjwt(token: str, key: Any, algorithms: Sequence[str]) -> tuple[
 
 def peek_header(token: str) -> dict[str, Any]:
     """The JWT's header, unverified; empty if there is none."""
-    from base64 import urlsafe_b64decode
-
-    part = token.partition(".")[0]
-    try:
-        header = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except ValueError:
-        return {}
-    return header if isinstance(header, dict) else {}
+    return json_segment(token.partition(".")[0]) or {}
 
 
 def check_headers(header: Mapping[str, Any], required: Iterable[str]) -> None:
