@@ -7,7 +7,7 @@ against itself. The server always runs in a process of its own, so client CPU is
 came out at twice its time, and at 0.96 of itself.
 
 * `loop`: the shuffled loop, sync and asyncio.
-* `stats`: ratios with their 95 % interval. `tables`: rows, reaches and verdicts.
+* `stats`: ratios with their 95 % interval. `tables`: rows, goals and verdicts.
 * `server`: the other process. `stubs`, `aio_stubs`, `peers`: the doors, ours and others'.
 * `jobs/`: one file for each part of the report.
 * `report`, `plots`, `machine`: what is written at the end. `__main__`: the command.

@@ -24,7 +24,7 @@ PATIENCE = 420
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 0 if every job has run; reaches that are missed are for the report to say."""
+    """The exit code: 0 if every job has run; goals that are missed are for the report to say."""
     chosen = _parser().parse_args(argv)
     if chosen.job:
         _run_job(chosen.job, Scale(chosen.scale), chosen.work)
@@ -110,7 +110,7 @@ def _read(path: Path) -> Result:
 def _summary(results: dict[str, Result], out: Path, seconds: float) -> None:
     print()
     for check in report.all_checks(results):
-        print(f"{check.verdict:20} {check.what}: {check.measured} (reach {check.reach})")
+        print(f"{check.verdict:20} {check.what}: {check.measured} (goal {check.goal})")
     print(
         f"\n{seconds / 60:.1f} minutes; the report is in {out.relative_to(ROOT) if out.is_relative_to(ROOT) else out}"
     )

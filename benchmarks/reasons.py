@@ -1,4 +1,4 @@
-"""Why a reach is missed: the prose of `reasons.md`, for the rows that need it.
+"""Why a goal is missed: the prose of `reasons.md`, for the rows that need it.
 
 There each heading is a pattern (`fnmatch` rules) over the rows of the report's first table, and the text below it is
 what is known of those rows. Rows that are met are not excused.
@@ -28,10 +28,10 @@ def section(checks: Sequence[Check], known: Mapping[str, str]) -> list[str]:
     missed = [check for check in checks if check.verdict.startswith("missed")]
     if not missed:
         return []
-    return ["## Why reaches are missed\n", *(f"**{check.what}** {_reason(check, known)}\n" for check in missed)]
+    return ["## Why goals are missed\n", *(f"**{check.what}** {_reason(check, known)}\n" for check in missed)]
 
 
 def _reason(check: Check, known: Mapping[str, str]) -> str:
-    measured = f"({check.measured}, reach {check.reach}):"
+    measured = f"({check.measured}, goal {check.goal}):"
     texts = [text for pattern, text in known.items() if fnmatchcase(check.what, pattern)]
     return f"{measured} {' '.join(texts) or 'not explained yet; the place for it is `benchmarks/reasons.md`.'}"

@@ -37,7 +37,7 @@ Each table comes from one small loop that shuffles the variants call by call; th
 CPU is that of the client's process, all threads together. Values are medians (± is the median absolute deviation,
 relative). Ratios are to the table's floor: the median of those of single rounds, in which all variants had the same
 luck, with a 95 % bootstrap interval over rounds. **A/A** is the floor against itself: if it is off by more than 1 %,
-the table shows nothing. A reach is met if the interval does not exclude it.
+the table shows nothing. A goal is met if the interval does not exclude it.
 """
 
 
@@ -55,7 +55,7 @@ def write(folder: Path, results: Mapping[str, Result], facts: Mapping[str, str],
 
 
 def all_checks(results: Mapping[str, Result]) -> list[Check]:
-    """Every reach, in order."""
+    """Every goal, in order."""
     return [check for result in results.values() for check in tables.checks(result)]
 
 
@@ -64,7 +64,7 @@ def markdown(
 ) -> str:
     """The whole report as text."""
     parts = ["# What auth costs a call\n", _HOW, "To repeat it: `make bench`, under fifteen minutes on two cores.\n"]
-    parts += ["## The reaches\n", _grid(["what", "reach", "measured", "verdict"], _lines(all_checks(results)))]
+    parts += ["## The goals\n", _grid(["what", "goal", "measured", "verdict"], _lines(all_checks(results)))]
     parts += [f"**{name} failed:** {why}\n" for name, why in failed.items()]
     parts += reasons.section(all_checks(results), reasons.read())
     for name, result in results.items():
@@ -80,13 +80,13 @@ def _lines(checks: Sequence[Check]) -> list[list[str]]:
     def marked(verdict: str) -> str:
         return verdict if verdict == "met" else f"**{verdict}**"
 
-    return [[check.what, check.reach, check.measured, marked(check.verdict)] for check in checks]
+    return [[check.what, check.goal, check.measured, marked(check.verdict)] for check in checks]
 
 
 def _table(table: Table) -> str:
     rows = [_row(table, row) for row in table.rows]
-    judged = any(row.reach for row in table.rows)
-    columns = ["", "", table.unit, "ratio (95 %)", *(["reach", ""] if judged else [])]
+    judged = any(row.goal for row in table.rows)
+    columns = ["", "", table.unit, "ratio (95 %)", *(["goal", ""] if judged else [])]
     notes = "".join(f"\n{note}\n" for note in [f"{table.samples:,} samples of the floor.", *table.notes])
     return f"### {table.title}\n\n{_grid(columns, [row if judged else row[:4] for row in rows])}{notes}"
 
@@ -95,9 +95,9 @@ def _row(table: Table, row: Row) -> list[str]:
     value = "" if row.value is None else number(row.value)
     value += "" if row.spread is None else f" ± {100 * row.spread:.0f} %"
     ratio = "1" if row.role == "floor" else "" if row.ratio is None else interval_text(row.ratio)
-    reach = "" if row.reach is None else tables.reach_text(row.reach, table)
+    goal = "" if row.goal is None else tables.goal_text(row.goal, table)
     name = f"**{row.name}**" if row.role == "ours" else row.name
-    return [name, row.role, value, ratio, reach, table.verdict(row)]
+    return [name, row.role, value, ratio, goal, table.verdict(row)]
 
 
 def number(value: float) -> str:

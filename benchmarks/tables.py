@@ -1,4 +1,4 @@
-"""What the report is made of: tables of variants against a floor, and whether each reach is met."""
+"""What the report is made of: tables of variants against a floor, and whether each goal is met."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = Literal["ratio", "difference", "value"]
 
 
 @dataclass(frozen=True)
-class Reach:
+class Goal:
     """What a variant should come to.
 
     Args:
@@ -39,14 +39,14 @@ class Reach:
 
 @dataclass
 class Row:
-    """One variant in a table. `value` is in the table's unit; the estimates are ratios, or as its reach says."""
+    """One variant in a table. `value` is in the table's unit; the estimates are ratios, or as its goal says."""
 
     name: str
     role: str
     value: float | None
     spread: float | None = None
     ratio: Estimate | None = None
-    reach: Reach | None = None
+    goal: Goal | None = None
     judged: Estimate | None = None
     note: str = ""
 
@@ -74,10 +74,10 @@ class Table:
         return row is not None and row.ratio is not None and abs(row.ratio.value - 1) <= AA_WITHIN
 
     def verdict(self, row: Row) -> str:
-        """What to say about a row with a reach."""
-        if row.reach is None or row.judged is None:
+        """What to say about a row with a goal."""
+        if row.goal is None or row.judged is None:
             return ""
-        if not row.reach.met_by(row.judged):
+        if not row.goal.met_by(row.judged):
             return "missed" if self.steady else "missed (A/A off)"
         return "met" if self.steady else "not shown: A/A off"
 
@@ -99,7 +99,7 @@ class Check:
     """One line of the summary."""
 
     what: str
-    reach: str
+    goal: str
     measured: str
     verdict: str
 
@@ -118,7 +118,7 @@ def compare(
     key: str,
     title: str,
     samples: Sequence[Samples],
-    reaches: Mapping[str, Reach] | None = None,
+    goals: Mapping[str, Goal] | None = None,
     *,
     unit: str = "µs",
     factor: float = 1e6,
@@ -132,7 +132,7 @@ def compare(
         key: names its files.
         title: names it for people.
         samples: of all variants; one has the role `floor`.
-        reaches: by variant.
+        goals: by variant.
         unit: what values are shown in.
         factor: from the samples' unit to that.
         statistic: what is compared.
@@ -140,24 +140,24 @@ def compare(
         notes: shown below the table.
     """
     floor = next(each for each in samples if each.role == "floor")
-    rows = [_row(each, floor, (reaches or {}).get(each.name), statistic, factor, throughput) for each in samples]
+    rows = [_row(each, floor, (goals or {}).get(each.name), statistic, factor, throughput) for each in samples]
     return Table(key, title, unit, rows, samples=len(floor.values), notes=list(notes))
 
 
 def _row(
-    each: Samples, floor: Samples, reach: Reach | None, statistic: Statistic, factor: float, throughput: bool
+    each: Samples, floor: Samples, goal: Goal | None, statistic: Statistic, factor: float, throughput: bool
 ) -> Row:
     kept = stats.held(each)
     value = float(kept.median()) if statistic is stats.median else float(statistic(kept.get_values()))
     spread = float(kept.median_abs_dev())
     ratio = None if each is floor else stats.ratio(each, floor, statistic, inverse=throughput)
     judged = ratio
-    if reach is not None and reach.kind == "difference":
+    if goal is not None and goal.kind == "difference":
         judged = _times(stats.difference(each, floor, statistic), factor)
-    elif reach is not None and reach.kind == "value":
+    elif goal is not None and goal.kind == "value":
         judged = _times(stats.alone(each, statistic), factor)
     shown = 1 / value * factor if throughput else value * factor
-    return Row(each.name, each.role, shown, spread / value, ratio, reach, judged if reach else None)
+    return Row(each.name, each.role, shown, spread / value, ratio, goal, judged if goal else None)
 
 
 def _times(estimate: Estimate, factor: float) -> Estimate:
@@ -180,7 +180,7 @@ def from_json(data: Mapping[str, Any]) -> Result:
                     **row,
                     "ratio": _estimate(row["ratio"]),
                     "judged": _estimate(row["judged"]),
-                    "reach": None if row["reach"] is None else Reach(**row["reach"]),
+                    "goal": None if row["goal"] is None else Goal(**row["goal"]),
                 }
             )
             for row in entry["rows"]
@@ -195,24 +195,24 @@ def _estimate(data: Mapping[str, float] | None) -> Estimate | None:
 
 
 def checks(result: Result) -> list[Check]:
-    """All reaches of a result, each as a line."""
+    """All goals of a result, each as a line."""
     found = []
     for table in result.tables:
         for row in table.rows:
-            if row.reach is not None and row.judged is not None:
+            if row.goal is not None and row.judged is not None:
                 what = f"{table.title}: {row.name}"
-                found.append(Check(what, reach_text(row.reach, table), judged_text(row, table), table.verdict(row)))
+                found.append(Check(what, goal_text(row.goal, table), judged_text(row, table), table.verdict(row)))
     return found + [check for grid in result.grids for check in grid.checks]
 
 
-def reach_text(reach: Reach, table: Table) -> str:
-    sign, unit = "≥" if reach.at_least else "≤", "" if reach.kind == "ratio" else f" {table.unit}"
-    return f"{sign} {reach.limit:g}{unit}{' more' if reach.kind == 'difference' else ''}"
+def goal_text(goal: Goal, table: Table) -> str:
+    sign, unit = "≥" if goal.at_least else "≤", "" if goal.kind == "ratio" else f" {table.unit}"
+    return f"{sign} {goal.limit:g}{unit}{' more' if goal.kind == 'difference' else ''}"
 
 
 def judged_text(row: Row, table: Table) -> str:
     assert row.judged is not None
-    if row.reach is not None and row.reach.kind == "ratio":
+    if row.goal is not None and row.goal.kind == "ratio":
         return interval_text(row.judged)
     return f"{row.judged.value:.3g} {table.unit} ({row.judged.low:.3g} – {row.judged.high:.3g})"
 

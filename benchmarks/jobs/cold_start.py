@@ -22,7 +22,7 @@ from benchmarks.jobs.unary import held
 from benchmarks.loop import Role, Samples
 from benchmarks.peers import BY_HAND, TOKEN
 from benchmarks.server import Server
-from benchmarks.tables import Check, Grid, Reach, Result
+from benchmarks.tables import Check, Grid, Goal, Result
 from grpc_bearer import BearerAuth, Source, Token
 from grpc_bearer._base.token import CallContext
 from grpc_bearer.testing import ProbeRequest, ProbeStub
@@ -145,12 +145,12 @@ def _memory(found: Any, calls: int) -> tables.Table:
         f"{calls:,} calls wait; resident memory of the client's process, in new processes each time.",
         "What gRPC takes is more if a call has credentials of its own, as ours need while they wait.",
     ]
-    reaches = {OURS: Reach(1.0, "difference")}
+    goals = {OURS: Goal(1.0, "difference")}
     return tables.compare(
         "cold-memory",
         "Memory of a call that waits for the first token",
         _samples(found, calls),
-        reaches,
+        goals,
         unit="KiB",
         factor=1 / 1024,
         notes=notes,
@@ -202,10 +202,8 @@ def _checks(found: Any, sizes: list[int]) -> list[Check]:
     exchanges, ours = [runs[n].get("exchanges") for n in sizes], [runs[n].get("ours") for n in sizes]
     at = " / ".join(f"{n:,}" for n in sizes)
 
-    def line(what: str, reach: str, values: list[Any], good: bool) -> Check:
-        return Check(
-            f"Cold start, {at} calls: {what}", reach, " / ".join(map(str, values)), "met" if good else "missed"
-        )
+    def line(what: str, goal: str, values: list[Any], good: bool) -> Check:
+        return Check(f"Cold start, {at} calls: {what}", goal, " / ".join(map(str, values)), "met" if good else "missed")
 
     return [
         line("exchanges", "1", exchanges, set(exchanges) == {1}),

@@ -15,7 +15,7 @@ from benchmarks.jobs.unary import held
 from benchmarks.loop import Samples, Variant
 from benchmarks.server import Server
 from benchmarks.stubs import by_hand, unary, warm
-from benchmarks.tables import Check, Grid, Reach, Result, Table
+from benchmarks.tables import Check, Grid, Goal, Result, Table
 from grpc_bearer.testing import ProbeStub, private_pem, throwaway_key
 
 #: How many tokens are signed ahead.
@@ -28,7 +28,7 @@ CORE, METADATA, PRESIGN, SAMPLE = (
 )
 #: What each of ours is made with: `attach` and `presign`.
 OURS: dict[str, tuple[Any, int]] = {CORE: ("auto", 0), METADATA: ("metadata", 0), PRESIGN: ("metadata", AHEAD)}
-REACHES = {PRESIGN: Reach(1.03)}
+GOALS = {PRESIGN: Goal(1.03)}
 
 
 def run(scale: Scale) -> Result:
@@ -36,7 +36,7 @@ def run(scale: Scale) -> Result:
     with Server(ledger=True) as server:
         samples = _measure(server, scale)
         proof = _single_use(server, scale)
-    table = tables.compare("openfx", "A whole OpenFX call", samples, REACHES, notes=_notes(samples))
+    table = tables.compare("openfx", "A whole OpenFX call", samples, GOALS, notes=_notes(samples))
     proof.checks.insert(0, _against_sample(samples, table))
     return Result([table], [proof], benchmarks=held(samples))
 
@@ -44,8 +44,8 @@ def run(scale: Scale) -> Result:
 def _against_sample(samples: list[Samples], table: Table) -> Check:
     """The core path against what the service's own sample does on each call."""
     at = {each.name: each for each in samples}
-    estimate, reach = stats.ratio(at[CORE], at[SAMPLE]), Reach(1.0)
-    verdict = "missed" if not reach.met_by(estimate) else "met" if table.steady else "not shown: A/A off"
+    estimate, goal = stats.ratio(at[CORE], at[SAMPLE]), Goal(1.0)
+    verdict = "missed" if not goal.met_by(estimate) else "met" if table.steady else "not shown: A/A off"
     return Check("OpenFX, core path against the sample's way", "≤ 1", tables.interval_text(estimate), verdict)
 
 

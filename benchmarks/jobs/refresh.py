@@ -25,7 +25,7 @@ from benchmarks.server import BEAR, Server
 from benchmarks.stats import Estimate
 from benchmarks.stubs import by_hand, stubs, unary, warm
 from benchmarks.tables import AA_WITHIN, Grid, Result, Row, Table
-from benchmarks.tables import Reach as Reach
+from benchmarks.tables import Goal as Goal
 from grpc_bearer import BearerAuth, HTTPTokenSource, Token
 from grpc_bearer._base.token import CallContext
 from grpc_bearer.testing import ProbeStub
@@ -179,9 +179,9 @@ def _table(key: str, statistic: Any, limit: float, clients: tuple[Watched, ...])
         role = "ours" if each.name == OURS else "peer"
         rows.append(Row(f"{each.name}, without", role, _shown(each.without, statistic)))
         ratio = _compared(each, statistic)
-        reach = Reach(limit) if role == "ours" else None
-        judged = ratio if reach else None
-        rows.append(Row(f"{each.name}, during", role, _shown(each.during, statistic), None, ratio, reach, judged))
+        goal = Goal(limit) if role == "ours" else None
+        judged = ratio if goal else None
+        rows.append(Row(f"{each.name}, during", role, _shown(each.during, statistic), None, ratio, goal, judged))
     notes = [
         f"A fetch takes {EXCHANGE * 1e3:.0f} ms at the endpoint, and the next begins {PERIOD * 1e3:.0f} ms after. "
         "Ratios are of `during` to the same client's `without`.",

@@ -12,7 +12,7 @@ from benchmarks.loop import Variant
 from benchmarks.peers import BY_HAND
 from benchmarks.server import APART, Server
 from benchmarks.stubs import REQUEST, Stubs, stubs, warm
-from benchmarks.tables import Reach, Result
+from benchmarks.tables import Goal, Result
 from grpc_bearer.testing import ProbeRequest
 
 LONG = 200
@@ -47,7 +47,7 @@ def variants(at: Stubs, call: Callable[..., Any], messages: int) -> list[Variant
 
 def run(scale: Scale) -> Result:
     """A table for each kind and length."""
-    result, reaches = Result(), {OURS: Reach(1.05), WITHOUT: Reach(1.03)}
+    result, goals = Result(), {OURS: Goal(1.05), WITHOUT: Goal(1.03)}
     with Server() as server, stubs(server) as at, server.apart():
         for kind, call in KINDS.items():
             for messages, what, seconds in ((1, "per call", 12), (LONG, "per message", 20)):
@@ -61,6 +61,6 @@ def run(scale: Scale) -> Result:
                     if messages == 1
                     else f"Streams of {messages} messages; replay on, unless retry=None."
                 )
-                result.tables.append(tables.compare(key, title, samples, reaches, notes=[note, APART]))
+                result.tables.append(tables.compare(key, title, samples, goals, notes=[note, APART]))
                 result.benchmarks += held(samples)
     return result

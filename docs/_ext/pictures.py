@@ -26,12 +26,12 @@ from grpc_bearer._engine.refresh_table import (
     phase,
 )
 
-from door_table import NAMES, steps
+from attach_table import NAMES, steps
 from svg import Drawing
 
 
 def table() -> str:
-    """`_refresh.TABLE`, cell by cell."""
+    """`refresh_table.TABLE`, cell by cell."""
     drawing = Drawing(400, "What is answered, by the state of the token, a fetch in flight and a backoff")
     columns = (("nothing", "under way", False, False), ("fetch", "in flight", True, False))
     columns += (("in", "backoff", False, True), ("both", "", True, True))
@@ -107,7 +107,7 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}" if seconds >= 60 else f"{seconds:.0f} s"
 
 
-def door() -> str:
+def attach() -> str:
     """The questions that decide how a token reaches a call; the answers are the code's."""
     drawing = Drawing(400, "Whether a token goes out as metadata or through core")
     rows = steps()
@@ -162,7 +162,7 @@ def _wrapped(words: str, width: int) -> list[str]:
     return textwrap.wrap(words, width)
 
 
-PICTURES: dict[str, Callable[[], str]] = {"table": table, "lifetime": lifetime, "door": door, "refused": refused}
+PICTURES: dict[str, Callable[[], str]] = {"table": table, "lifetime": lifetime, "attach": attach, "refused": refused}
 
 
 class Picture(Directive):

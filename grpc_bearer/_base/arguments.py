@@ -74,7 +74,7 @@ def checked_wait(field: str, value: object) -> float | None:
 
 
 def as_dict(field: str, value: object) -> dict[Any, Any]:
-    """A copy of a mapping, whatever reading it does."""
+    """A copy of a mapping; what reading it raises becomes an error of ours."""
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"expected a mapping, got {type(value).__name__}", field=field)
     # It may be of somebody's own, such as one that looks things up elsewhere.
@@ -89,7 +89,7 @@ def checked_text(field: Place, value: object) -> str:
     """A text that is to be sent or signed, trimmed as tokens are: files and copies end in a line break or a blank.
 
     Raises:
-        ConfigurationError: no `str`, empty, of several lines, with what cannot be seen, or a placeholder.
+        ConfigurationError: no `str`, empty, of several lines, with an invisible character, or a placeholder.
     """
     if not isinstance(value, str):
         raise ConfigurationError(f"expected a str, got {type(value).__name__}", field=field)

@@ -20,8 +20,8 @@ _idle: list[SimpleQueue[tuple[Job, threading.Event]]] = []
 def start(job: Job) -> threading.Event:
     """Run `job`, which must not raise, on a daemon thread at once. The event is set when it is done.
 
-    The thread is kept for the next job, so there are as many as ever ran together. It never ends: a thread that used
-    TLS takes a lock of OpenSSL on its way out, and a process that forks right after its fetch would copy it, locked.
+    The thread is kept for the next job, so there are as many as jobs ever ran at once. It never ends: a thread that
+    used TLS takes a lock of OpenSSL while it ends, and a process that forks just then gets it locked for ever.
     """
     done = threading.Event()
     try:

@@ -27,16 +27,16 @@ class Clock(Protocol):
 STEP = 1.0
 
 
-#: Seconds for which nobody looks whether the wall clock still goes with the monotonic one: each look reads both.
+#: For so many seconds the two clocks are not compared again, since that means to read both.
 UNSEEN = 5.0
 
 
 class Elapsed:
     """Monotonic time that goes on while the machine sleeps.
 
-    A machine's monotonic clock may stand still then; its wall clock does not. So what the wall clock is suddenly ahead
-    by counts as time that has passed: a token that was valid for an hour is not, an hour later. A wall clock that
-    somebody puts forward looks the same, and costs a fetch; one that is put back changes nothing.
+    A machine's monotonic clock may stand still then; its wall clock does not. So if the wall clock is suddenly further
+    ahead, the difference counts as time that has passed: a token may have expired while the machine slept. It looks the
+    same if somebody puts the wall clock forward, and costs a fetch; a clock that is put back changes nothing.
 
     >>> from grpc_bearer.testing import ManualClock
     >>> clock = ManualClock()
@@ -65,7 +65,7 @@ class Elapsed:
         return now + slept
 
     def until(self, at: float) -> tuple[float, float, float]:
-        """A time of this clock on the monotonic one; and from when to when, on the wall clock, it cannot have come."""
+        """`at` on the monotonic clock; and two times of the wall clock between which it has not come yet for sure."""
         left, wall = at - self(), self._wall()
         return at - self._seen[1], wall, wall + min(left, UNSEEN)
 
@@ -80,7 +80,7 @@ class _SystemClock:
 
     @staticmethod
     def call_later(delay: float, fn: Callable[[], object]) -> Callable[[], None]:
-        from grpc_bearer._base.threads import call_later  # threads only for those who ask for them
+        from grpc_bearer._base.threads import call_later  # imported only by those who need it
 
         return call_later(delay, fn)
 

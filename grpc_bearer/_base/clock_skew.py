@@ -16,9 +16,9 @@ from typing import NamedTuple
 from grpc_bearer._base import threads
 from grpc_bearer._base.clock import Clock
 
-#: A clock further off than this is not corrected, in seconds: so much longer would a token live that a lie has got.
+#: The largest correction, in seconds: if a `Date` lies, tokens that are signed here live so much longer, and no more.
 MAX_SKEW = 900.0
-#: What is less than this is no skew: whole-second dates and the way between two machines explain it, in seconds.
+#: A smaller difference is no skew: whole-second dates and the way between two machines explain it, in seconds.
 NO_SKEW = 5.0
 #: Two samples agree if they differ by no more than this, in seconds.
 AGREE = 3.0
@@ -47,7 +47,7 @@ def measured(date: float, received: float, elapsed: float) -> float | None:
     """
     if not 0 <= elapsed <= MAX_ROUND_TRIP:
         return None
-    # Written somewhere between request and answer, and cut down to the second.
+    # The date was written between request and answer, say in the middle; and it is cut to whole seconds, hence 0.5.
     return date + 0.5 - (received - elapsed / 2)
 
 
@@ -89,7 +89,7 @@ class SkewedClock:
         self.monotonic: Callable[[], float] = base.monotonic
         self.call_later = base.call_later
         self.skew = Skew()
-        #: What the last answer that told the time said, believed or not; for whoever looks for a fault.
+        #: The last measurement, believed or not; `grpc-bearer check` shows it.
         self.sample: float | None = None
         self._learnt_at = -math.inf
         self._epoch = 0.0  # the wall clock at the monotonic zero when the offset was learnt
@@ -100,9 +100,9 @@ class SkewedClock:
         if not offset:
             return wall
         if abs(wall - self.monotonic() - self._epoch) > NO_SKEW:
-            # Somebody has set the clock meanwhile, most likely right.
+            # Somebody has set the clock meanwhile, most likely to the right time: it needs no correction any more.
             self.skew = Skew()
-            # Elsewhere: whoever asks for the time may hold a lock. Without a thread it stays unsaid.
+            # Told on a worker, since whoever asks for the time may hold a lock. Not told if the system gives no thread.
             with suppress(RuntimeError):
                 threads.submit(functools.partial(self._changed, offset, 0.0))
             offset = 0.0
@@ -140,7 +140,7 @@ class SkewedClock:
         skew = observed(self.skew, sample, confirming=confirming)
         if skew.offset != self.skew.offset:
             if self.monotonic() - self._learnt_at < MIN_INTERVAL:
-                return False  # two who tell different times: each change costs a token
+                return False  # two servers may disagree, and each change costs a token
             self._learnt_at = self.monotonic()
         before, self.skew = self.skew, skew
         self._epoch = received - self.monotonic()
@@ -151,7 +151,7 @@ class SkewedClock:
 
 
 def _nobody(before: float, after: float) -> None:
-    """Whom a clock tells that nobody listens to."""
+    """Stands for `changed` where nobody wants to be told."""
 
 
 def suspects(clock: Clock) -> bool:

@@ -20,7 +20,7 @@ MAX_FILE = 256 * 1024
 
 
 def as_path(text: str, field: str) -> Path:
-    """The file that a `str` names; it must exist, for else the text may as well be a secret in the wrong place.
+    """The file that a `str` names. It must exist: text that names no file may be a secret in the wrong place.
 
     Raises:
         ConfigurationError: no such file. The name is shown only if it looks like one.
@@ -131,7 +131,7 @@ def checked_fields(
         fields: the names that must be there.
         where: the argument, and the file if there is one.
         secrets: those of them that may also be a path, which is given back as it is.
-        extra: whether other fields are let pass.
+        extra: whether other fields are allowed.
 
     Raises:
         ConfigurationError: a field is missing, unknown, empty or no `str`.

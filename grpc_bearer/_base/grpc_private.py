@@ -24,9 +24,9 @@ _SYNC, _AIO, _CORE = "grpc._channel", "grpc.aio._channel", "grpc._cython.cygrpc"
 
 
 def is_grpcs(thing: object) -> bool:
-    """Whether this is exactly a channel or a multicallable of gRPC's own, with nobody in between but, in asyncio, the
-    interceptors that it tells of in `_interceptors`; more may be added to them at any time.
+    """Whether this is exactly a channel or a multicallable of gRPC's own, so that nobody stands between it and core.
 
+    Except, in asyncio, the interceptors that it has in `_interceptors`, to which some may be added at any time.
     Without it no channel is ever proved, and requests are kept as copies, not as bytes.
     """
     kind = type(thing)
@@ -38,10 +38,10 @@ def is_grpcs(thing: object) -> bool:
 def target_of(thing: Any) -> str | None:
     """Where a channel or a multicallable of gRPC's own leads, or asyncio's channel inside of core.
 
-    Without it the channel is never proved; so it is in asyncio before grpcio 1.81.
+    Without it the channel is never proved; so it is with asyncio before grpcio 1.81, which does not tell.
 
-    Sync objects and asyncio's keep it in different places. Core itself is not asked: of a closed channel that would be
-    a crash.
+    Sync objects and asyncio's keep it in different places. Core itself is not asked: it crashes if the channel
+    is closed.
     """
     inside = getattr(thing, "_channel", None)
     target = getattr(thing, "_target", None) or getattr(inside, "target", None) or getattr(thing, "target", None)
@@ -53,7 +53,7 @@ def target_of(thing: Any) -> str | None:
 
 
 def interceptors_of(thing: object) -> Sequence[Any]:
-    """Those of a channel or a multicallable, for unary calls.
+    """The interceptors of a channel or a multicallable, for unary calls.
 
     Without it, two auths under one header are noticed call by call, and not when they are put together.
     """
@@ -78,10 +78,12 @@ def core_of(thing: Any) -> Any:
 def sync_channel_behind(continuation: Any) -> Any:
     """The channel of gRPC's own to which the continuation of a sync interceptor leads, with nobody in between.
 
-    `None`: that cannot be said, and the token of the call goes through core. A function of gRPC's is known by what
-    nobody else's has, the dictionary of gRPC's module for its globals; in it stands the multicallable, in whose thunk
-    stands what `grpc.intercept_channel` made of the channel, whose own method the thunk will call: tracers put another
-    in its place, on one channel or on the class.
+    `None`: it is not known, and the token of the call goes through core. Each step on the way is gRPC's own function,
+    which has the dictionary of gRPC's module for its globals, as nobody else's has:
+
+    * the continuation was made in a method of the multicallable that `grpc.intercept_channel` gives;
+    * that one's `_thunk` was made in a method of what `grpc.intercept_channel` returned, which has the channel;
+    * the thunk will call a method of the channel. Tracers put their own in its place, on one channel or on the class.
     """
     multicallable = _self_in(continuation, "grpc._interceptor")
     intercepted = _self_in(getattr(multicallable, "_thunk", None), "grpc._interceptor")
@@ -107,9 +109,9 @@ def is_blocking(continuation: Any) -> bool:
 
 
 def aio_channel_behind(continuation: Any) -> Any:
-    """Core's channel on which what grpc.aio gave an interceptor makes the call, with no other interceptor to come.
+    """Core's channel to which the continuation of an asyncio interceptor leads, if no other interceptor is to come.
 
-    `None`: that cannot be said, and the token of the call goes through core.
+    `None`: it is not known, and the token of the call goes through core.
     """
     if type(continuation) is not functools.partial or continuation.keywords or not continuation.args:
         return None
@@ -125,7 +127,7 @@ def aio_channel_behind(continuation: Any) -> Any:
 
 
 def _self_in(function: Any, module: str) -> Any:
-    """What `self` is in a function that stands in a method of gRPC's; `None`, if this is another's function."""
+    """The `self` of the method of gRPC's in which a function was made; `None` if the function is not gRPC's."""
     if type(function) is not FunctionType or function.__globals__ is not _globals(module):
         return None
     try:
@@ -145,10 +147,10 @@ def _globals(module: str) -> dict[str, Any]:
 
 
 def hidden_failure(call: Any) -> Any:
-    """The failed call in what `grpc.intercept_channel` makes of an error that came out of an interceptor.
+    """The failed call inside of the one that users get if an interceptor lets a call's error through (sync).
 
-    To every other question that answers INTERNAL. `None`, if this is nothing of the kind; without it such a failure is
-    not retried.
+    That one itself says INTERNAL, whatever the error was. `None`, if this is nothing of the kind. Without it such a
+    failure is not retried.
     """
     if type(call).__module__ != "grpc._interceptor" or not call.done():
         return None
@@ -165,9 +167,9 @@ def is_plain(call: object) -> bool:
 
 
 def is_response(call: Any) -> bool:
-    """Whether this is what grpc.aio makes of a response, or of messages, that an interceptor gave in place of a call.
+    """Whether grpc.aio made this because an interceptor returned a response, or messages, in place of a call.
 
-    It has ended well, and tells nobody. Without it, asking to be told raises, as grpc.aio does.
+    It has ended well from the start, and calls no done-callbacks. Without it, adding one raises, as in grpc.aio.
     """
     if type(call).__module__ != "grpc.aio._interceptor":
         return False
@@ -175,8 +177,10 @@ def is_response(call: Any) -> bool:
 
 
 def intercepted(call: Any) -> Any:
-    """The call that an asyncio interceptor has returned, once it has, in what grpc.aio shows in its place; others as
-    they are. Without it, an error of ours that comes through another wrapper of ours is taken for the server's."""
+    """The call that an asyncio interceptor has returned, if `call` stands for it in grpc.aio; otherwise `call` itself.
+
+    Without it, an error of ours that comes through another wrapper of ours is taken for the server's.
+    """
     task = getattr(call, "_interceptors_task", None)
     if task is None or not task.done() or task.cancelled() or task.exception() is not None:
         return call
@@ -184,7 +188,7 @@ def intercepted(call: Any) -> Any:
 
 
 def if_interceptors_raise(call: Any, tell: Callable[[], None]) -> None:
-    """Hear of it when an asyncio interceptor raises, of which grpc.aio tells nobody in its older versions (1.66).
+    """Call `tell` when an asyncio interceptor raises: older versions of grpc.aio (1.66) call no done-callback then.
 
     Without it, such a call never ends there for those who wait for its end.
     """
@@ -234,6 +238,7 @@ def _cancel(ref: weakref.ref[Any], sent_all_in: Callable[[object], bool]) -> boo
 
 
 def load_plugin_wrapper() -> None:
-    """Import what gRPC imports for the first call credentials. Without it the first call does."""
+    """Import what gRPC imports for the first call credentials: later no file may be left to open. Without it the first
+    call imports it."""
     with contextlib.suppress(ImportError):
         importlib.import_module("grpc._plugin_wrapping")

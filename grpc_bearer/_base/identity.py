@@ -43,8 +43,8 @@ class Identity:
 def is_strong(secret: str) -> bool:
     """Whether a machine made this secret, and made it of at least 128 bits.
 
-    What a text alone does not tell is guessed low: 32 hexadecimal digits pass, and 43 characters of base64. Words do
-    not, however many, nor does a UUID (122 bits).
+    A text does not tell how it was made, so its strength is guessed, and guessed low: 32 hexadecimal digits pass, and
+    43 characters of base64. Words do not, however many, nor does a UUID (122 bits).
 
     >>> is_strong("9f86d081884c7d659a2feaa0c55ad015"), is_strong("correct horse battery staple")
     (True, False)
@@ -60,7 +60,7 @@ def is_strong(secret: str) -> bool:
 
 
 def _spelt(secret: str) -> str | None:
-    """The text that this is only an encoding of, and so no stronger than."""
+    """The text of which this is only an encoding, hex or base64: it is no stronger than that text."""
     for decode in (bytes.fromhex, partial(b64decode, validate=True)):
         try:
             text = decode(secret).decode("ascii")

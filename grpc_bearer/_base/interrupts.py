@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Not signal, which asks a handler for its repr, and that may be anybody's code. The stubs do not know it.
+# Not `signal`: it calls the handler's `__repr__`, which may be anybody's code. The type stubs do not know `_signal`.
 import _signal  # type: ignore[import-not-found]
 import threading
 from asyncio import CancelledError

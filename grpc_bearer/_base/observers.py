@@ -1,4 +1,4 @@
-"""Who hears of every auth, and who can. Apart from the events, which are imported only where somebody listens."""
+"""The observers of all auths, and the check of what can be one. Not in `events`, which is imported only if needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ everywhere: list[Callable[..., object]] = []
 
 
 def checked_observer(observer: object, field: str = "observer") -> None:
-    """Refuse what cannot be told of an event.
+    """Refuse what cannot be called with an event.
 
     Raises:
         ConfigurationError: it cannot be called, or is a coroutine function.

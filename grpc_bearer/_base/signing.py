@@ -210,7 +210,7 @@ def _describe(key: object, where: Place) -> str:
 
 
 def _sign_with(key: Any, algorithm: str) -> Sign:
-    """The signing function itself: all that can be made beforehand is made here, for it runs once a token."""
+    """The signing function itself. It runs for each token, so all that can be made beforehand is made here."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, padding
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -236,7 +236,7 @@ def _sign_with(key: Any, algorithm: str) -> Sign:
 
 
 def _is_google_signer(key: object) -> bool:
-    # If it is one, google-auth is loaded already; if google-auth is not loaded, it is none, and need not be.
+    # Whoever has such a signer has imported google-auth. So if that is not imported, this is none.
     base = sys.modules.get("google.auth.crypt.base")
     return base is not None and isinstance(key, base.Signer)
 

@@ -31,28 +31,28 @@ class Source(ABC):
     #: True if each attempt needs a token of its own; nothing is kept then, and `fetch` runs for each attempt.
     single_use: bool = False
 
-    #: True if `fetch` is quick and does no I/O (a local file, a signature). A token for one attempt is then
-    #: made on the thread that asks; so is one for all where the system gives no thread to make it on.
+    #: True if `fetch` is quick and does no I/O (such as a signature). A single-use token is then made on the thread
+    #: that asks for it; so is a token for all, if the system gives no other thread.
     local: bool = False
 
     #: True if its tokens are signed on this machine, so that its clock decides what they are worth.
     signs: bool = False
 
-    #: How many single-use tokens of a key the engine may make ahead of their use. Only for a `local` source, and one
-    #: that makes the same of all calls with equal keys.
+    #: How many single-use tokens of a key the engine may make ahead of their use. Only for a `local` source, and only
+    #: if calls with equal keys may use each other's tokens.
     presign: int = 0
 
-    #: True if what it shows to get a token is read anew for each fetch, from a file or a function: somebody may put
-    #: another in its place, so that after a refusal it is worth trying again before long.
+    #: True if its credential is read anew for each fetch, from a file or a function. Somebody may replace it there, so
+    #: after a refusal it is tried again soon.
     replaceable: bool = False
 
-    #: Sent beside each token, as it is: no secrets.
+    #: Headers that are sent beside each token. No secrets.
     beside: tuple[tuple[str, str], ...] = ()
 
-    #: Modules that `fetch` imports, for the auth to import when it is built: later no file may be left to open.
+    #: Modules that `fetch` imports. The auth imports them when it is built: later no file may be left to open.
     needs: tuple[str, ...] = ()
 
-    #: False if a shared cache has nothing to give: the token is at hand here as it is.
+    #: False if a shared cache is of no use, since this process has the token at hand (a file, a text).
     worth_sharing: bool = True
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """The threads of this library: workers that fetch, workers for what must not wait, and one timer; all are daemons.
 
 A `ThreadPoolExecutor` will not do: the interpreter joins its threads when it exits, and would wait for a fetch. Nor
-will locks and conditions: callers come here with Ctrl-C and time limits behind them, and finalizers at any moment. So
-each step is one operation of C on a deque, a list, a dict or a `SimpleQueue`, and between any two of them nothing is
-wrong: a job that is in its queue is taken by whoever looks next.
+will locks and conditions: Ctrl-C or a time limit may interrupt a caller in here, and a finalizer may run at any moment.
+So each step is one operation of C on a deque, a list, a dict or a `SimpleQueue`, and after each one all is in order: a
+job that is in its queue is taken by whoever looks next.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Job: TypeAlias = Callable[[], object]
 
 #: More fetches than this do not run at once in a process; the others wait for their turn.
 MAX_WORKERS = 16
-#: A job that takes longer than this is one that hangs, in seconds: it no longer counts, and another worker may begin.
+#: A job that takes longer than this hangs, in seconds: its worker no longer counts, and another one may begin.
 SLOW = 2.0
-#: So many threads there are at most of workers that fetch, however many hang.
+#: At most so many threads fetch, however many of them hang.
 MAX_THREADS = 512
 #: So many workers stay when there is nothing to do.
 KEPT = 16
@@ -65,16 +65,16 @@ def start(work: Job, name: str) -> None:
 def _start_named(work: Job, name: str) -> None:
     try:
         threading.Thread(target=work, name=name, daemon=True).start()
-    except RuntimeError:  # that was the last one to be had
+    except RuntimeError:  # there is no second thread: the bare one does it
         work()
 
 
 class _Pool:
     """Workers, begun when a job finds none idle.
 
-    A job is put into the queue first; then `attend` sees to it that somebody looks there. Who takes a job sees to the
-    next one before beginning it. Who has nothing to do says so first, and then looks once more: so either the one who
-    brings a job finds the idle worker, or the worker finds the job.
+    A job is put into the queue first; then `attend` sees to it that a worker looks there. A worker that has taken a job
+    calls `attend` for the next one before it begins. A worker without a job first puts itself on the list of idle ones,
+    and then looks into the queue once more: so either whoever brings a job finds the worker, or the worker the job.
     """
 
     def __init__(self, name: str, limit: float) -> None:
@@ -95,17 +95,17 @@ class _Pool:
                 raise
 
     def attend(self) -> None:
-        """Have somebody take the first job, if there is one: who is idle, or somebody new."""
+        """Have a worker take the first job, if there is one: an idle one, or a new one."""
         if not self._jobs:
             return
         idle = self._idle[-1:]
         if idle:
-            idle[0].put(None)  # it stays in the list until it wakes: then it sees to what came meanwhile
+            idle[0].put(None)  # it stays in the list until it wakes, and then looks at all jobs
         elif self._may_grow():
             self.grow()
         elif time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + SLOW
-            with suppress(RuntimeError):  # without a timer the next job to come or to end will do
+            with suppress(RuntimeError):  # without a timer, `attend` is called when the next job comes or ends
                 call_later(SLOW, self.attend)
 
     def _may_grow(self) -> bool:
@@ -122,7 +122,7 @@ class _Pool:
             if not self._began:
                 raise
             return
-        self._began.setdefault(me, time.monotonic())  # it does so itself, but may not have come to it yet
+        self._began.setdefault(me, time.monotonic())  # the worker sets this itself, but perhaps has not begun yet
 
     def staff(self) -> None:
         """See to it that there is a worker at all."""
@@ -168,7 +168,7 @@ class _Pool:
 
 
 class _Timer:
-    """One thread that has workers do what is due: nothing of anybody's runs on it. Begun with the first call."""
+    """One thread that gives jobs to workers when they are due, and runs none itself. Begun with the first call."""
 
     def __init__(self) -> None:
         self._inbox: SimpleQueue[tuple[float, int, list[Job]]] = SimpleQueue()
@@ -181,12 +181,12 @@ class _Timer:
         if not self._begun:
             try:
                 _prompt.staff()  # so that there is always somebody to do what is due
-                start(self._work, "grpc-bearer-timer")  # two at once are no harm: they share the inbox
+                start(self._work, "grpc-bearer-timer")  # two such threads do no harm: they share the inbox
             except RuntimeError:
                 cell.clear()
                 raise
             self._begun = True
-        return cell.clear  # what is cancelled keeps nothing alive; its empty cell goes when it comes due
+        return cell.clear  # a cancelled job is freed at once, its cell when it is due
 
     def _work(self) -> None:
         due: list[tuple[float, int, list[Job]]] = []
@@ -216,7 +216,7 @@ def submit(job: Job) -> None:
 
 
 def prompt(job: Job) -> None:
-    """Run `job` on a thread at once, however many fetches there are; without one to be had, right here."""
+    """Run `job` at once, however many fetches there are: on another thread, or here if the system gives none."""
     try:
         _prompt.submit(job)
     except RuntimeError:
@@ -239,7 +239,7 @@ def call_later(delay: float, fn: Job) -> Callable[[], None]:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Around a wait for another job: if this thread is a worker, another may take its place meanwhile."""
+    """Around a wait for another job: if this thread is a worker, another one may begin in its place."""
     pool = getattr(_here, "pool", None)
     if pool is None:
         yield

@@ -37,7 +37,7 @@ _Self = TypeVar("_Self")
 
 
 class Shared:
-    """What is there once: a copy, deep or not, is the thing itself. Only pickling makes another."""
+    """To copy such an object, deep or not, gives the object itself. Only pickling makes another."""
 
     __slots__ = ()
 
@@ -97,7 +97,7 @@ class Token(Shared):
 
 
 def made_token(value: str, expires_at: float, single_use: bool) -> Token:
-    """A `Token` that we wrote ourselves: its characters need no check, which would cost more than all else about it."""
+    """A `Token` that was signed here. Its characters need no check, which would cost more than all the rest."""
     if len(value) > LARGE_TOKEN:
         return Token(value, expires_at, single_use=single_use)  # warns
     token = object.__new__(Token)
@@ -108,7 +108,7 @@ def made_token(value: str, expires_at: float, single_use: bool) -> Token:
     return token
 
 
-# What `object.__setattr__` would look up by name each time.
+# The setters of its fields, which `object.__setattr__` would look up by name each time.
 _put_value, _put_expires_at, _put_refresh_at, _put_single_use = (
     vars(Token)[name].__set__ for name in ("value", "expires_at", "refresh_at", "single_use")
 )
@@ -223,8 +223,8 @@ class HiddenText(str):
     """Text that hides itself in every `repr`, and is plain text in all else.
 
     Tracebacks that show local variables (rich, Sentry, `traceback` with `capture_locals`) show those of gRPC's frames
-    too, and with them the metadata of the call. What they cut to its first characters stays hidden as well. gRPC sends
-    it as it sends any `str`; `str()` of it is a plain one.
+    too, and with them the metadata of the call. Some show only the first characters: a slice is hidden as well. gRPC
+    sends it as it sends any `str`; `str()` of it is a plain one.
 
     >>> HiddenText("Bearer s3cret"), HiddenText("Bearer s3cret")[:9], str(HiddenText("Bearer s3cret"))
     (<hidden>, <hidden>, 'Bearer s3cret')
@@ -239,8 +239,8 @@ class HiddenText(str):
         return HiddenText(super().__getitem__(index))
 
 
-#: A function that gives tokens: it is called with nothing, or with the `CallContext` alone. Not said here, since a
-#: checker would then take `lambda token=token: token` for one that wants the context.
+#: A function that gives tokens: it is called with nothing, or with the `CallContext` alone. The type does not
+#: say so: a checker would then take `lambda token=token: token` for one that wants the context.
 TokenFunction: TypeAlias = Callable[..., str | Token | Awaitable[str | Token]]
 
 #: What to do about a secret that does not pickle.
@@ -272,7 +272,7 @@ class Secret(Shared):
         return self._value
 
     def now(self) -> Secret:
-        """One that is the same each time, and what this one is now."""
+        """A secret that is the same each time: what this one is now."""
         return self if self.fixed else Secret(self.reveal(), self._field)
 
     def __repr__(self) -> str:

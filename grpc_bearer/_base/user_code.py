@@ -18,17 +18,18 @@ T = TypeVar("T")
 # What a service says to a credential that it does not take: to ask again soon is of no use.
 _LASTING = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
 
-#: What this thread of control is fetching for: a source that asks for its own token would wait for itself.
+#: The fetches that this code is a part of. By this a source is noticed that asks for its own token, and would wait for
+#: itself.
 fetching_for: ContextVar[tuple[object, ...]] = ContextVar("grpc_bearer_fetching_for", default=())
 
 
-#: What else of the work at hand goes along where the caller's variables do not: called here, it gives what is called
-#: there.
+#: What takes something into the context of `nobody`, such as the current span of OpenTelemetry. Each is called in the
+#: caller's context, and returns a function, which is then called in that of `nobody`.
 carried: list[Callable[[], Callable[[], object]]] = []
 
 
 def nobody() -> Context:
-    """Context variables of no caller, for functions whose token is everybody's: what they see must not decide it."""
+    """A context without the caller's variables: a function whose token all callers get must not see those of one."""
     context = Context()
     context.run(fetching_for.set, fetching_for.get())
     for carry in list(carried):
@@ -37,7 +38,7 @@ def nobody() -> Context:
 
 
 def of_call(error: BaseException, where: str) -> GrpcBearerError | None:
-    """For code of the user's that logs in over gRPC: our error for the call that failed in it, `None` if none did.
+    """If code of the user's logs in over gRPC, and its call failed: our error for that. Else `None`.
 
     The call's error may have another one around it. The details of a status are free text, and stay out.
     """
@@ -75,7 +76,7 @@ def hint(error: BaseException) -> str:
     """More on an error that a function of the user's has raised, if its type says enough."""
     if type(error) is not LookupError:
         return ""
-    # What a context variable raises that is not set.
+    # A context variable that is not set raises this.
     return "; without key= a token is everybody's, and its function runs without the context variables of any caller"
 
 

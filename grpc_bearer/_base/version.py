@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def version() -> str:
-    """`"unknown"` where the library was copied without that: in frozen programs, vendored trees, Lambda layers."""
+    """The version; `"unknown"` where the library was copied without its metadata (frozen programs, Lambda layers)."""
     from importlib.metadata import PackageNotFoundError, version  # 40 ms, for the few who ask
 
     try:

@@ -29,7 +29,8 @@ from grpc_bearer._calls.aio_errors import (
 )
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
 from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
-from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
+from grpc_bearer._calls.attempt_history import AttemptHistory
+from grpc_bearer._calls.attempts import Begin, CallAttempts
 from grpc_bearer._calls.failure import blame
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer.errors import GrpcBearerError
@@ -43,7 +44,7 @@ _PLACEHOLDER = "Internal error from Core"
 _FIRST_LOOK, _PATIENCE = 0.001, 0.5
 
 
-class AioAttempts:
+class AioAttempts(CallAttempts):
     """The attempts of one call, of whatever kind.
 
     Args:
@@ -60,7 +61,7 @@ class AioAttempts:
     _cancelled = False
     _history: AttemptHistory | None = None
     _task: asyncio.Task[Any] | None = None  # makes an attempt; held, or it might be collected
-    _pause: asyncio.TimerHandle | None = None  # between two attempts
+    _stop_pause = None
     _callbacks: tuple[Callable[[Any], None], ...] = ()
     _waiters: tuple[asyncio.Future[None], ...] = ()
 
@@ -86,22 +87,9 @@ class AioAttempts:
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
-    def outcome(self) -> Any:
-        """The attempt that counts, once it is known."""
-        return self._inner if self._final else None
+    # --------------------------------------------------------------------------------------------- attempts
 
-    def _advance(self) -> None:
-        """Make the next attempt."""
-        if self._final:
-            return
-        metadata, credentials, carrier = self._attempt_history.plan()
-        if carrier is WAIT:
-            self._await_token()
-        else:
-            self._launch(metadata, credentials, carrier)
-
-    def _launch(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
-        """Make an attempt of a call that was handed out before: what gRPC would raise has to come out of it."""
+    def _make(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
         try:
             inner = self._attempt_history.attempt(metadata, credentials)
         except aio.UsageError as error:
@@ -114,18 +102,8 @@ class AioAttempts:
         else:
             self._take(inner, carrier)
 
-    def _await_token(self) -> None:
-        """Where core cannot do the waiting: begin when the token has come, or end when time is up."""
-        history, loop = self._attempt_history, self._loop
-        history.route.attachment.waiting.add(self)
-
-        def begin(lease: Lease | None, error: GrpcBearerError | None) -> None:
-            if self._final:
-                return
-            if lease is not None and lease.token.fingerprint != history.avoid:
-                self._launch((*(history.metadata or ()), *lease.metadata), history.credentials, lease)
-            else:
-                self._show(*history.tokenless(error))
+    def _request_token(self, begin: Begin) -> None:
+        loop = self._loop
 
         def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
             try:
@@ -133,15 +111,17 @@ class AioAttempts:
             except RuntimeError:
                 _LOGGER.debug("a token came for a call whose event loop is closed")
 
-        history.request(deliver)
-        left = history.left()
-        if left is not None:
-            timer = loop.call_later(left, self._expire)
-            self.add_done_callback(lambda _: timer.cancel())
+        self._attempt_history.route.attachment.waiting.add(self)
+        self._attempt_history.request(deliver)
 
-    def _expire(self) -> None:
-        if self._inner is None:
-            self._end(Ended(deadline_exceeded()))
+    def _later(self, seconds: float, work: Callable[[], None]) -> Callable[[], None]:
+        return self._loop.call_later(seconds, work).cancel
+
+    def _end_without_token(self, error: GrpcBearerError | None) -> None:
+        self._show(*self._attempt_history.tokenless(error))
+
+    def _end_overdue(self) -> None:
+        self._end(Ended(deadline_exceeded()))
 
     def has_begun(self) -> bool:
         """Whether there is an attempt; if not, the call waits for its token, or between two attempts."""
@@ -206,10 +186,8 @@ class AioAttempts:
                 self._loop.call_later(look_again, self._settle, inner, 2 * look_again)
                 return
             self._lost()
-        replayable = not self._seen and (self._replay is None or self._replay.rewind())
-        obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
         # A call that has ended may yet be given the placeholder for its status, so what it said now is kept.
-        delay = self._attempt_history.after(Ended(failure.error), self._carrier, failure, obstacle=obstacle)
+        delay = self._seconds_until_next(Ended(failure.error), failure)
         self._attempt_history.tell()
         if delay is None:
             found = self._attempt_history.cause(self._carrier, failure)
@@ -217,10 +195,7 @@ class AioAttempts:
             return
         self._inner = None
         self._retire()
-        if delay > 0:
-            self._pause = self._loop.call_later(delay, self._advance)
-        else:
-            self._advance()
+        self._advance_after(delay)
 
     def _lost(self) -> None:
         """The status of the attempt at hand does not come any more."""
@@ -242,8 +217,8 @@ class AioAttempts:
             self._retire()
         if self._task is not None:
             self._task.cancel()
-        if self._pause is not None:
-            self._pause.cancel()
+        if self._stop_pause is not None:
+            self._stop_pause()
         callbacks, self._callbacks = self._callbacks, ()
         if self._replay is not None:
             self._replay.stop()

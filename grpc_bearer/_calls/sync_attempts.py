@@ -22,18 +22,18 @@ import grpc
 from grpc_bearer._base import threads
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
-from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
+from grpc_bearer._calls.attempt_history import AttemptHistory
+from grpc_bearer._calls.attempts import Begin, CallAttempts
 from grpc_bearer._calls.replay import NotReplayable, ReplayBuffer
 from grpc_bearer._calls.sync_errors import concluded, deadline_exceeded, failure_of, raised_later, tokenless
 from grpc_bearer._engine.engine import Lease
-from grpc_bearer._engine.fetch import threadless_error
 from grpc_bearer.errors import GrpcBearerError
 
 _LOGGER = logging.getLogger("grpc_bearer")
 
 
 # type-arg: generic in gRPC's stubs only. misc: the stubs give RpcError some of a call's methods, with other types.
-class SyncAttempts(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg,misc]
+class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg,misc]
     """A future or a response stream whose attempts are ours to make; `SyncCall` without the questions.
 
     Args:
@@ -78,7 +78,7 @@ class SyncAttempts(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
         self._seen = False  # headers or a message of the answer have reached the user
         self._reading = 0  # how many are inside next(): they will know whether a message came
         self._cancelled = False
-        self._stop_pause: Callable[[], None] | None = None
+        self._stop_pause = None
         self._callbacks: list[Callable[[], None]] | None = None
         if carrier is WAIT:
             self._await_token()
@@ -99,53 +99,29 @@ class SyncAttempts(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
         """Whether making an attempt may take as long as the attempt: an interceptor's continuation."""
         return self._attempt_history.route.attachment.intercepts
 
-    def outcome(self) -> Any:
-        """The attempt that counts, once it is known."""
-        return self._inner if self._final else None
+    def _make(self, metadata: Any, credentials: Any, carrier: Carrier) -> None:
+        self._take(raised_later(lambda: self._attempt_history.attempt(metadata, credentials)), carrier)
 
-    def _advance(self) -> None:
-        """Make the next attempt."""
-        if self._final:
-            return
-        metadata, credentials, carrier = self._attempt_history.plan()
-        if carrier is WAIT:
-            self._await_token()
-        else:
-            self._take(raised_later(lambda: self._attempt_history.attempt(metadata, credentials)), carrier)
-
-    def _await_token(self) -> None:
-        """Where core cannot do the waiting: begin when the token has come, or end when time is up."""
-        history = self._attempt_history
-
+    def _request_token(self, begin: Begin) -> None:
         def deliver(lease: Lease | None, error: GrpcBearerError | None) -> None:
-            if self._final:
-                return
-            if lease is None or lease.token.fingerprint == history.avoid:
-                self._end(tokenless(history, error))
-            elif self._blocks:  # and not the thread that brings everybody's tokens
-                threads.prompt(functools.partial(self._begin_with, lease))
+            if lease is not None and self._blocks:  # not the thread that brings everybody's tokens
+                threads.prompt(functools.partial(begin, lease, error))
             else:
-                self._begin_with(lease)
+                begin(lease, error)
 
-        history.request(deliver)
-        left = history.left()
-        if left is not None and self._inner is None:
-            try:
-                cancel = SYSTEM_CLOCK.call_later(left, self._expire)
-            except RuntimeError:
-                self._end(tokenless(history, threadless_error()))
-            else:
-                self.add_done_callback(lambda _: cancel())
+        self._attempt_history.request(deliver)
 
-    def _begin_with(self, lease: Lease) -> None:
-        metadata = (*(self._attempt_history.metadata or ()), *lease.metadata)
-        self._take(
-            raised_later(lambda: self._attempt_history.attempt(metadata, self._attempt_history.credentials)), lease
-        )
+    def _later(self, seconds: float, work: Callable[[], None]) -> Callable[[], None] | None:
+        try:
+            return SYSTEM_CLOCK.call_later(seconds, work)
+        except RuntimeError:
+            return None
 
-    def _expire(self) -> None:
-        if self._inner is None:
-            self._end(deadline_exceeded())
+    def _end_without_token(self, error: GrpcBearerError | None) -> None:
+        self._end(tokenless(self._attempt_history, error))
+
+    def _end_overdue(self) -> None:
+        self._end(deadline_exceeded())
 
     def _take(self, inner: Any, carrier: Carrier) -> None:
         """This attempt is the one at hand now, unless the call has ended meanwhile."""
@@ -181,23 +157,13 @@ class SyncAttempts(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-
         if delay is None:
             self._finish()
             return True
-        if delay > 0:
-            try:
-                self._stop_pause = SYSTEM_CLOCK.call_later(delay, self._advance)
-            except RuntimeError:  # no thread to be had: rather too early than never
-                self._advance()
-            if self._final and self._stop_pause is not None:  # cancelled since: `_finish` had no pause to stop
-                self._stop_pause()
-        else:
-            self._advance()
+        self._advance_after(delay)
         return False
 
     def _judge(self, inner: Any) -> float | None:
-        """Seconds until another attempt, now that one has failed; `None`: this one counts. Under the lock."""
+        """Seconds until another attempt; `None`: this one counts, as it is shown to the user. Under the lock."""
         failure = failure_of(inner)
-        replayable = not self._seen and (self._replay is None or self._replay.rewind())
-        obstacle = "the call was cancelled" if self._cancelled else "" if replayable else SENT_OR_SEEN
-        delay = self._attempt_history.after(inner, self._carrier, failure, obstacle=obstacle)
+        delay = self._seconds_until_next(inner, failure)
         if delay is None:
             self._inner = concluded(self._attempt_history, self._carrier, inner, failure)
         return delay

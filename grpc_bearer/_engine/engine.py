@@ -1,8 +1,8 @@
 """The refresh engine: tokens by key, fetched once for everybody who wants them.
 
 What to do is decided in `refresh_table`; `entry` does it for one key. Whoever must wait is called back: a fetch has one
-`Promise`, and threads, gRPC's plugin threads and event loops all hang on to that. Fetches run on the shared workers, so
-no caller's deadline or cancellation reaches them, nor what a signal handler raises on the caller's thread.
+`Promise`, in which threads, gRPC's plugin threads and event loops all leave a callback. Fetches run on the shared
+workers, so they are not ended by a caller's deadline or cancellation, nor by what a signal handler raises there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = ["FETCH_TIMEOUT", "Deliver", "Engine", "Lease"]
 #: Seconds after which those who wait for a fetch are told that it takes too long (it goes on).
 FETCH_TIMEOUT = 60.0
 
-#: Says, as long as it is asked, whether a call still waits for its token.
+#: Called again and again: whether a call still waits for its token.
 Patient: TypeAlias = Callable[[], bool]
 
 
@@ -57,7 +57,7 @@ class Engine:
 
     Args:
         source: where tokens come from.
-        metadata_of: makes the gRPC metadata of a token; called once a token.
+        metadata_of: makes the gRPC metadata of a token; called once for each token.
         clock: where to read time.
         max_keys: how many keys are kept; those not used for longest go first, those with a fetch in flight last.
         keep_warm: refresh on a timer, on an idle channel too, once a first token was fetched.
@@ -99,7 +99,7 @@ class Engine:
         self._only = None if keyed else self._entries.setdefault((), Entry(self._fetcher, UNKEYED))
         self._presigned: Presigned | None = None
         if source.single_use:
-            self._only = Entry(self._fetcher)  # for ever empty: no need to look for another
+            self._only = Entry(self._fetcher)  # stays empty for ever: `peek` need not ask for a key
             self._presigned = Presigned(self._fetcher, source.presign) if source.presign else None
         _ENGINES.add(self)
 
@@ -126,7 +126,7 @@ class Engine:
     def _found(self, context: CallContext) -> Entry | None:
         try:
             return self._only or self._entries.get(self._source.key(context))
-        except BaseException as error:  # of key(); request() will tell
+        except BaseException as error:  # raised by key(); `request` reports it
             if is_interrupt(error):
                 raise
             return None
@@ -137,7 +137,7 @@ class Engine:
         if entry is None:
             try:
                 entry = self._entries[self._source.key(context)]
-            except BaseException as error:  # not there; or key() failed, and request() will tell
+            except BaseException as error:  # no entry; or key() failed, which `request` reports
                 if not isinstance(error, KeyError) and is_interrupt(error):
                     raise
                 return None
@@ -148,7 +148,7 @@ class Engine:
         return entry.fresh()
 
     def renewing(self, context: CallContext) -> Lease | None:
-        """The token if it is past its refresh point but good, once a worker is told to fetch the next; else `None`."""
+        """The token if it is past its refresh point but still good; a worker then fetches the next one. Else `None`."""
         entry = self._found(context)
         if entry is None or entry.lease is None or not entry.to_be_renewed():
             return None
@@ -157,7 +157,7 @@ class Engine:
         return answer.lease if answer.decision in (Decision.USE, Decision.AHEAD) else None
 
     def take(self, context: CallContext) -> Lease | None:
-        """A single-use token made ahead for a call like this, if there is one; it is the caller's alone."""
+        """A single-use token that was made ahead for such a call, if there is one. Nobody else gets it."""
         if self._presigned is None or self._fetcher in fetching_for.get():
             return None
         return self._presigned.take(context)
@@ -174,10 +174,10 @@ class Engine:
 
         Args:
             context: the call that wants the token.
-            deliver: called with no lock held; the error is an instance of its own.
+            deliver: called with no lock held; each call gets a new instance of the error.
             own_thread: the calling thread may be used for as long as the fetch of a single-use token takes.
-            patient: says, as long as it is asked, whether the call would rather wait than fail with an error that may
-                pass. (Single-use sources are not left alone after a failure, so that there is nothing to wait for.)
+            patient: called again and again: whether the call still wants to wait where it would fail with an error that
+                may pass. (Not for single-use sources: they have no backoff, so there is nothing to wait for.)
         """
         lease = self.peek(context)
         if lease is not None:
@@ -229,7 +229,7 @@ class Engine:
         return lease
 
     async def atoken(self, context: CallContext) -> Lease:
-        """The lease, without blocking the event loop. To cancel this does nothing to others."""
+        """The lease, without blocking the event loop. Cancelling this does nothing to others."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Lease] = loop.create_future()
 
@@ -256,7 +256,7 @@ class Engine:
                 (something outside has changed).
 
         Returns:
-            Whether anything was forgotten. Not if there is another token by now, nor if forced refreshes are spent.
+            Whether anything was forgotten: not if there is another token by now, nor if the budget for this is spent.
         """
         if self._presigned is not None:
             self._presigned.drop()  # whatever was wrong with that token may be wrong with them
@@ -273,7 +273,7 @@ class Engine:
 
     def close(self) -> None:
         """Forget all tokens, and tell those who wait and those who ask later. Idempotent; waits for no fetch."""
-        # Whoever was interrupted in here may come again.
+        # A caller that was interrupted in here may call again, so each step may be done twice.
         entries = self._entries.close()
         if self._presigned is not None:
             self._presigned.close()
@@ -307,7 +307,7 @@ class Engine:
             self._pass_on(answer, deliver, functools.partial(_unless_passing, again, deliver))
 
     def _launch(self, entry: Entry, answer: Answer) -> None:
-        """Have the fetch done that is in flight, if nobody has launched it yet."""
+        """Give the fetch that is in flight to a worker, if nobody has done so yet."""
         if answer.fetch is not None and not answer.fetch.launched:
             entry.launch(answer.fetch)
 
@@ -318,7 +318,7 @@ class Engine:
             deliver(None, TokenUnavailableError("the call has ended"))
 
     def _pass_on(self, answer: Answer, deliver: Deliver, later: Deliver) -> None:
-        """Tell what is known already by `deliver`, and what a flight brings by `later`."""
+        """Call `deliver` now with what is known already, or `later` with what the fetch in flight brings."""
         if answer.decision in (Decision.USE, Decision.AHEAD):
             deliver(answer.lease, None)
         elif answer.decision is Decision.FAIL or answer.fetch is None:
@@ -346,7 +346,7 @@ class Engine:
     # --------------------------------------------------------------------------------------------------------- fork
 
     def _after_fork_in_child(self) -> None:
-        """No other thread is here any more, whoever held the lock; see `Entry.after_fork_in_child`."""
+        """Make new locks: the thread that held one at the fork is not in the child. See `Entry.after_fork_in_child`."""
         self._fetcher.lock = RLock()
         self.notify.after_fork_in_child()
         self._single_use.after_fork_in_child()
@@ -359,7 +359,7 @@ class Engine:
 def _unless_passing(
     again: Callable[[], None], deliver: Deliver, lease: Lease | None, error: GrpcBearerError | None
 ) -> None:
-    """Tell a patient call what a flight has brought, unless that is an error that may pass."""
+    """Tell a patient call what a fetch has brought; but after an error that may pass, ask again."""
     if error is not None and not is_lasting(error):
         again()
     else:

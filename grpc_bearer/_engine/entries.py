@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from grpc_bearer._engine.entry import Entry
 from grpc_bearer._engine.fetch import Fetcher
 
-# So many entries are looked at to find one that can go, which keeps a new key cheap however many there are.
+# At most so many entries are looked at to find one to evict: a new key is as cheap among many as among few.
 _CANDIDATES = 8
 
 
@@ -44,7 +44,7 @@ class Entries(OrderedDict[Hashable, Entry]):
         return entry
 
     def _make_room(self) -> None:
-        """Evict what was not used for longest. By second chance, so that a reader need only leave a mark."""
+        """Evict an entry that was not used for long. By second chance, so that its users need only set `touched`."""
         for _ in range(_CANDIDATES):
             if len(self) < self._max_keys:
                 return
@@ -56,7 +56,7 @@ class Entries(OrderedDict[Hashable, Entry]):
         if len(self) >= self._max_keys:
             _, entry = self.popitem(last=False)
             if entry.known.fetch is not None:
-                self._evicted.add(entry)  # who waits there is told, and nobody else comes to it
+                self._evicted.add(entry)  # no new call finds it; those who wait there are told, also by `close`
 
     def close(self) -> list[Entry]:
         """Add no more. Returns all there are, for the caller to close."""

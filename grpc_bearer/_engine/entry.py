@@ -1,9 +1,9 @@
 """The token of one key: what is known of it, its fetch, and those who wait for it.
 
 A caller's thread may be interrupted between any two lines, by Ctrl-C, a signal handler, the recursion limit; and a
-finalizer may come here again on the same thread at any moment. So what is known is one value, and each step replaces it
-as a whole if nothing has changed meanwhile: a step was taken or was not. A fetch that was begun and never came to a
-worker is launched by whoever waits for it next.
+finalizer may run this code once more on the same thread at any moment. So what is known is one value, and each step
+replaces it as a whole if nothing has changed meanwhile: a step happens completely or not at all. A fetch that was begun
+but not given to a worker, because its caller was interrupted, is launched by whoever waits for it next.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 
 #: Seconds after which a resting call is asked whether it still waits: backoffs may be long, and calls end.
 LOOK_AROUND = 5.0
-#: Stands for a key where one token is everybody's.
+#: The key where all calls share one token.
 UNKEYED: Hashable = object()
 
 
@@ -50,11 +50,11 @@ class Entry:
 
     def __init__(self, fetcher: Fetcher, key: Hashable = UNKEYED) -> None:
         self.known = Known()
-        self.lease: Lease | None = None  # that of `known`, or `None` for a moment: the one thing that `peek` looks at
+        self.lease: Lease | None = None  # of `known`, or `None` for a moment; `peek` reads nothing else
         self.touched = False
         self._fetcher = fetcher
         self._key = key
-        self._last: Fetch | None = None  # for whose caller a token is kept warm
+        self._last: Fetch | None = None  # with `keep_warm` the next fetch is made for its caller
         self._resting: Resting | None = None
         self._cancel_timer: Callable[[], None] = nothing
 
@@ -66,8 +66,9 @@ class Entry:
     def _step(self, before: Known, after: Known) -> bool:
         """Put `after` in the place of `before`, unless that is no longer what is known.
 
-        Nothing is called, made or freed between the question and the last store, so no finalizer and no signal handler
-        comes in between. One that comes just before it may take the lock once more, and then the answer is no.
+        Between the comparison and the last assignment nothing is called, made or freed, so neither a finalizer nor a
+        signal handler runs there. One that runs just before may take the lock again, on this same thread, and change
+        what is known: then this step is not taken.
         """
         with self._fetcher.lock:
             if self.known is not before:
@@ -98,7 +99,7 @@ class Entry:
                 return Answer(decision, after.lease, error, after.fetch)
 
     def fresh(self) -> Lease | None:
-        """The token if nobody need ask for another, now that both clocks are looked at."""
+        """The token, if by both clocks nobody needs to ask for another yet."""
         while True:
             known = self.known
             if known.lease is None or self._fetcher.elapsed() >= refresh_table.use_until(known.state):
@@ -122,7 +123,7 @@ class Entry:
                 return True
 
     def close(self) -> None:
-        """For good; tell those who wait. What is in flight stays known: whoever was interrupted in here comes again."""
+        """For good; tell those who wait. The fetch in flight stays known: an interrupted caller may call this again."""
         self._cancel_timer()
         while not self._step(known := self.known, Known(refresh_table.closed(known.state), fetch=known.fetch)):
             pass
@@ -131,7 +132,7 @@ class Entry:
         self.wake()
 
     def _renewed(self, lease: Lease | None, state: State) -> Lease | None:
-        """The same token, with what the state now says of how long nobody need ask."""
+        """A lease on the same token, good until the state says that somebody must ask again."""
         if lease is None:
             return None
         until, wall_from, wall_until = self._fetcher.elapsed.until(refresh_table.use_until(state))
@@ -142,11 +143,11 @@ class Entry:
     # ----------------------------------------------------------------------------------------------------- fetches
 
     def launch(self, fetch: Fetch) -> None:
-        """Have a worker do it. More than once is no harm, and needed if the first one was interrupted in here."""
+        """Give it to a worker. Twice does no harm, and is needed if the first caller was interrupted in here."""
         fetcher, job = self._fetcher, functools.partial(self._take, fetch)
         self._last = fetch if fetcher.keep_warm else None
         try:
-            if not fetcher.source.local:  # what is, takes no time
+            if not fetcher.source.local:  # a local fetch takes no time
                 give_up = functools.partial(_weakly(self._give_up), fetch)
                 fetch.cancel = fetcher.clock.call_later(fetcher.timeout, give_up)
             threads.submit(job)
@@ -162,7 +163,8 @@ class Entry:
             fetch.caller.copy().run(self._fly, fetch)
 
     def _fly(self, fetch: Fetch) -> None:
-        # Calls that are begun with the token keep this context: with `pending` in it, each would keep all that waited.
+        # A weak reference. Who waited is called back in this context, and calls that are begun there keep it until they
+        # end: with `pending` itself in it, each would keep in memory all the callbacks that waited for this token.
         fetching_for.set((*fetching_for.get(), weakref.ref(fetch.pending)))
         try:
             while (known := self.known).fetch is fetch and known.state.flight is not None:
@@ -172,13 +174,13 @@ class Entry:
                     self._fail(fetch, fetched)
                 else:
                     self._land(fetch, fetched)
-        except BaseException as error:  # nobody shall wait for a fetch that is over
+        except BaseException as error:  # nobody may wait for a fetch that is over
             self._fail(fetch, TokenUnavailableError(f"{self._fetcher.name}.fetch raised {type(error).__name__}"))
             raise
-        fetch.settle(closed_error())  # unless it has come to something
+        fetch.settle(closed_error())  # without effect if it has an outcome
 
     def _land(self, fetch: Fetch, fetched: Fetched) -> None:
-        """Take what a fetch brought. It goes on at once if that was refused meanwhile, for the same who wait."""
+        """Take what a fetch brought. If a server has refused that token meanwhile, fetch again for those who wait."""
         token, metadata, shared = fetched
         fetcher, jitter = self._fetcher, self._fetcher.jitter()
         while True:
@@ -186,7 +188,7 @@ class Entry:
             number = known.state.flight.number if known.fetch is fetch and known.state.flight else 0
             held = refresh_table.arrival(token, number, now_wall=fetcher.clock.time(), now=now, jitter=jitter)
             if held is None:
-                # No use to the caller, and yet not a lasting failure: an issuer's cache turns over by itself.
+                # An expired token is of no use, but no lasting failure: the issuer's cache will have another one soon.
                 self._fail(fetch, expired_error(), lasting=False)
                 return
             delay = 0.0
@@ -233,9 +235,11 @@ class Entry:
             self._end(fetch, outcome)
 
     def _end(self, fetch: Fetch, outcome: Outcome) -> None:
-        fetch.settle(outcome)
-        self.wake()
-        self._wake_later()
+        try:
+            self._wake_later()  # first, so that whoever is told of the token finds the timer set
+        finally:
+            fetch.settle(outcome)
+            self.wake()
 
     def _give_up(self, fetch: Fetch) -> None:
         """A fetch takes too long: tell those who wait. It goes on, and what it brings is kept."""
@@ -260,7 +264,7 @@ class Entry:
     # -------------------------------------------------------------------------------------------------------- rest
 
     def rest(self, again: Callable[[], None]) -> None:
-        """Call `again` once it may be of use to ask again, and once in a while before.
+        """Call `again` when the backoff is over, or after `LOOK_AROUND` seconds if it is longer.
 
         Raises:
             RuntimeError: the system gives no thread.
@@ -325,7 +329,7 @@ class Entry:
     # -------------------------------------------------------------------------------------------------------- fork
 
     def after_fork_in_child(self) -> None:
-        """Nothing is in flight any more. The token stays; what waited is untold: see `keep_for_parent`."""
+        """No fetch is in flight any more. The token stays. Who waited is the parent's: see `keep_for_parent`."""
         known = self.known
         threads.keep_for_parent((known.fetch, self._resting))
         self._resting, self._cancel_timer = None, nothing
@@ -341,7 +345,7 @@ def _told(context: CallContext, state: State) -> CallContext:
 
 
 def _weakly(method: Callable[..., None]) -> Callable[..., None]:
-    """`method` for as long as its object lives."""
+    """Calls `method` while its object lives, and does not keep the object alive."""
     me = weakref.WeakMethod(method)
 
     def call(*args: object) -> None:

@@ -41,7 +41,7 @@ _LOGGER = logging.getLogger("grpc_bearer")
 
 
 def system_random() -> float:
-    """A number in [0, 1), from the system: nothing that a forked child would share."""
+    """A number in [0, 1), from the system: a generator of our own would give a forked child the same numbers."""
     return int.from_bytes(os.urandom(6), "big") / 2**48
 
 
@@ -66,8 +66,8 @@ class Lease:
         metadata: the same as gRPC metadata, made once a token.
         fresh_until: the monotonic time until which it may be used without asking again: its refresh point, or later
             while a fetch is under way or in backoff.
-        wall_from: the beginning of a part of that time, on the wall clock, in which no other clock need be read.
-        wall_until: its end. A wall clock goes on while the machine sleeps, and is set; so the part is short.
+        wall_from: from here to `wall_until`, on the wall clock, it may be used without a look at the monotonic clock.
+        wall_until: the end of that. It is a few seconds only: somebody may set a wall clock, or the machine may sleep.
     """
 
     token: Token
@@ -79,7 +79,7 @@ class Lease:
 
 Deliver: TypeAlias = Callable[[Lease | None, GrpcBearerError | None], None]
 Outcome: TypeAlias = Lease | GrpcBearerError
-#: What waits for a fetch. Its value may be an error: an exception instance is never shared.
+#: What callers of a fetch wait for. An error is its value too: it is not raised, and each caller gets a copy of it.
 Pending: TypeAlias = Promise[Outcome]
 
 
@@ -94,15 +94,15 @@ class Fetcher:
     timeout: float
     keep_warm: bool
     notify: Notifier
-    #: Monotonic time that goes on while the machine sleeps: what all times of the engine are on.
+    #: The clock of all times in the engine: monotonic, and goes on while the machine sleeps.
     elapsed: Elapsed = field(init=False)
-    wall: Callable[[], float] = field(init=False)  # not corrected: to learn of an error is no time that has passed
-    lock: RLock = field(default_factory=RLock)  # a finalizer may want it on the thread that has it
+    wall: Callable[[], float] = field(init=False)  # not corrected: a new correction is no time that passed
+    lock: RLock = field(default_factory=RLock)  # a finalizer may take it on the thread that holds it
 
     def __post_init__(self) -> None:
         clock = self.clock
         base = clock.base if isinstance(clock, SkewedClock) else clock
-        self.wall = time.time if base is SYSTEM_CLOCK else base.time  # itself, for each call asks it
+        self.wall = time.time if base is SYSTEM_CLOCK else base.time  # the function itself: each call reads it
         self.elapsed = Elapsed(clock.monotonic, self.wall)
 
     @property
@@ -126,7 +126,7 @@ class Fetcher:
         return key
 
     def fetch(self, context: CallContext) -> Fetched | GrpcBearerError:
-        """A token with its metadata, or an error of ours; only what is meant for the program goes through."""
+        """A token with its metadata, or an error of ours. Raises nothing but interrupts (see `is_interrupt`)."""
         try:
             token, shared = self.source._fetch_or_take(context)
             if isinstance(token, Token):
@@ -145,7 +145,7 @@ class Fetcher:
         return Fetched(token, metadata, shared)
 
     def fetch_single_use(self, context: CallContext) -> Fetched | GrpcBearerError:
-        """The same for a token that nobody keeps, so that nobody else looks at its expiry."""
+        """The same for a token that is not kept. No entry will look at its expiry, so it is checked here."""
         fetched = self.fetch(context)
         if isinstance(fetched, GrpcBearerError) or fetched.token.expires_at is None:
             return fetched
@@ -171,8 +171,8 @@ class Fetcher:
 
 
 def telling(deliver: Deliver) -> Callable[[Outcome], None]:
-    """What calls `deliver` with an outcome: an error as an instance of its own."""
-    return functools.partial(_tell, deliver)  # no closure: thousands may wait, and this is small
+    """What calls `deliver` with an outcome; an error as a new instance."""
+    return functools.partial(_tell, deliver)  # smaller than a closure, and thousands may wait
 
 
 def _tell(deliver: Deliver, outcome: Outcome) -> None:
@@ -183,7 +183,7 @@ def _tell(deliver: Deliver, outcome: Outcome) -> None:
 
 
 def is_lasting(error: GrpcBearerError) -> bool:
-    """Whether trying again soon is of no use. After garbage it is: a proxy may have sent that."""
+    """Whether to try again soon is of no use. A malformed answer is not lasting: a proxy may have sent it."""
     return not getattr(error, "retryable", False) and not isinstance(error, TokenFormatError)
 
 
@@ -203,7 +203,7 @@ def expired_error() -> GrpcBearerError:
 
 
 def _wrapped(error: BaseException, what: str) -> GrpcBearerError:
-    """Ours as they are, without their traceback; of others the type alone, since their text may hold a secret."""
+    """Our errors as they are, without traceback. Of others only the type is told: their text may hold a secret."""
     if isinstance(error, GrpcBearerError):
         try:
             return error.fresh()

@@ -15,7 +15,7 @@ from grpc_bearer.errors import GrpcBearerError
 
 
 def nothing() -> None:
-    """Cancels nothing."""
+    """Stands for a function that cancels, where there is nothing to cancel."""
 
 
 class Fetch:
@@ -35,11 +35,11 @@ class Fetch:
         self.report = fetcher.report(ahead=ahead)
         self.pending: Pending = Promise()
         self.launched = False
-        self.taken = _thread.allocate_lock()  # by the one thread that does it, for good
+        self.taken = _thread.allocate_lock()  # for good, by the one thread that does the fetch
         self.cancel: Callable[[], None] = nothing
 
     def settle(self, outcome: Outcome) -> None:
-        """Tell those who wait; on a thread of ours."""
+        """Tell those who wait. Only on a thread of ours: see `Promise`."""
         self.cancel()
         self.pending.keep(outcome)
         self.pending.tell()
@@ -54,7 +54,7 @@ class Known(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What an entry says to somebody who wants its token. `fetch`: what is in flight; see that it is launched."""
+    """What an entry says to somebody who wants its token. `fetch`: what is in flight; whoever asked must launch it."""
 
     decision: Decision
     lease: Lease | None

@@ -39,8 +39,8 @@ class Log:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        # Kind of line to the time of the last, and to how many were left out since. Two threads may both think that
-        # theirs is due: a line too many harms nobody, a lock would.
+        # For each kind of line: the time of the last one, and how many were left out since. Two threads may both think
+        # that their line is due: one line too many does no harm, but a lock might.
         self._said: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
 
@@ -74,7 +74,7 @@ class Log:
 
 
 def level_of(event: Event) -> int:
-    """How much of a matter this is."""
+    """At which level it is logged."""
     match event:
         case RefreshFailed(retry_in=None):
             return logging.DEBUG  # the auth was closed while it fetched
@@ -90,7 +90,7 @@ def level_of(event: Event) -> int:
 
 
 def kind_of(event: Event) -> str:
-    """What is one kind of line: different errors are."""
+    """Which kind of line it is. Failures with different errors are of different kinds."""
     return f"{type(event).__name__} {event.error}" if isinstance(event, RefreshFailed) else type(event).__name__
 
 

@@ -1,7 +1,7 @@
 """Who is told of events, and how: one `Notifier` an auth, and one `FetchReport` a fetch.
 
-Where nobody listens, what is routine is not even made. The log is written by a worker, outside of the fetch that it is
-about: a handler may wait for another thread, and that thread for this very token.
+Where nobody listens, routine events are not even made. The log is written by a worker, not by the thread that fetches:
+a log handler may wait for another thread, and that thread for this very token.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 if TYPE_CHECKING:
     from grpc_bearer.events import Event, Observer
 
-#: Whoever has something to say goes on after this time, in seconds, though it is not written yet. As a rule it is at
-#: once, so that who reads the log after a call finds there what belongs to it.
+#: Who logs a line waits until it is written, but no longer than this, in seconds. As a rule it is written at once, so
+#: that whoever reads the log after a call finds the lines of that call there.
 WRITTEN_WITHIN = 0.5
-#: So many lines may wait; behind a handler that hangs the oldest are forgotten.
+#: At most so many lines wait to be written. If a log handler hangs, the oldest are dropped.
 BACKLOG = 1000
 
 _LOGGER = logging.getLogger("grpc_bearer")
 T = TypeVar("T")
 
-#: The thread that holds back what it has to tell, and where.
+#: Inside of `holding_back`: the thread, and the list into which its events go.
 _held: contextvars.ContextVar[tuple[int, list[Any] | None]] = contextvars.ContextVar(
     "grpc_bearer_held", default=(0, None)
 )
 _numbers = itertools.count(1)
-#: Which observers were complained of: the type of what each raised.
+#: What was logged already of observers that raised: name of the observer, and type of the error.
 _complaints: set[tuple[str, str]] = set()
 
 
@@ -65,7 +65,7 @@ class Notifier:
     ) -> None:
         self.who: tuple[str, str] = (auth, source)
         self._observers = tuple(observers)
-        from grpc_bearer._engine.log import Log  # with the events: what is to be told must not depend on files any more
+        from grpc_bearer._engine.log import Log  # now, with the events: later no file may be left to open
 
         self._log = Log(monotonic)
         self._lines: deque[tuple[contextvars.Context, Event, Latch]] = deque(maxlen=BACKLOG)
@@ -83,14 +83,14 @@ class Notifier:
         return self.heard or _LOGGER.isEnabledFor(logging.DEBUG)
 
     def __call__(self, event: Event, *, wait: bool = True) -> None:
-        """Tell everybody, here and now, and the log; or later, inside of `holding_back`.
+        """Tell all observers on this thread, and have the log written; inside of `holding_back` only note the event.
 
         Args:
             event: what happened.
             wait: go on when the log has been written, or after `WRITTEN_WITHIN`.
         """
         thread, held = _held.get()
-        if held is not None and thread == threading.get_ident():  # a fetch takes this context to a worker
+        if held is not None and thread == threading.get_ident():  # a worker has a copy of this context
             held.append((self, event))
             return
         written = self._have_written(event)
@@ -101,11 +101,11 @@ class Notifier:
                 if is_interrupt(error):
                     raise
                 _complain(observer, error)
-        if wait and written is not None and self._writer != _thread.get_ident():  # a handler may cause an event itself
+        if wait and written is not None and self._writer != _thread.get_ident():  # that is a log handler's event
             written.wait(WRITTEN_WITHIN)
 
     def _have_written(self, event: Event) -> Latch | None:
-        """Have a worker write a line, if the log wants one; what opens when it is written."""
+        """Have a worker write a line, if the log wants one. The latch opens when it is written."""
         if not self._log.wants(event):
             return None
         written = Latch()
@@ -116,7 +116,7 @@ class Notifier:
     def _write(self) -> None:
         while self._lines:
             if not self._writing.acquire(blocking=False):
-                return  # who is at it comes to these, too
+                return  # another thread is writing, and will write these too
             try:
                 self._writer = _thread.get_ident()
                 while self._lines:
@@ -124,7 +124,7 @@ class Notifier:
                     try:
                         context.run(self._log, event)
                     except BaseException as error:
-                        if is_interrupt(error):  # without a thread to be had this is the caller's
+                        if is_interrupt(error):  # if the system gives no thread, this is the caller's
                             raise
                         _complain(self._log, error)
                     written.open()
@@ -133,7 +133,7 @@ class Notifier:
                 self._writing.release()
 
     def after_fork_in_child(self) -> None:
-        """What was being written is the parent's to write."""
+        """The lines that wait are the parent's, which will write them."""
         threads.keep_for_parent((self._lines, self._writing))
         self._lines, self._writing, self._writer = deque(maxlen=BACKLOG), _thread.allocate_lock(), 0
 
@@ -145,8 +145,8 @@ class Notifier:
 
 
 def _complain(observer: object, error: BaseException) -> None:
-    """NotReplayable, and by type: the text of a foreign error may hold anything."""
-    with suppress(Exception):  # the log may be what is broken, by a filter that raises; or the name of the observer
+    """Log that an observer raised: once, and by type only, since the text of a foreign error may hold a secret."""
+    with suppress(Exception):  # the log may be broken, by a filter that raises; or the observer's `__qualname__`
         complaint = str(getattr(observer, "__qualname__", type(observer).__qualname__)), type(error).__name__
         if complaint not in _complaints:
             _complaints.add(complaint)
@@ -154,9 +154,9 @@ def _complain(observer: object, error: BaseException) -> None:
 
 
 def holding_back(news: list[tuple[Notifier, Event]], do: Callable[[], T]) -> T:
-    """Do something; what this thread has to tell meanwhile is put into `news`, for `tell` to pass on without a lock.
+    """Call `do`. What this thread would tell observers meanwhile goes into `news`, for `tell` to tell without a lock.
 
-    In a context of its own, so that nothing has to be put back if an exception comes in between.
+    It runs in a copy of the context, so that nothing has to be reset, whatever is raised.
     """
     return contextvars.copy_context().run(_hold_and, news, do)
 
@@ -174,7 +174,7 @@ def tell(news: list[tuple[Notifier, Event]]) -> None:
 
 
 class FetchReport:
-    """What is told of one fetch: that it began, and once how it ended.
+    """Tells of one fetch: that it began and, exactly once, how it ended.
 
     Args:
         notify: who is told.
@@ -197,7 +197,7 @@ class FetchReport:
         self._began = monotonic()
 
     def begun(self) -> None:
-        """Tell that it begins; or, after it has ended, another in its place."""
+        """Tell that the fetch begins. Called again after its end, it tells of another fetch in its place."""
         self._open, self._fetch, self._began = True, next(_numbers), self._monotonic()
         if not self._quiet and self._notify.routine_heard:
             from grpc_bearer.events import FetchBegun
@@ -205,7 +205,7 @@ class FetchReport:
             self._notify(FetchBegun(*self._notify.who, fetch=self._fetch, ahead=self._ahead), wait=False)
 
     def fetched(self, lifetime: float | None, *, failures: int = 0, kept: bool = True, shared: bool = False) -> None:
-        """Tell that it brought a token, which lives for so long."""
+        """Tell that it brought a token, which is valid for `lifetime` seconds."""
         if self._quiet or not self._open:
             return
         self._open = False

@@ -1,9 +1,9 @@
 """Single-use tokens made ahead of their use, so that a call finds one at hand instead of waiting for its signature.
 
-There is a stock of them for each key of the source. Use fills it, and nothing else does: a call takes a token, finds
-the stock half empty, and lets a worker put in some more, twice as many as the last time until the limit is reached.
-What has lain too long, was made by a clock that was set since, or belongs to the parent of a fork is thrown away, and
-its stock with it; a stock begins small, so little is lost where calls are few. A call that finds none makes its own.
+There is a stock of them for each key of the source. Only calls have it filled: a call takes a token, finds the stock
+half empty, and lets a worker put in some more, twice as many as the last time until the limit is reached. What has lain
+too long, was made by a clock that was set since, or belongs to the parent of a fork is thrown away, and its stock with
+it; a stock begins small, so little is lost where calls are few. A call that finds none makes its own.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from grpc_bearer._base.token import CallContext
 from grpc_bearer._engine.fetch import Fetcher, Lease, fetching_for
 from grpc_bearer.errors import GrpcBearerError
 
-#: A token may lie for this share of the life that it has, and for no more than so many seconds.
+#: How long a token may lie unused: for this share of its life, but for no more than so many seconds.
 SHARE, LONGEST = 0.25, 30.0
 #: The two clocks differ by less than this over such a time, unless one was set or the machine slept; in seconds.
 STEP = 1.0
 #: So many keys have a stock at a time; if there are more, the oldest goes.
 MAX_STOCKS = 64
-#: A stock that a worker was sent to is not looked after again for this long, in seconds: it may have been called off.
+#: For so many seconds no second worker is sent to a stock. Then one is: an exception may have stopped the first.
 PATIENCE = 1.0
 
 
@@ -63,8 +63,8 @@ class _Stock:
         self.key = key
         self.tokens: deque[Made] = deque()  # popleft() is atomic: no token is given to two
         self.goal = 0
-        self.filling = threading.Lock()  # held while a worker is at it
-        self.sent = -math.inf  # when one was sent
+        self.filling = threading.Lock()  # held by the worker that fills it
+        self.sent = -math.inf  # when the last worker was sent
         self.given_up = False
 
 
@@ -84,7 +84,7 @@ class Presigned:
         self._closed = False
 
     def take(self, context: CallContext) -> Lease | None:
-        """A token for this call and for no other, if one is at hand. Blocks for nothing; may wake a worker."""
+        """A token for this call and for no other, if one is at hand. Never blocks; may send a worker."""
         stock = self._stock(context)
         if stock is None:
             return None
@@ -121,11 +121,11 @@ class Presigned:
 
     def _stock(self, context: CallContext) -> _Stock | None:
         key = self._fetcher.key(context)
-        stock = self._stocks.get(key)  # an error is not in there
+        stock = self._stocks.get(key)  # `key` may be an error, for which there is no stock
         if stock is not None:
             return stock
         if isinstance(key, GrpcBearerError):
-            return None  # whoever makes the token now will tell
+            return None  # the call makes its token itself, and learns of the error then
         with self._lock:
             if self._closed:
                 return None
@@ -159,7 +159,8 @@ class Presigned:
             return
         fetching_for.set((*fetching_for.get(), self._fetcher))
         try:
-            # Functions that read what only the caller's thread has would give another key here, and a token of it.
+            # The source's functions may read what only the caller's thread has (a `threading.local`). Then they give
+            # another key on this thread, and the token would be one for that key.
             if self._fetcher.key(context) != stock.key:
                 return
             while not stock.given_up and len(stock.tokens) < stock.goal:
@@ -174,7 +175,7 @@ class Presigned:
 
     def _make(self, context: CallContext) -> Made | None:
         fetcher = self._fetcher
-        report = fetcher.report(ahead=True, quiet=True)  # of a token for each call only failures are news
+        report = fetcher.report(ahead=True, quiet=True)  # with a token for each call, only failures are worth an event
         report.begun()
         wall, monotonic = fetcher.clock.time(), fetcher.clock.monotonic()
         fetched = fetcher.fetch_single_use(context)

@@ -23,8 +23,8 @@ _LOGGER = logging.getLogger("grpc_bearer")
 class Promise(Generic[T]):
     """A value that comes once, and those who wait for it: each is called exactly once.
 
-    `tell` calls what others have left here, so it belongs on a thread of ours: on a caller's, an exception between two
-    of its steps would lose one of them.
+    `tell` takes out callbacks and calls them, so it must run on a thread of ours: on a caller's thread, an exception
+    between these two steps would lose a callback, and whoever left it would wait for ever.
 
     >>> promise = Promise()
     >>> promise.then(print)

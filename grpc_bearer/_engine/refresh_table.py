@@ -27,10 +27,11 @@ connections (gRPC's doc/wait-for-ready.md), and the call's own deadline ends it.
 nothing of theirs is kept. A fetch that has taken too long (`overdue`) is no longer waited for, but no second one is
 begun beside it: it counts as a backoff that ends when the fetch does.
 
-Rules for this file: no lock, no thread, no chance, and no clock is read. Every time is monotonic, in seconds, and an
-argument; wall-clock times of a token are converted once, by `arrival`. States are values: a transition returns a new
-one, or the very same object if nothing happened. They are named tuples, which are quick to import, except for those
-with a fingerprint: that of a weak token is a secret, and tools that dump variables look into tuples.
+Rules for this file: no lock, no thread, no random number, and no clock is read. Every time is monotonic, in seconds,
+and an argument; wall-clock times of a token are converted once, by `arrival`. States are values: a transition returns a
+new one, or the very same object if nothing happened. They are named tuples, which are quick to import. Those with a
+fingerprint are not: tools that dump variables show what is in a tuple, and from a fingerprint a weak token can be
+guessed.
 """
 
 from __future__ import annotations
@@ -135,14 +136,14 @@ class Backoff(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The token that a server refused; a flight up to number `flight` was begun before the refusal."""
+    """The token that a server refused; the flights up to number `flight` were begun before the refusal."""
 
     fingerprint: str = field(repr=False)
     flight: int
 
 
 class Budget(NamedTuple):
-    """A bucket of forced refreshes that fills by itself."""
+    """How many refreshes may be forced: a bucket that fills again with time."""
 
     left: float = BUDGET
     at: float = -math.inf
@@ -228,7 +229,7 @@ def strikes(state: State, *, lasting: bool) -> int:
 
 
 def extends_nothing(state: State, held: Held, now: float) -> bool:
-    """Whether with `held` we would ask again at once: an issuer that caches, or a refused token that came back."""
+    """Whether `held` is no gain: a token that we would renew at once (an issuer's cache), or the refused one again."""
     came_back = state.refusal is not None and state.refusal.fingerprint == held.fingerprint
     return came_back or now >= _continued(state.held, held).refresh_at
 
@@ -242,7 +243,7 @@ def arrival(token: Token, flight: int, *, now_wall: float, now: float, jitter: f
     if token.expires_at is None:
         return Held(token, token.fingerprint, flight, refresh_at=refresh_at)
     lifetime = token.expires_at - now_wall
-    if not lifetime > 0:  # also a NaN
+    if not lifetime > 0:  # so written, a NaN counts as expired
         return None
     margin_at = now + lifetime - min(MARGIN, MARGIN_FRACTION * lifetime)
     if token.refresh_at is None:
@@ -251,7 +252,9 @@ def arrival(token: Token, flight: int, *, now_wall: float, now: float, jitter: f
 
 
 def _continued(old: Held | None, new: Held) -> Held:
-    """`new` with the points of `old` if it ends no later: measured afresh they would creep up to the expiry.
+    """`new`; but with the refresh point and margin of `old`, if it does not end later than that.
+
+    They are fractions of the life that is left: reckoned anew each time, they would move ever closer to the expiry.
 
     A source that says itself when to ask again (`Token.refresh_at`: a file that is polled) sets its own pace.
     """
@@ -281,7 +284,8 @@ def fetched(state: State, held: Held, *, now: float, delay: float) -> tuple[Stat
     kept = _continued(state.held, held)
     if not extends_nothing(state, held, now):
         return landed._replace(held=kept, backoff=Backoff(), refusal=None), Verdict.KEPT
-    # Without an error to fail with, so it must not outlast the token; nor the pace that a polled file sets itself.
+    # This backoff has no error that callers could be given, so it must end before the token does. It also must not
+    # delay the next look at a file that is polled.
     own_pace = held.refresh_at if held.token.refresh_at is not None and held.refresh_at > now else math.inf
     until = min(now + delay, kept.expires_at, own_pace)
     backoff = Backoff(until, strikes(state, lasting=False))

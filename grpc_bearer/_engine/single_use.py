@@ -22,13 +22,13 @@ from grpc_bearer._engine.notify import FetchReport
 from grpc_bearer._engine.promise import Promise
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 
-# So many single-use tokens may be fetched at once on gRPC's own threads; more go through the workers, which are few. A
-# source whose own calls go through the channel that it serves would else ask itself without end.
+# At most so many single-use tokens are fetched at once on gRPC's own threads; more go to the workers, which are few.
+# Else a source that makes its calls through the very channel that it serves would ask itself without end.
 _OWN_THREADS = 64
 
 
 class SingleUse:
-    """Those of one engine.
+    """Makes the single-use tokens of one engine.
 
     Args:
         fetcher: makes the tokens.

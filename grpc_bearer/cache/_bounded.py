@@ -1,4 +1,4 @@
-"""A store may hang, whatever its client promises: each step has a bound, and after one that failed there is a pause."""
+"""A store may hang, whatever its client promises: no step is waited for without end, and a failure brings a pause."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 PAUSE = (1.0, 30.0)
 #: At most so many steps hang at a time; while they do, no other is begun.
 HANGING = 4
-#: The time for a step is counted in so many slices, and by the clock it is never more than so many times as long.
+#: The timeout of a step is waited for in so many slices, and grows by that to so many times its length at most.
 SLICES, STRETCH = 20, 10.0
-#: A store that comes and goes is spoken of once in so many seconds.
+#: About a store that comes and goes there is one warning in so many seconds.
 QUIET = 60.0
 
 _LOGGER = logging.getLogger("grpc_bearer")
@@ -70,7 +70,7 @@ class _Step(Generic[T]):
                 self._undo(result)
 
 
-# What a Redis server calls its refusals, and redis-py's classes for those whose word it takes away.
+# The words with which a Redis server refuses. For some redis-py takes away the word, and has a class instead.
 _REDIS_WORDS = re.compile(
     r"\b(NOPERM|WRONGPASS|NOAUTH|OOM|READONLY|MISCONF|LOADING|CLUSTERDOWN|MASTERDOWN|CROSSSLOT|BUSY|WRONGTYPE)\b"
 )
@@ -105,8 +105,9 @@ def _reason(error: BaseException) -> str:
 def in_time(ended: Callable[[float], bool], timeout: float, monotonic: Callable[[], float]) -> bool:
     """Whether something ends within `timeout` seconds in which this process gets to run.
 
-    Where hundreds of processes start on few cores, an answer that came long ago waits for its reader's turn. A slice
-    that took longer than was asked for tells of that, and not of the store, so it counts for what was asked.
+    Where hundreds of processes start on few cores, an answer may be there long before this process gets to run and can
+    read it. So a slice that took longer than it should says that the machine is busy, not that the store is slow: it
+    counts for no more than the time that was asked for.
 
     Args:
         ended: waits for the end for as many seconds as it is given; whether it has come.
@@ -135,7 +136,7 @@ class CircuitBreaker:
         self._what, self._timeout, self._monotonic = what, timeout, monotonic
         self._again_at = self._quiet_until = float("-inf")
         self._failures = 0
-        self._silent = True  # nothing was said that would have to be taken back
+        self._silent = True  # no warning was given after which "works again" is due
         self._hanging: list[_Step[Any]] = []
         self._pid = os.getpid()
 

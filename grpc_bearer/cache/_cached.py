@@ -18,7 +18,7 @@ from grpc_bearer.cache._shared import SharedCache
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources.routed import RoutedSource
 
-# As many as an engine keeps tokens, and then some.
+# More than the number of tokens that an engine keeps by default.
 _REMEMBERED = 4096
 
 

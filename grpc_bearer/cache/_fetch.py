@@ -50,7 +50,7 @@ class CachedFetch:
     # ------------------------------------------------------------------------------------------------------- looking
 
     def _look(self, mine: Mine) -> tuple[Found | None, Grant | None]:
-        """A token to take up, the lock to fetch one under, both (a token if all else fails), or neither: go alone."""
+        """A token to use, or the lock to fetch one for all, or both (a token if the fetch fails); neither: go alone."""
         give_up_at, pause = time.monotonic() + self._cache.patience, POLL[0]
         while True:
             found, denied = self._read(mine)
@@ -64,7 +64,8 @@ class CachedFetch:
             # While somebody renews it, a stale one is good.
             if found is not None or time.monotonic() >= give_up_at:
                 return found, None
-            if denied is Denied.FAILED:  # to ask one after the other would take as many failures as there are workers
+            # If the others tried one after the other now, the last one would wait for the failures of all before it.
+            if denied is Denied.FAILED:
                 time.sleep(self._cache.spread * system_random())
                 return self._read(mine)[0], None
             time.sleep(pause * (0.5 + system_random()))
@@ -119,7 +120,7 @@ class CachedFetch:
         try:
             self._bounded(lambda: self._store.publish(grant, blob, life, bad))
         except OutOfOrderError:
-            self._let_go(grant, failed=True)  # the next one in the queue would not fare better
+            self._let_go(grant, failed=True)  # whoever has the lock next could not store either
 
     def renew(self, grant: Grant) -> None:
         """Say that the holder of the lock is alive."""
@@ -127,7 +128,7 @@ class CachedFetch:
             self._bounded(lambda: self._store.renew(grant))
 
     def _let_go(self, grant: Grant, *, failed: bool) -> None:
-        """Free the lock; if the store is out of order, as soon as it can be, and nobody waits for that."""
+        """Free the lock. If the store is out of order, a thread does it when that is possible, and nobody waits."""
         try:
             self._bounded(lambda: self._store.release(grant, failed=failed))
         except OutOfOrderError:

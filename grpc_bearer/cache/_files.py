@@ -37,7 +37,7 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | g
 
 
 class InsecureError(Exception):
-    """The directory cannot be used: others could read or change what is in it, say. The text says what to do."""
+    """The directory cannot be used, since others could read or change what is in it. The text says what to do."""
 
 
 def default_directory() -> str | None:
@@ -73,7 +73,7 @@ def _is_own(path: str) -> bool:
 
 
 class NoStore:
-    """In place of a directory that this user does not have: out of order, for the reason that is given."""
+    """Stands for the directory that this user does not have: each step fails, for the reason that is given."""
 
     leased = False
 
@@ -133,7 +133,8 @@ class FileStore:
             if lock is None:
                 return Denied.HELD
             stored = _read(folder, name + _ENTRY)
-        # Ahead of every entry there is, and of the time: so it is even if the directory was emptied meanwhile.
+        # Higher than the number of the entry, and not below the time in milliseconds: so it is higher than all numbers
+        # before, even if somebody has emptied the directory meanwhile.
         return Grant(name, max(_now_ms(), _plausible(stored) + 1), lock)
 
     def renew(self, grant: Grant) -> None:
@@ -149,7 +150,8 @@ class FileStore:
                 _sweep(folder)
                 return True
         except OSError:
-            # The disk is full, say. Those who wait must not each find out in turn; an empty file has room as a rule.
+            # Perhaps the disk is full. Without a mark those who wait would all fetch, one by one, and fail to store.
+            # The mark is an empty file, for which there is room as a rule.
             with suppress(OSError, InsecureError):
                 self._mark(grant.name)
             raise
@@ -238,7 +240,7 @@ def _read(folder: _Folder, name: str) -> Stored | None:
 
 
 def _plausible(stored: Stored | None) -> int:
-    """The number of an entry; 0 if it is a day ahead of the time: that is not of our making, and keeps nobody out."""
+    """The number of an entry; 0 if it is a day ahead of the time: such a number is not ours, and must stop nobody."""
     return 0 if stored is None or stored.number > _now_ms() + 86_400_000 else stored.number
 
 
@@ -254,7 +256,7 @@ def _age(folder: _Folder, name: str) -> float:
 
 
 def _replace(folder: _Folder, name: str, content: bytes) -> None:
-    """Put a file in its place in one step. Not synced to the disk: what a power cut spoils does not open, is all."""
+    """Put a file in its place in one step. Not synced to the disk: at worst it does not open after a power cut."""
     temporary = f"{name}.{secrets.token_hex(8)}{_TEMPORARY}"
     try:
         descriptor = os.open(folder(temporary), _WRITE, 0o600, dir_fd=folder.at)
@@ -268,7 +270,7 @@ def _replace(folder: _Folder, name: str, content: bytes) -> None:
 
 
 def _sweep(folder: _Folder) -> None:
-    """Take away entries that have ended, and what writers left behind that were killed."""
+    """Remove entries that have ended, and the files that killed writers left behind."""
     for name in filter(_OURS.fullmatch, os.listdir(folder.at if folder.at is not None else folder(""))):
         ended = name.endswith((_TEMPORARY, _FAILED)) and _age(folder, name) > _LEFT_BEHIND
         if name.endswith(_ENTRY) and (stored := _read(folder, name)) is not None:

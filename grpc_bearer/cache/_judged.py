@@ -41,7 +41,7 @@ def judged(entry: Entry, stored: Stored, mine: Mine, context: CallContext, jitte
         return None
     if not context.refused and now < mine.expires_at and now + left < mine.expires_at:
         return None  # this process went on alone meanwhile, and has the newer one
-    # Where its writer would renew it, but spread over the fleet.
+    # At the point of its life at which its writer renews it, and a random time later: not all processes at once.
     asked_for = None if token.refresh_at is None else token.refresh_at - entry.written_at
     renew_after = (REFRESH_FROM * life if asked_for is None else asked_for) + REFRESH_SPREAD * life * jitter
     refresh_in = left - (life - renew_after)

@@ -18,7 +18,7 @@ class FileLock:
     """A lock that was got.
 
     Args:
-        free: gives it back; called once, whoever asks and how often.
+        free: gives it back; called once, however often `release` is called.
     """
 
     def __init__(self, free: Callable[[], object]) -> None:
@@ -62,8 +62,8 @@ else:
     def lock_file(path: str, at: int | None) -> FileLock | None:
         """The lock on a file, made if need be; `None` if somebody else has it.
 
-        By `flock`, as filelock has it, but in the open folder `at`: that somebody may put another folder in its place
-        meanwhile, with links to files of this user's in it, does no harm. Nothing is cut and no link is followed.
+        By `flock`, as filelock does it, but in the open folder `at`. So it does no harm if somebody puts another folder
+        in its place, with links to files of this user: no link is followed, and no file is truncated.
         """
         descriptor = os.open(path, _CREATE, 0o600, dir_fd=at)
         try:
@@ -77,7 +77,7 @@ else:
         return FileLock(lambda: _unlock(descriptor))
 
     def _unlock(descriptor: int) -> None:
-        if descriptor not in _held:  # its parent's, and closed here
+        if descriptor not in _held:  # the lock of the parent, whose descriptor this child has closed
             return
         _held.discard(descriptor)
         try:
@@ -89,7 +89,7 @@ else:
     _held: set[int] = set()
 
     def _after_fork_in_child() -> None:
-        # Otherwise a lock whose holder was killed would stay with the holder's children.
+        # Otherwise, if the holder of a lock is killed, the lock would stay with its children.
         while _held:
             os.close(_held.pop())
 

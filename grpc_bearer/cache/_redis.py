@@ -91,7 +91,7 @@ class RedisStore:
         try:
             return View(Stored(int(number), base64.b64decode(blob), max(int(age), 0) / 1000), denied)
         except ValueError:
-            # Not of our making. It is still something, with a number that must not keep others out.
+            # Not of our making, so it will not open. With its number it can be replaced, however high that is.
             return View(Stored(_as_int(number), b"", 0.0), denied)
 
     def lock(self, name: str) -> Grant | Denied:

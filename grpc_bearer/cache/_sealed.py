@@ -28,10 +28,10 @@ NEEDS: tuple[str, ...] = (
 )
 
 VERSION = 1
-#: A token without an expiry is shared for so many seconds, then fetched again by somebody.
+#: A token without an expiry is shared for so many seconds; then one process fetches it again.
 FOREVER = 86400.0
 _MAGIC = b"gbt"
-# What it is, version, fencing number, expiry in seconds since the Unix epoch.
+# Magic, version, fencing number, expiry in seconds since the Unix epoch.
 _HEADER = struct.Struct(">3sBQd")
 _NONCE = 12  # bytes; NIST SP 800-38D section 8.2.2: random, for far less than 2**32 entries under one key
 

@@ -1,6 +1,6 @@
-"""What a store of sealed entries does: directories (`_files`) and Redis (`_redis`) do it.
+"""What a store of sealed entries must do. There are two: a directory (`_files`), and Redis (`_redis`).
 
-Everything may fail or hang; whoever calls bounds it and goes on without.
+Every step may fail or hang: whoever calls it waits a bounded time, and goes on without the store.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Store(Protocol):
     leased: bool
 
     def read(self, name: str) -> View:
-        """The entry, and who is at it."""
+        """The entry, and whether somebody fetches it now."""
         ...
 
     def lock(self, name: str) -> Grant | Denied:
@@ -65,13 +65,14 @@ class Store(Protocol):
         ...
 
     def renew(self, grant: Grant) -> None:
-        """The holder is alive."""
+        """Say that the holder is alive."""
         ...
 
     def publish(self, grant: Grant, blob: bytes, life: float, bad: int | None) -> bool:
         """Store an entry for `life` seconds, unless one with a higher number is there, and free the lock.
 
-        `bad`: the number of an entry that does not open, whatever it is worth. Returns whether it was stored.
+        `bad`: the number of an entry that does not open: that one is replaced, however high its number is. Returns
+        whether the new one was stored.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import encodings.utf_8_sig  # noqa: F401  # by whose name a file is read
+import encodings.utf_8_sig  # noqa: F401  # the codec for `read_text`, while files can be opened
 import os
 import stat
 

@@ -112,12 +112,12 @@ class Endpoint:
             self.url,
             {name: value.reveal() for name, value in headers.items()},
             body,
-            # For that thread's own sake, should the shutdown miss it; the deadline comes first.
+            # The shutdown at the deadline comes first. This ends the thread if the shutdown has not.
             seconds=self.timeout + 1,
             max_bytes=self.max_bytes,
             verify=self._trust()[1] or True,
             cert=self.cert,
-            # Never a proxy to this machine: its loopback is another one, and http:// would reach it in the clear.
+            # To this machine never through a proxy: its loopback is another one, and the proxy would read http://.
             proxied=not self._loopback,
         )
         exchange = Exchange(request)

@@ -15,7 +15,7 @@ from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._base.user_code import scrubbed
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 
-# How often a wait looks whether its loop was closed meanwhile: a closed loop settles nothing.
+# Who waits looks so often whether the loop was closed meanwhile: no future of a closed loop ever gets a result.
 _LOOK = 0.25
 
 _lock = threading.Lock()
@@ -91,7 +91,7 @@ def _scheduled(
 async def _outcome(
     awaitable: Awaitable[Any], started: threading.Event, where: str
 ) -> tuple[Any, GrpcBearerError | None]:
-    """Value and error side by side: a SystemExit that left a task would end the loop's thread."""
+    """Value and error as a pair. The error is not raised: a SystemExit out of a task would end the loop's thread."""
     started.set()
     try:
         return await awaitable, None

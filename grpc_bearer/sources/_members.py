@@ -1,4 +1,4 @@
-"""The members of a JSON object of which some vary: written once where they do not, called where they do."""
+"""The members of a JSON object. Those that never change are written once; others are functions, called each time."""
 
 from __future__ import annotations
 

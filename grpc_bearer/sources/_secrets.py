@@ -30,7 +30,7 @@ class FileSecret(Secret):
 
 
 class Plain(Secret):
-    """A text that is none, in the place of one."""
+    """A text that is not secret, where a `Secret` is expected."""
 
     __slots__ = ()
 
@@ -83,7 +83,7 @@ def given_secret(field: str, value: object) -> Secret:
 
 
 def given_text(field: Place, value: object) -> Secret:
-    """The same for what need be no secret, and may be any text: a value of a form."""
+    """The same for a text that need not be secret, and may be any: the value of a form."""
     if isinstance(value, (Secret, PathLike)):
         return _kept(field, value)
     if not isinstance(value, str):
@@ -94,7 +94,7 @@ def given_text(field: Place, value: object) -> Secret:
 
 
 def revealed(value: str | Secret) -> str:
-    """What is kept plain or hidden."""
+    """The text, whether it is kept plain or as a `Secret`."""
     return value.reveal() if isinstance(value, Secret) else value
 
 

@@ -53,7 +53,7 @@ class Segment:
         return begun + base64url(f"{rest}{self._members.varying(context)}}}".encode("ascii"))
 
     def _begin(self, second: int) -> tuple[int, bytes, str]:
-        """What comes before the varying members: encoded, but for the end of it that shares a group with them."""
+        """What comes before the varying members, encoded; but for the last bytes, which are encoded with those."""
         text = self._opening(second) + self._members.fixed
         if self._constant:
             return second, base64url(f"{text}}}".encode("ascii")), ""

@@ -29,7 +29,7 @@ from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.openssl import UNKNOWN_ISSUER
 from grpc_bearer.sources._parse import Answer, http_date
 
-#: Stands in a reason that says little: it may be the fault of a file of certificates.
+#: Is in those reasons that say little. Then the files of certificates are looked at, which may be wrong by now.
 FAILED = "failed"
 _KEPT_HEADERS = ("age", "content-type", "date", "metadata-flavor", "retry-after")
 _CHUNK = 16 * 1024
@@ -133,7 +133,7 @@ class Exchange:
             self._forget()
 
     def watch(self, sock: socket.socket) -> None:
-        """Remember the socket, by a descriptor of our own: TLS and `Connection: close` take theirs away."""
+        """Remember the socket, by a copy of its descriptor: TLS, and `Connection: close`, take away the original."""
         with self._lock:
             self._forget()
             # Family and type play no part in a shutdown, and not every TLS wrapper knows them.
@@ -203,8 +203,8 @@ def _bounded(chunks: Iterator[bytes], limit: int) -> tuple[bytes, bool]:
 
 
 def _inflated(wire: bytes, encoding: str, limit: int) -> tuple[bytes, bool]:
-    """The body without its compression, bounded as it was on the wire: few bytes may stand for gigabytes, and many for
-    none at all.
+    """The body without its compression, with the same bound: a few bytes may become gigabytes, and many may
+    become none.
 
     Some proxies take away the header that says gzip; its first two bytes say it too, and begin no text.
     """
@@ -252,7 +252,7 @@ def _tls_reason(causes: list[BaseException]) -> str | None:
     return None if cause is None else f"TLS {FAILED} ({cause.reason or type(cause).__name__})"
 
 
-# Our own address has been taken by then, so what is wrong with an address is wrong with the proxy's.
+# The address of the endpoint was accepted before, so if an address is wrong now, it is the proxy's.
 _PROXY = (requests.exceptions.ProxyError, requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 _STATUS = re.compile(r"[Tt]unnel connection failed: (\d{3})\b")
 

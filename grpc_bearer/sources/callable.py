@@ -64,7 +64,7 @@ class CallableSource(Source):
         self._key = key
         self._max_age = seconds_or_none("max_age", max_age)
         self._wants_context = _wants_context(fn)
-        # With a loop of the user's there is something to await; else it shows if `fn` is a coroutine function.
+        # Whoever gives a loop has something to await on it; without one, this is known if `fn` is a coroutine function.
         self._awaits = loop is not None or inspect.iscoroutinefunction(fn)
         self._where = f"{name_of(fn)}()"
 

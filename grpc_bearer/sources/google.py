@@ -201,7 +201,7 @@ def _oauth_error(error: Exception) -> str:
 
 
 class _Auth(Protocol):
-    """What is needed of a `BearerAuth`, which lies in a room above."""
+    """What is needed of a `BearerAuth`. That stands in a higher layer, and cannot be imported here."""
 
     @property
     def header(self) -> str: ...

@@ -133,7 +133,7 @@ class JWTSource(Source):
             TokenFormatError: it gave what is no JSON value.
             SigningError: a callable returned what is no signature.
         """
-        # What its functions gave for the call is in the key, or the token is for one attempt; else it is everybody's.
+        # Functions may see the caller's variables if what they give is in the key, or if the token is for one attempt.
         return self._made(context) if self._keyed or self.single_use else nobody().run(self._made, context)
 
     def _made(self, context: CallContext) -> Token:
@@ -149,8 +149,8 @@ class JWTSource(Source):
         return (signed + b"." + base64url(self._signer.sign(signed))).decode("ascii")
 
     def _not_refused(self, token: str, issued: int, context: CallContext) -> tuple[str, int]:
-        """The token, or one of some seconds earlier: RSA and EdDSA sign the same text alike, so that a token made in
-        the second of one that was refused, also after a clock was set back, would be that very one."""
+        """The token, or one that is dated some seconds earlier. RSA and EdDSA sign the same text alike, so a token of
+        the same second as the refused one (also after a clock was set back) would be the refused one again."""
         if context.refused not in self._refused:
             self._refused.append(context.refused)
         latest = issued
@@ -187,7 +187,7 @@ class JWTSource(Source):
 
 
 _BACKDATE = 5
-#: How many tokens that were refused are not signed again.
+#: So many refused tokens are remembered, and not signed again.
 _REMEMBERED = 16
 #: The largest `presign`, and the shortest life in seconds that a token has from its signature to be signed ahead.
 MOST_PRESIGNED, PRESIGN_LIFETIME = 1024, 20

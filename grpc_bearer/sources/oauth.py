@@ -161,9 +161,12 @@ class ClientCredentialsSource(Source):
         return made_token(where, value, now=now, expires_at=expires_at)
 
     def _answer(self, context: CallContext) -> tuple[Answer, float]:
-        """The server's answer, and the time of the request. A refused assertion is made anew, twice at most, if the
-        server says that the clock it was signed by is off: once to be sure, and once to be right. A refused secret is
-        no end either, if it was replaced meanwhile."""
+        """The server's answer, and the time of the request.
+
+        A refused assertion is signed again, at most twice, if the server's `Date` says that our clock is off: once to
+        get a second answer that confirms it, and once by the corrected clock. A refused secret is tried again if there
+        is another one in its place by now.
+        """
         for last in (False, False, True):
             now, shown = context.clock.time(), self._shown()
             headers, form = self._authenticated(context, *shown)

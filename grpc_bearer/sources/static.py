@@ -43,7 +43,7 @@ class StaticSource(Source):
         return f"StaticSource({self._secret!r})"
 
     def __reduce__(self) -> tuple[Callable[[Secret], StaticSource], tuple[Secret]]:
-        return _rebuilt, (self._secret,)  # which refuses, and says why, unless the user said otherwise
+        return _rebuilt, (self._secret,)  # `Secret` refuses to be pickled, unless pickle_secrets=True
 
     def fetch(self, context: CallContext) -> Token:
         """The token."""

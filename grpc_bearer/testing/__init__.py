@@ -1,8 +1,8 @@
 """What tests of token-bearing clients need, shipped: everything on loopback, over real TLS, and thrown away afterwards.
 
 * `CA`: a certificate authority.
-* `TokenServer`: an HTTPS token endpoint with faults to order.
-* `ProbeServer`: a gRPC server that really verifies, keeps a ledger of what it saw, and commits scripted faults.
+* `TokenServer`: an HTTPS token endpoint that fails on demand.
+* `ProbeServer`: a gRPC server that really verifies, writes each attempt into a ledger, and fails on demand.
 * `GoawayProxy`: stands before it and ends connections the way proxies in the field do.
 * `PlaintextRecorder`: writes down what would have gone out in the clear.
 * `ManualClock`: time moved by hand.

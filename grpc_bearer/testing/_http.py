@@ -1,4 +1,4 @@
-"""A small HTTPS server on loopback: routes, a ledger of exchanges, faults. What it serves is decided elsewhere."""
+"""A small HTTPS server on loopback: routes, a list of exchanges, faults. What it serves is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class Response:
     Args:
         status, body, headers: as in HTTP.
         content_type: of the body.
-        credential: whose request it was, for the ledger.
-        token: what was issued, for the ledger.
+        credential: whose request it was, for the list of exchanges.
+        token: what was issued, likewise.
         date: whether to send a `Date` header.
         chunk, pause: send the body that many bytes at a time, with that many seconds between.
         reset: close the connection hard in place of answering.
@@ -114,7 +114,7 @@ class HTTPFault(Protocol):
 
 
 class Listener:
-    """The routes, the faults and the ledger; `start` and `stop` as often as wanted, always on the same port."""
+    """The routes, the faults and the exchanges. May be started and stopped again and again, always on the same port."""
 
     def __init__(self, context: ssl.SSLContext | None, clock: Clock) -> None:
         self._context = context
@@ -219,7 +219,7 @@ def _not_found(request: Request) -> Response:
 
 
 class _TCPServer(ThreadingMixIn, TCPServer):
-    """TLS is shaken hands on the connection's own thread: a client that dawdles there keeps nobody else waiting."""
+    """The TLS handshake is made on the connection's own thread: a client that is slow keeps nobody else waiting."""
 
     daemon_threads = True
     block_on_close = False

@@ -54,7 +54,7 @@ class Connection:
             await self._down.drain()
 
     def _headers(self, frame: HeadersFrame | ContinuationFrame) -> None:
-        """Every block is decoded, refused or not: HPACK's table has to follow."""
+        """Every block of headers is decoded, also of streams that are let through: each changes HPACK's table."""
         if isinstance(frame, HeadersFrame) and frame.stream_id > self._newest:
             self._begin_stream(frame.stream_id)
         self._block += frame.data
@@ -74,7 +74,7 @@ class Connection:
 
 
 async def _read(reader: asyncio.StreamReader) -> tuple[Frame, bytes]:
-    """The next frame, and its bytes: written anew by hyperframe, gRPC's own settings would have other numbers.
+    """The next frame, and its bytes as they came: hyperframe would write gRPC's own settings with other numbers.
 
     Raises:
         asyncio.IncompleteReadError: the connection ended.

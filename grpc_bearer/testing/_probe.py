@@ -1,4 +1,4 @@
-"""A gRPC server on loopback that really verifies tokens, keeps a ledger and commits scripted faults."""
+"""A gRPC server on loopback that really verifies tokens, writes down each attempt, and fails as its script says."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ProbeServer:
     called twice, and `start` after it listens on the same port again.
 
     Args:
-        verifier: judges each attempt; `None` lets everybody in and only writes down.
+        verifier: judges each attempt; `None` lets everybody in; the ledger is kept all the same.
         ca: issues its certificate; a new one if `None`.
         credentials: `"tls"`; `"local"` for `grpc.local_channel_credentials()`; `"insecure"` for plaintext.
         address: `host:port` on loopback, port 0 for any free one; or `unix:/path`.
@@ -163,7 +163,7 @@ class ProbeServer:
         self.gate.verifier = verifier
 
     def serve(self, add: Callable[[Any, grpc.Server], None], servicer: object) -> None:
-        """Serve one more service, behind the same gate: `serve(fleet_pb2_grpc.add_FleetServicer_to_server, Fleet())`.
+        """Serve one more service, with the same verifier: `serve(fleet_pb2_grpc.add_FleetServicer_to_server, Fleet())`.
 
         A server that runs is restarted on its port, so add services before clients connect.
         """

@@ -1,4 +1,4 @@
-"""Faults that a `ProbeServer` commits on demand, one an attempt."""
+"""Faults that a `ProbeServer` commits on demand, one for each attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The five services on loopback, with credentials made on the fly: the ground under the demo and end-to-end tests."""
+"""The five services on loopback, with credentials made on the fly: for the demo and for end-to-end tests."""
 
 from __future__ import annotations
 

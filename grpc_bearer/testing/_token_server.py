@@ -22,14 +22,15 @@ _BEAR_FIELDS = ("api_key", "scope", "secret")
 
 
 class TokenServer:
-    """A token endpoint over real TLS, with a ledger and faults to order.
+    """A token endpoint over real TLS. It keeps a list of its exchanges, and fails on demand.
 
     Its port is taken when it is built. A context manager; `stop` may be called twice, and `start` after it listens on
-    the same port again, with everything it served before. It writes down secrets: its ledger is for tests alone.
+    the same port again, with everything it served before. Its exchanges have secrets in
+    them, so it is for tests alone.
 
     Args:
         ca: issues its certificate; `None` for plain `http://`, to show that a client refuses it.
-        clock: for `iat`, `exp`, the `Date` header and the ledger.
+        clock: for `iat`, `exp`, the `Date` header and the exchanges.
         algorithm: of the tokens that it signs.
         key: a private key of `cryptography` to sign with; a throw-away one if `None`.
 

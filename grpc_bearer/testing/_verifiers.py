@@ -118,7 +118,7 @@ class _HeaderVerifier:
 
 
 class OpaqueVerifier(_HeaderVerifier):
-    """Knows its tokens by heart: CRM, BitBroker.
+    """Has a list of the tokens that it accepts, as CRM and BitBroker have.
 
     Args:
         tokens: those accepted, until revoked.
@@ -222,7 +222,7 @@ class JWTVerifier(_HeaderVerifier):
             verdict.jwt_header, verdict.claims = self._decode(token, self._key_for(token), self.algorithms)
         except Refusal:
             raise
-        except Exception:  # whatever the decoder of the day raises; its text may show the token
+        except Exception:  # whatever a decoder raises; its text may show the token
             raise Refusal("bad signature, or no JWT at all") from None
         check_headers(verdict.jwt_header, self.require_headers)
         check_times(verdict.claims, self.required_claims, self.clock.time(), self.leeway, self.max_lifetime)

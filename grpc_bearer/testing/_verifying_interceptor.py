@@ -1,4 +1,4 @@
-"""The interceptor that stands before a `ProbeServer`'s service: verifies, writes the ledger, commits the faults."""
+"""The interceptor before the services of a `ProbeServer`: it verifies, writes the ledger, and commits the faults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOOK = 0.05
 
 
 class VerifyingInterceptor(grpc.ServerInterceptor):
-    """One for a server. `verifier=None` lets everybody in; `dated` tells those it refuses the time."""
+    """One for each server. `verifier=None` lets everybody in; with `dated` refusals carry the server's time."""
 
     def __init__(
         self, verifier: Verifier | None, ledger: Ledger, script: Script, clock: Clock, dated: bool = False
@@ -72,7 +72,7 @@ class VerifyingInterceptor(grpc.ServerInterceptor):
 
 
 class AdmittedCall:
-    """One admitted attempt and the fault that awaits it, if any."""
+    """An attempt that was let in, and the fault that its script has for it, if any."""
 
     def __init__(self, attempt: Attempt, context: grpc.ServicerContext, fault: Fault | None) -> None:
         self.attempt = attempt

@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus
 
 __all__ = ["SecretWatch"]
 
-# A secret is found in part, too: a window of so many characters is enough, and one begins at every so many.
+# A part of a secret is found too: so many characters of it are enough, from every so many of its characters on.
 _WINDOW, _STRIDE = 16, 8
 _SHORTEST = 8
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
@@ -93,7 +93,7 @@ class SecretWatch:
 
 
 def _parts(secret: str) -> list[str]:
-    """What of a secret is secret."""
+    """The parts of a secret that are secret: not the header of a JWT, nor the frame of a PEM."""
     if "-----BEGIN" in secret:
         lines = secret.replace("\\n", "\n").splitlines()
         return ["".join(line.strip() for line in lines if "-----" not in line and ":" not in line)]

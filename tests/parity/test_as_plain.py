@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import grpc
 import pytest
 import tenacity
+from _contract.runner import OLD_COMPLAINTS
 from _http2_peer import Peer
 from _refusing import PATIENCE, UNAUTHENTICATED, Place, place
 from doors import TLS
@@ -27,7 +28,6 @@ import grpc_bearer
 from grpc_bearer import RetryPolicy, TokenRejectedError
 from grpc_bearer.testing import ProbeRequest, ProbeServer, ProbeStub, Refuse
 
-OLD_GRPC = tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 80)
 HAND = {"metadata": (("authorization", "Bearer by-hand"),), "timeout": PATIENCE}
 
 
@@ -357,7 +357,6 @@ async def _goes_on(_: str, continuation: Any, details: Any, request: Any) -> Any
     return await continuation(details, request)
 
 
-@pytest.mark.skipif(OLD_GRPC, reason="compared with plain calls of gRPC 1.80 and later")
 class TestWritesAfterTheEnd:
     """With interceptors of the user's and without, what they raise is what a plain call's raise."""
 
@@ -425,9 +424,6 @@ def complaints() -> Iterator[None]:
     """Old grpc.aio complains of calls that ended so, when they are collected: in their own test."""
     yield
     gc.collect()
-
-
-OLD_COMPLAINTS = pytest.mark.filterwarnings("ignore:.*InterceptedCall.__del__:pytest.PytestUnraisableExceptionWarning")
 
 
 @OLD_COMPLAINTS

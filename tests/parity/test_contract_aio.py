@@ -9,24 +9,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import pytest
 from _contract.aio_doors import DOORS, Noop, World, users, wait
-from _contract.observe import aended, aoutcome, astanding, error, outcome, plain, scrubbed, types
-from _contract.runner import LATER, Known, contract
-from _contract.stage import KINDS, PATIENCE, SERVICE, Act, Stage
+from _contract.observe import aended, aoutcome, astanding, error, outcome, plain, rough, scrubbed, types
+from _contract.runner import LATER, OLD_COMPLAINTS, Known, before_1_80, contract
+from _contract.stage import DEADLINES, KINDS, PATIENCE, SERVICE, Act, Stage, in_flight
 from grpc import aio
 
 import grpc_bearer
 import grpc_bearer.testing as kit
-
-# Older versions word their errors differently from one run to the next; the contract is with what is installed today.
-OLD_GRPC = tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 80)
-pytestmark = pytest.mark.skipif(OLD_GRPC, reason="compared with plain channels of gRPC 1.80 and later")
-
 
 alike = functools.partial(contract, DOORS)
 UNARY_REPLY = ("unary_unary", "stream_unary")
@@ -38,6 +34,16 @@ FAILED_REPR = dict.fromkeys(
     set(DOORS) - {*BARE_DOORS, "interceptors"},
     Known("a failed call of ours prints as its error does; grpc.aio's mixes up status and details", r"\[0\]"),
 )
+OLD_CLOSE = before_1_80(
+    dict.fromkeys(
+        ("* unary_stream", "* stream_stream"),
+        "grpc.aio before 1.80: a plain stream whose channel is closed meanwhile ends in time, late or never",
+    )
+)
+
+OLD_START = "grpc.aio before 1.80 looks at metadata when a call is sent; in the clear ours does when it begins"
+
+pytestmark = OLD_COMPLAINTS
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +92,6 @@ def arrived(act: Act) -> Any:
 def own(act: Act) -> Any:
     """What arrived under our header."""
     return [value for key, value in act.context.invocation_metadata() if key == "authorization"]
-
-
-def brief(seen: dict[str, Any]) -> dict[str, Any]:
-    """Without the text that tells what the channel was doing at that moment."""
-    return {name: value for name, value in seen.items() if name in ("types", "code", "cancelled", "done")}
 
 
 class TestOneCall:
@@ -151,7 +152,11 @@ class TestOneCall:
         body = await pull(call) if w.kind in STREAM_REPLY else await aoutcome(call)
         return seen, open_questions, body, await asyncio.gather(*waiting)
 
-    @alike(kinds=KINDS, differs=FAILED_REPR)
+    @alike(
+        kinds=KINDS,
+        # With older versions a warm channel gives a call of ours, too.
+        differs={**FAILED_REPR, **before_1_80({"warm_once unary_stream": FAILED_REPR["cold"]})},
+    )
     async def test_what_a_call_looks_like_when_it_is_printed(w: World) -> Any:
         seen = []
         for code in (grpc.StatusCode.ABORTED, grpc.StatusCode.OK):
@@ -411,16 +416,21 @@ class TestEarlyEnd:
 
     @alike(kinds=KINDS)
     async def test_the_deadline_ends_a_call_in_flight(w: World) -> Any:
-        act = w.act(hold=True)
-        call = w.start(w.kind, timeout=0.1)
-        return await read(w, call), await aended(call), await wait(act.cancelled) if act.arrived.is_set() else True
+        for deadline in in_flight(w):
+            call = w.start(w.kind, timeout=deadline)
+            seen = await read(w, call), await aended(call)
+        return seen
 
     @alike(kinds=KINDS)
     async def test_wait_for_ready_with_nobody_there_ends_at_the_deadline(w: World) -> Any:
         method = w.method(w.kind, channel=await w.open(nobody()))
-        call = w.start(w.kind, method=method, wait_for_ready=True, timeout=0.05)
-        early = astanding(call)
-        return early, brief(await aended(call))
+        for deadline in DEADLINES:
+            begin = time.monotonic()
+            call = w.start(w.kind, method=method, wait_for_ready=True, timeout=deadline)
+            early = astanding(call)
+            if time.monotonic() < begin + deadline:
+                break
+        return early, rough(await aended(call))
 
     @alike(kinds=KINDS)
     async def test_an_unreachable_target_fails_at_once(w: World) -> Any:
@@ -472,15 +482,15 @@ class TestChannel:
                 await aoutcome(call.code)
         return seen
 
-    @alike(kinds=KINDS)
+    @alike(kinds=KINDS, skips=OLD_CLOSE)
     async def test_close_with_calls_in_flight(w: World) -> Any:
         act = w.act(before=1, hold=True)
         call = w.start(w.kind)
         await wait(act.held)
         await w.channel.close()
-        return await read(w, call), brief(await aended(call)), await wait(act.cancelled)
+        return await read(w, call), rough(await aended(call)), await wait(act.cancelled)
 
-    @alike(kinds=KINDS)
+    @alike(kinds=KINDS, skips=OLD_CLOSE)
     async def test_close_with_a_grace_that_is_long_enough(w: World) -> Any:
         act = w.act(before=1, hold=True)
         call = w.start(w.kind)
@@ -491,15 +501,15 @@ class TestChannel:
         act.release.set()
         body = await read(w, call)
         await closing
-        return early, body, brief(await aended(call))
+        return early, body, rough(await aended(call))
 
-    @alike(kinds=KINDS)
+    @alike(kinds=KINDS, skips=OLD_CLOSE)
     async def test_close_with_a_grace_that_is_too_short(w: World) -> Any:
         act = w.act(before=1, hold=True)
         call = w.start(w.kind)
         await wait(act.held)
         await w.channel.close(0.02)
-        return await read(w, call), brief(await aended(call)), await wait(act.cancelled)
+        return await read(w, call), rough(await aended(call)), await wait(act.cancelled)
 
     @alike(kinds=KINDS)
     async def test_close_with_calls_that_nobody_has_answered_yet(w: World) -> Any:
@@ -507,7 +517,7 @@ class TestChannel:
         call = w.start(w.kind, method=w.method(w.kind, channel=channel), wait_for_ready=True)
         await asyncio.sleep(0.02)  # let it begin; it comes no further
         await channel.close()
-        return await read(w, call), brief(await aended(call))
+        return await read(w, call), rough(await aended(call))
 
     @alike(kinds=KINDS)
     async def test_a_closed_channel_refuses(w: World) -> Any:
@@ -637,7 +647,13 @@ class TestMetadata:
             await read(w, w.start(w.kind, method=method, metadata=form))
         return [arrived(act) for act in acts]
 
-    @alike(kinds=KINDS, differs={"clear": Known(LATER, r"\[0\]")})  # later ones find the token at hand
+    @alike(
+        kinds=KINDS,
+        differs={
+            "clear": Known(LATER, r"\[0\]"),  # later ones find the token at hand
+            **before_1_80(dict.fromkeys(("clear", "clear_warm"), Known(OLD_START, r"\[[01]\]"))),
+        },
+    )
     async def test_malformed_metadata_fails_the_same_way(w: World) -> Any:
         w.carries_token = False
         seen = []

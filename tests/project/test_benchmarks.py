@@ -91,7 +91,7 @@ def test_a_missed_reach_is_explained_in_the_report_and_one_that_is_met_is_not() 
     title, streams, imports = reasons.section(checks, known)
 
     assert title.startswith("## ")
-    assert streams == "**Streams, per call: ours** (1.070, reach ≤ 1.05): They are kept.\n"
+    assert streams == "**Streams, per call: ours** (1.070, goal ≤ 1.05): They are kept.\n"
     assert "not explained yet" in imports
     assert reasons.section(checks[1:2], known) == []
 

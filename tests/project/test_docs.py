@@ -93,8 +93,8 @@ def documented() -> set[str]:
 
 @pytest.mark.parametrize("module", ["", "aio", "cache", "errors", "events", "otel", "profiles", "rest", "testing"])
 def test_the_reference_has_every_public_name(module: str) -> None:
-    door = importlib.import_module(f"grpc_bearer.{module}".rstrip("."))
-    names = {name for name in door.__all__ if not inspect.ismodule(getattr(door, name))}
+    public = importlib.import_module(f"grpc_bearer.{module}".rstrip("."))
+    names = {name for name in public.__all__ if not inspect.ismodule(getattr(public, name))}
     shown = {name.rpartition(".")[2] for name in documented()}
 
     assert names - shown == set()
@@ -103,11 +103,11 @@ def test_the_reference_has_every_public_name(module: str) -> None:
 # ------------------------------------------------------------------------------------------------------- pictures, site
 
 
-def test_the_door_picture_is_what_the_code_decides_in_every_situation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture_of_how_a_token_goes_is_what_the_code_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DOCS / "_ext"))
-    door_table = importlib.import_module("door_table")
+    attach_table = importlib.import_module("attach_table")
 
-    assert [answer for _, answer in door_table.steps()] == [
+    assert [answer for _, answer in attach_table.steps()] == [
         *("own", "metadata", "wait", "core", "core", "metadata", "metadata", "core")
     ]
 
@@ -120,11 +120,22 @@ def test_the_exit_codes_are_those_of_the_command(capsys: pytest.CaptureFixture[s
     assert re.findall(r"^\| (\d+) \| (.+) \|$", TEXTS["guides/command-line"], re.MULTILINE) == told
 
 
-def test_the_files_that_how_it_works_names_exist() -> None:
-    named = re.findall(r"`(\w+\.py)`", TEXTS["how-it-works"])
+@pytest.mark.parametrize("page", ["how-it-works", "project/architecture"])
+def test_the_files_that_the_page_names_exist(page: str) -> None:
+    package = Path(grpc_bearer.__file__).parent
+    named = set(re.findall(r"`([\w./-]+(?:\.py|/))`", TEXTS[page]))
 
     assert named
-    assert [name for name in named if not (Path(grpc_bearer.__file__).parent / name).exists()] == []
+    assert {name for name in named if not (package / name).exists() and not (ROOT / name).exists()} == set()
+
+
+def test_the_words_that_the_architecture_explains_are_in_the_code() -> None:
+    code = "\n".join(path.read_text("utf-8") for path in Path(grpc_bearer.__file__).parent.rglob("*.py"))
+    rows = re.findall(r"^\| (`.+?) \|", TEXTS["project/architecture"].partition("## The words")[2], re.MULTILINE)
+    words = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
+
+    assert words
+    assert {word for word in words if not re.search(rf"^\s*(?:class|def)? ?{word}\b", code, re.MULTILINE)} == set()
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_there_is_an_example_for_the_service(service: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "door",
+    "way",
     [
         "grpc_bearer.secure_channel",
         "grpc_bearer.aio.secure_channel",
@@ -39,8 +39,8 @@ def test_there_is_an_example_for_the_service(service: str) -> None:
         "grpc_bearer.aio.interceptors",
     ],
 )
-def test_there_is_an_example_for_the_door(door: str) -> None:
-    assert any(f"{door}(" in block for block in BLOCKS)
+def test_there_is_an_example_for_the_way_to_attach(way: str) -> None:
+    assert any(f"{way}(" in block for block in BLOCKS)
 
 
 def test_the_two_commands_stand_near_the_top() -> None:

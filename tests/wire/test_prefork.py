@@ -29,7 +29,7 @@ pytestmark = [
 Run = Callable[..., str]
 
 PREAMBLE = """
-import asyncio, faulthandler, os, sys, threading, time, warnings
+import asyncio, faulthandler, os, re, sys, threading, time, warnings
 faulthandler.dump_traceback_later(50, exit=True)
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # 3.12 on: threads and fork
 import grpc, grpc_bearer
@@ -39,8 +39,16 @@ from grpc_bearer.testing import ProbeRequest, ProbeStub
 TARGET, CA = sys.argv[1:]
 TLS = grpc.ssl_channel_credentials(open(CA, "rb").read())
 auth = grpc_bearer.BearerAuth("token-1")
+OURS = re.compile("file descriptor generation|Closed on fork")
 
 def call(stub):
+    # Now and then gRPC itself leaves parent and child on one connection, and the server ends it: a plain call is lost,
+    # too. Once more then, but not for what this library is to prevent.
+    try:
+        return stub.Unary(ProbeRequest(index=1), timeout=20).count
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or OURS.search(error.details()):
+            raise
     return stub.Unary(ProbeRequest(index=1), timeout=20).count
 
 def forked(job):

@@ -50,6 +50,13 @@ _OWN = (
     (re.compile(r"Stream removed \((.*?)\)"), r"\1"),  # core says it either way, as threads happen to run
     (re.compile(r"<\w+ of RPC"), "<a call of RPC"),
     (re.compile(r'\tdebug_error_string = ".*?"\n>', re.DOTALL), ">"),  # looked at for itself
+    # Of a deadline that passed before the call was sent, core before 1.80 says either.
+    (
+        re.compile(r'^(UNKNOWN:Error received from peer .*grpc_message:"|DEADLINE_EXCEEDED:)Deadline Exceeded.*'),
+        "DEADLINE_EXCEEDED:Deadline Exceeded",
+    ),
+    # As Cython says it, until its version 3.1.
+    (re.compile(r"need more than (\d) values? to unpack"), r"not enough values to unpack (expected 2, got \1)"),
     (re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?"), "#"),  # addresses in memory, ports, sockets, moments
 )
 
@@ -64,6 +71,14 @@ def scrubbed(text: str | None) -> str | None:
         # Older versions of core list what they know in any order.
         text = re.sub(r"\{(\w+:[^{}]*)\}", lambda known: "{" + ", ".join(sorted(known[1].split(", "))) + "}", text)
     return text
+
+
+def rough(seen: Any) -> Any:
+    """Without the text that tells what the channel was doing at that moment."""
+    if isinstance(seen, dict):
+        told = ("types", "code", "cancelled", "done", "raised")
+        return {name: rough(value) for name, value in seen.items() if name in told}
+    return [rough(value) for value in seen] if isinstance(seen, (list, tuple)) else seen
 
 
 def types(value: object) -> list[str]:

@@ -19,6 +19,10 @@ KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 # Long for a test, short for a hang: whatever waits here is waiting for an event that a bug kept away.
 PATIENCE = 8.0
 
+# Seconds. The first is enough as a rule; on a busy machine it may pass before anything has happened, and then the next
+# one is tried.
+DEADLINES = (0.1, 0.8, 6.4)
+
 # Reconnecting is quick, so that a scenario may meet a server that starts late.
 QUICK = (("grpc.initial_reconnect_backoff_ms", 100),)
 
@@ -85,6 +89,17 @@ class Act:
         for request in requests:
             self.requests.append(request)
             yield request
+
+
+def in_flight(world: Any) -> Iterator[float]:
+    """Deadlines to begin calls with, until one passes while the server holds the call, which then hears of its end."""
+    acts = [world.act(hold=True) for _ in DEADLINES]
+    for deadline in DEADLINES:
+        before = sum(act.held.is_set() for act in acts)
+        yield deadline
+        if sum(act.held.is_set() for act in acts) > before:
+            break
+    assert acts[before].cancelled.wait(PATIENCE)
 
 
 class Stage:

@@ -42,10 +42,11 @@ STEPS: tuple[tuple[str, Callable[[Situation], bool]], ...] = (
 def outcome(situation: Situation) -> str:
     """What the code does."""
     auth = _auth(situation.token)
-    door = Attachment(auth, "api.example.com", plaintext=situation.plaintext, attach=situation.attach)  # type: ignore[arg-type]
-    door.proven = situation.proven
+    attach: Any = situation.attach
+    attachment = Attachment(auth, "api.example.com", plaintext=situation.plaintext, attach=attach)
+    attachment.proven = situation.proven
     metadata = ((auth.header, "Bearer mine"),) if situation.own else None
-    _, _, carrier = Route(door, "/fleet.v1.Fleet/List").plan(metadata, None, situation.wait_for_ready)
+    _, _, carrier = Route(attachment, "/fleet.v1.Fleet/List").plan(metadata, None, situation.wait_for_ready)
     auth.close()
     return _named(carrier)
 
