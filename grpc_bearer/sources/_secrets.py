@@ -83,7 +83,7 @@ def given_secret(field: str, value: object) -> Secret:
 
 
 def given_text(field: Place, value: object) -> Secret:
-    """The same for what need be no secret, and may be any text: a value of a form."""
+    """The same for a text that need not be secret, and may be any: the value of a form."""
     if isinstance(value, (Secret, PathLike)):
         return _kept(field, value)
     if not isinstance(value, str):
