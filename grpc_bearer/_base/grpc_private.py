@@ -170,7 +170,8 @@ def aio_interceptors(multicallable: Any) -> Sequence[object]:
 
     Seen: 1.66 to 1.85. Without it `is_grpcs` says no, and nobody asks.
     """
-    return multicallable._interceptors  # type: ignore[no-any-return]  # a list
+    interceptors: Sequence[object] = multicallable._interceptors
+    return interceptors
 
 
 def below(multicallable: Any, interceptors: Sequence[object]) -> Any:
@@ -226,10 +227,8 @@ def aio_channel_behind(continuation: object) -> Any:
     run = continuation.func  # a method; before grpcio 1.81 a function inside of one
     if type(run) is not MethodType:
         call = _self_in(run, _AIO_INTERCEPTOR)
-    elif _is_function_of(run.__func__, _AIO_INTERCEPTOR):
-        call = run.__self__
     else:
-        return None
+        call = run.__self__ if _is_function_of(run.__func__, _AIO_INTERCEPTOR) else None
     return getattr(call, "_channel", None) if _is_of(call, _AIO_INTERCEPTOR) else None
 
 
@@ -343,9 +342,10 @@ def went_well(call: Any) -> bool:
     Seen: 1.66 to 1.85. Without it (`False`) its status is asked for, which takes four coroutines.
     """
     try:
-        return call._cython_call.is_ok()  # type: ignore[no-any-return]  # core's own
+        well: bool = call._cython_call.is_ok()
     except AttributeError:
         return False
+    return well
 
 
 def locally_cancelled(call: Any) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 def version() -> str:
     """The version; `"unknown"` where the library was copied without its metadata (frozen programs, Lambda layers)."""
-    from importlib.metadata import PackageNotFoundError, version  # 40 ms, for the few who ask
+    from importlib.metadata import PackageNotFoundError, metadata  # 40 ms, for the few who ask
 
     try:
-        return version("grpc-bearer") or "unknown"
+        told = metadata("grpc-bearer")
+        return told["Version"] if "Version" in told else "unknown"
     # The folder may also be there, with nothing in it: left behind by an uninstallation.
-    except (PackageNotFoundError, FileNotFoundError, KeyError):
+    except (PackageNotFoundError, FileNotFoundError):
         return "unknown"

@@ -130,10 +130,10 @@ class Methods(Around):
         self._inner = channel
         self._attachment = attachment
 
-    unary_unary = _factory("unary_unary")
-    unary_stream = _factory("unary_stream")
-    stream_unary = _factory("stream_unary")
-    stream_stream = _factory("stream_stream")
+    unary_unary: Callable[..., Any] = _factory("unary_unary")
+    unary_stream: Callable[..., Any] = _factory("unary_stream")
+    stream_unary: Callable[..., Any] = _factory("stream_unary")
+    stream_stream: Callable[..., Any] = _factory("stream_stream")
 
     def _method(
         self,

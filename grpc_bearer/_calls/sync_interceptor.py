@@ -10,7 +10,7 @@ import contextvars
 import functools
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -122,17 +122,15 @@ class BearerInterceptor(
         call = SyncCall(begun, replay, inner, carrier)
         return call.outcome() or call
 
-    # The names of arguments are gRPC's.
-    def _intercept_one(self, continuation: Continuation, client_call_details: CallDetails, request: object) -> Any:
+    # The names of arguments are gRPC's, and so are their types.
+    def _intercept_one(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
         route = self._attachment_behind(continuation).route(client_call_details.method)
         # A call that is handed out goes on while the caller does what they want with the request.
         if route.policy is not None and not is_blocking(continuation):
             request = snapshot(request)
         return self._intercept(continuation, client_call_details, route, request)
 
-    def _intercept_many(
-        self, continuation: Continuation, client_call_details: CallDetails, request_iterator: Iterable[object]
-    ) -> Any:
+    def _intercept_many(self, continuation: Continuation, client_call_details: Any, request_iterator: Any) -> Any:
         route = self._attachment_behind(continuation).route(client_call_details.method)
         return self._intercept(
             continuation, client_call_details, route, request_iterator, NotReplayable(request_iterator)

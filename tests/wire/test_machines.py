@@ -158,11 +158,11 @@ class TestAPackageWithoutItsPapers:
         shutil.copytree(Path(grpc_bearer.__file__).parent, tmp_path / "grpc_bearer")
         return f"""
             import sys, importlib.metadata
-            def version(name, real=importlib.metadata.version):
+            def metadata(name, real=importlib.metadata.metadata):
                 if name == "grpc-bearer":
                     raise importlib.metadata.PackageNotFoundError(name)
                 return real(name)
-            importlib.metadata.version = version
+            importlib.metadata.metadata = metadata
             sys.path.insert(0, {str(tmp_path)!r})
         """
 

@@ -268,10 +268,13 @@ def last():
 )
 def test_a_token_that_is_asked_for_while_the_interpreter_ends(how: str) -> None:
     """python-logging#850, opentelemetry-python#4752: "can't create new thread at interpreter shutdown", in an exporter
-    that sends its last batch. Who asks then gets a token or our error, in time, and nothing on stderr."""
+    that sends its last batch. Who asks then gets a token, or our error where Python gives no thread (3.12); in
+    time, and with no more on stderr than our log's line."""
     done = subprocess.run(
         [sys.executable, "-c", AT_EXIT.format(how=how)], capture_output=True, text=True, timeout=60, check=False
     )
 
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip() in ("s3cret", "TokenUnavailableError")
+    assert done.returncode == 0
+    assert (done.stdout, done.stderr) == ("s3cret\n", "") or (
+        done.stdout == "TokenUnavailableError\n" and done.stderr.startswith("CallableSource: fetch failed after ")
+    )

@@ -1,0 +1,85 @@
+"""A gRPC that has other private names than those we know: what the functions of `grpc_private` make of it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from types import FunctionType, ModuleType
+
+import pytest
+
+from grpc_bearer import _calls
+from grpc_bearer._base import grpc_private
+
+PRIVATE = re.compile(r"_[a-z]\w*|grpc\.(aio\.)?_\w+(\.\w+)*")
+
+
+class _Rename(ast.NodeTransformer):
+    """Gives the private names of gRPC's others, which gRPC does not have.
+
+    Args:
+        names: which; `None`: all.
+    """
+
+    def __init__(self, names: set[str] | None = None) -> None:
+        self._names = names
+        self.seen: set[str] = set()
+
+    def _other(self, name: str) -> str:
+        if not PRIVATE.fullmatch(name):
+            return name
+        self.seen.add(name)
+        return name if self._names is not None and name not in self._names else f"{name}_of_another_version"
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        node.attr = self._other(node.attr)
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if isinstance(node.value, str):
+            node.value = self._other(node.value)
+        return node
+
+
+def names_in(module: ModuleType) -> set[str]:
+    """The private names of gRPC's that a module uses."""
+    rename = _Rename()
+    rename.visit(ast.parse(inspect.getsource(module)))
+    return rename.seen
+
+
+NAMES = names_in(grpc_private)
+
+
+def renamed(names: set[str]) -> ModuleType:
+    """`grpc_private` as it is where gRPC has other names for these: its source, but it looks for what is not there."""
+    module = ModuleType("renamed")
+    tree = _Rename(names).visit(ast.parse(inspect.getsource(grpc_private)))
+    exec(compile(tree, module.__name__, "exec"), vars(module))
+    return module
+
+
+def functions(module: ModuleType) -> dict[str, FunctionType]:
+    """Those that it offers."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def take_away(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
+    """Wherever a function of `grpc_private` was imported, it no longer finds these names in gRPC."""
+    for info in pkgutil.iter_modules(_calls.__path__, f"{_calls.__name__}."):
+        importlib.import_module(info.name)  # all that could import one later, and keep it
+    known, other = functions(grpc_private), functions(renamed(names))
+    users = [module for name, module in sys.modules.items() if name.partition(".")[0] == "grpc_bearer"]
+    for module in users:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, FunctionType) and known.get(value.__name__) is value:
+                monkeypatch.setattr(module, name, other[value.__name__])
