@@ -235,8 +235,8 @@ class Route:
         service_path, _, self._method = path.rpartition("/")
         self.service_path: str = service_path
         retry = attachment.retry
-        # Of a method without a name nobody knows whether its calls may be made again.
-        again = path and retry is not None and retry.applies(path)
+        # Of a method without a name nobody knows whether it is one of those that are excluded.
+        again = retry is not None and (retry.applies(path) if path else not retry.exclude)
         self.policy: RetryPolicy | None = retry if again else None
         self._context: CallContext | None = None
 

@@ -34,7 +34,7 @@ from grpc_bearer import (
     TokenUnavailableError,
     profiles,
 )
-from grpc_bearer._calls.sync_interceptor import changed
+from grpc_bearer._calls.call_details import changed
 from grpc_bearer.testing import OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub, private_pem, throwaway_key
 
 SECRET = "s3cret-" * 8
@@ -196,6 +196,6 @@ def test_a_copy_of_a_channel_or_of_a_method_calls_as_the_first_does() -> None:
 def test_details_of_a_call_that_another_library_made_are_copied_with_what_is_changed() -> None:
     theirs: Any = SimpleNamespace(method="/s/M", timeout=1, metadata=None)
 
-    twin = copy.copy(changed(theirs, timeout=2))
+    twin = copy.copy(changed(theirs, 2, (), None))
 
     assert (twin.method, twin.timeout) == ("/s/M", 2)
