@@ -84,7 +84,7 @@ class _StreamResponse(AioCall):
 
     def __aiter__(self) -> AsyncIterator[object]:
         if self._messages is None:
-            # Asked for now, not at the first message: a plain call settles on its style of use here.
+            # Asked for now and not with the first message: from here on a plain call refuses read().
             self._messages = self._iterate(self._inner, None if self._inner is None else self._inner.__aiter__())
         return self._messages
 

@@ -155,7 +155,7 @@ class Attempt(grpc.AuthMetadataPlugin):
     def credentials(self, attachment: Attachment, theirs: grpc.CallCredentials | None = None) -> grpc.CallCredentials:
         """As gRPC takes them, beside those of another auth if there are such.
 
-        gRPC would keep a copy of the context variables at hand, so it gets none of them.
+        Made in an empty context: gRPC keeps a copy of all context variables that are set here, for each call.
         """
         plugin: Any = fork.lend(self)
         made: grpc.CallCredentials = contextvars.Context().run(grpc.metadata_call_credentials, plugin, "grpc-bearer")

@@ -170,8 +170,8 @@ class AttemptHistory:
     ) -> float | None:
         engine = self.route.attachment.engine
         if self._learn_time(failure):
-            engine.invalidate()  # what was signed or judged by the wrong clock
-            self.attempts -= not self.corrected  # the attempt that it took to be sure is on us
+            engine.invalidate()  # tokens that were signed, or thought fresh, by the wrong clock
+            self.attempts -= not self.corrected  # the attempt that showed the clock to be wrong is not counted
             self.corrected = True
         delay = delay_before(policy, failure, self.attempts, time.monotonic() - self.began)
         left = self.left()

@@ -215,4 +215,4 @@ def _until(timeout: float | None) -> float | None:
 
 
 def _hold(call: SyncCall, _: object) -> None:
-    """A reference that lives as long as the attempt: somebody waits for the call's end."""
+    """Does nothing. As a callback of the attempt it keeps our call alive, for whoever waits for its end."""
