@@ -22,12 +22,13 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ProtocolError
+from urllib3.exceptions import ProtocolError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.openssl import UNKNOWN_ISSUER
 from grpc_bearer.sources._parse import Answer, http_date
+from grpc_bearer.sources._tls import Files, context_for
 
 #: Is in those reasons that say little. Then the files of certificates are looked at, which may be wrong by now.
 FAILED = "failed"
@@ -54,7 +55,18 @@ class _WatchedConnection(HTTPConnection):
 
 
 class _WatchedTLSConnection(_WatchedConnection, HTTPSConnection):
-    pass
+    _files: Files | None = None
+
+    def connect(self) -> None:
+        # urllib3 would make a context for each connection, and read the files into it. It connects again by this too.
+        if self._files is None:
+            self._files = Files(self.ca_certs, self.ca_cert_dir, self.cert_file, self.key_file)
+        try:
+            self.ssl_context = context_for(self._files)
+        except OSError as error:
+            raise SSLError(error) from error  # as urllib3 does
+        self.ca_certs = self.ca_cert_dir = self.cert_file = self.key_file = None
+        super().connect()
 
 
 class _WatchedPool(HTTPConnectionPool):
