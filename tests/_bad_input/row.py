@@ -146,9 +146,10 @@ def _judge_build(row: Row, stage: Stage, watch: Watch) -> None:
 
 
 def _judge_fetch(row: Row, stage: Stage, watch: Watch) -> None:
-    with _auth(row.do(stage)) as auth:
+    built = row.do(stage)
+    watch.value(built)
+    with _auth(built) as auth:
         watch.value(auth)
-        watch.value(auth._source)
         with pytest.raises(GrpcBearerError) as caught:
             auth.token(stage.service_url, "Unary")
         _check(row, caught.value, watch)
