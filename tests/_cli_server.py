@@ -93,7 +93,7 @@ _WITHOUT_EXTRAS = """
 import sys
 for name in ("rich", "grpc_health", "grpc_reflection"):
     sys.modules[name] = None
-from grpc_bearer._cli import main
+from grpc_bearer.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from grpc_bearer import _cli
+from grpc_bearer.__main__ import main
 from grpc_bearer.testing import private_pem, throwaway_key
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_the_command_measures_a_users_own_key(
     key = tmp_path / "key.pem"
     key.write_text(private_pem(throwaway_key(algorithm)), "utf-8")
 
-    code = _cli.main(["bench", "--key", str(key), "--seconds", "0"])
+    code = main(["bench", "--key", str(key), "--seconds", "0"])
 
     text = capsys.readouterr().out
     assert code == 0
@@ -120,7 +120,7 @@ def test_the_command_measures_a_users_own_key(
 
 
 def test_the_command_says_what_is_wrong_with_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = _cli.main(["bench", "--key", str(tmp_path / "none.pem")])
+    code = main(["bench", "--key", str(tmp_path / "none.pem")])
 
     assert code == 2
     assert "none.pem" in capsys.readouterr().err

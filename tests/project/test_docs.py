@@ -14,7 +14,7 @@ from _pages.page import Block, blocks, pages, unknown
 from _pages.run import needs, run_page
 
 import grpc_bearer
-from grpc_bearer import _cli
+from grpc_bearer.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -114,7 +114,7 @@ def test_the_picture_of_how_a_token_goes_is_what_the_code_decides(monkeypatch: p
 
 def test_the_exit_codes_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        _cli.main(["--help"])
+        main(["--help"])
     told = re.findall(r"^ +(\d+)  (.+)$", capsys.readouterr().out, re.MULTILINE)
 
     assert re.findall(r"^\| (\d+) \| (.+) \|$", TEXTS["guides/command-line"], re.MULTILINE) == told

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import grpc_bearer
-from grpc_bearer import _cli
+from grpc_bearer.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(grpc_bearer.__file__).parent  # the tests also run on an installed wheel, with no source beside them
@@ -93,12 +93,12 @@ def test_the_licence_is_apache_2() -> None:
 def test_the_console_script_is_the_cli() -> None:
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="grpc-bearer")
 
-    assert script.load() is _cli.main
+    assert script.load() is main
 
 
 def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        _cli.main(["--version"])
+        main(["--version"])
 
     assert end.value.code == 0
     assert capsys.readouterr().out == f"grpc-bearer {SETUP['metadata']['version']}\n"
@@ -112,7 +112,7 @@ def test_python_dash_m_runs_the_cli() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["demo", "--no-such-option"]])
 def test_wrong_arguments_exit_with_2_and_a_hint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert _cli.main(arguments) == 2
+    assert main(arguments) == 2
     assert re.search(r"`grpc-bearer( demo)? --help` lists what there is\.\n$", capsys.readouterr().err)
 
 

@@ -7,14 +7,13 @@ import pickle
 import reprlib
 import traceback
 from pprint import pformat
-from typing import Any
 
 import grpc
 import pytest
 from doors import PATIENCE
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, CallContext
+from grpc_bearer import BearerAuth
 from grpc_bearer._base.token import HiddenText
 from grpc_bearer.testing import OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub, Refuse
 
@@ -64,14 +63,6 @@ def test_in_all_else_it_is_the_text() -> None:
     )
     assert type(str(hidden)) is str
     assert [pickle.loads(pickle.dumps(hidden)), copy.copy(hidden), copy.deepcopy(hidden)] == [SENT] * 3
-
-
-def test_it_is_made_once_for_each_token() -> None:
-    engine: Any = BearerAuth(TOKEN)._engine
-    first, second = (engine.token(CallContext()).metadata for _ in range(2))
-
-    assert first is second
-    assert [(name, type(value)) for name, value in first] == [("authorization", HiddenText)]
 
 
 def test_headers_and_token_give_plain_text() -> None:

@@ -18,7 +18,7 @@ import pytest
 from _cli_server import TOKEN, run
 from jose import verified
 
-from grpc_bearer import _cli
+from grpc_bearer.__main__ import main
 from grpc_bearer._cli import _terminal
 from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
 from grpc_bearer.testing import CA, Response, Services, Status, TokenServer, private_pem, throwaway_key
@@ -144,11 +144,11 @@ def test_wrong_use_is_exit_code_2_on_stderr(arguments: list[str], expected: str)
 
 
 def test_a_secret_is_not_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _cli.main(["token", "--profile", "crm", "--token", TOKEN]) == 2
-    assert _cli.main(["token", "--profile", "crm", f"--token={TOKEN}"]) == 2
-    assert _cli.main(["token", "--profile", TOKEN]) == 2
-    assert _cli.main(["inspect", f"--max-lifetime={TOKEN}"]) == 2
-    assert _cli.main([TOKEN]) == 2
+    assert main(["token", "--profile", "crm", "--token", TOKEN]) == 2
+    assert main(["token", "--profile", "crm", f"--token={TOKEN}"]) == 2
+    assert main(["token", "--profile", TOKEN]) == 2
+    assert main(["inspect", f"--max-lifetime={TOKEN}"]) == 2
+    assert main([TOKEN]) == 2
 
     shown = "".join(capsys.readouterr())
     assert TOKEN not in shown

@@ -190,8 +190,8 @@ def test_trap_04_grpc_s_own_plugin_logger_has_nothing_to_say(
 
 def test_trap_04_the_repr_of_what_grpc_holds_shows_no_token() -> None:
     auth = BearerAuth(SECRET)
-    held = [auth, grpc_bearer.interceptor(auth), *grpc_bearer.aio.interceptors(auth), auth.token(), auth._source]
-    held += [grpc_bearer.call_credentials(auth), auth._engine, auth._engine.token(CallContext())]
+    held = [auth, grpc_bearer.interceptor(auth), *grpc_bearer.aio.interceptors(auth), auth.token()]
+    held += [grpc_bearer.call_credentials(auth), *vars(auth).values()]
 
     assert SECRET not in repr(held)
     assert not any(SECRET in str(thing) for thing in held)
