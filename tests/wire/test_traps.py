@@ -33,6 +33,7 @@ from doors import (
     Waiting,
     causes,
     codes,
+    eventually,
     everywhere,
     try_all,
 )
@@ -177,15 +178,19 @@ def test_trap_04_grpc_s_own_plugin_logger_has_nothing_to_say(
 ) -> None:
     """It logs the plugin's repr and a traceback when a plugin raises: ours never does, and shows no token if it did."""
     caplog.set_level(logging.DEBUG)
-    auths = [BearerAuth(Failing(act)) for act, _, _ in MISDEEDS.values()]
+    # By a clock that stands still the pause after a failure does not end, however slow this machine is.
+    auths = [BearerAuth(Failing(act), clock=ManualClock()) for act, _, _ in MISDEEDS.values()]
+
+    def loud() -> list[tuple[str, int]]:
+        return [(record.name, record.levelno) for record in caplog.records if record.levelno >= logging.WARNING]
 
     for auth in auths:
         try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
 
     assert [record for record in caplog.records if record.name == "grpc._plugin_wrapping"] == []
-    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert {(record.name, record.levelno) for record in loud} == {("grpc_bearer", logging.WARNING)}
-    assert len(loud) == len(auths)  # one line for each source that fails, however many calls it fails
+    # One line for each source that fails, however many calls it fails. They are written by a thread of their own.
+    assert eventually(lambda: len(loud()) >= len(auths))
+    assert loud() == [("grpc_bearer", logging.WARNING)] * len(auths)
 
 
 def test_trap_04_the_repr_of_what_grpc_holds_shows_no_token() -> None:
