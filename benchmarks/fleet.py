@@ -18,7 +18,7 @@ from pathlib import Path
 from grpc_bearer import CallContext, Token
 from grpc_bearer._engine.refresh_table import arrival
 from grpc_bearer.cache._judged import Mine, judged
-from grpc_bearer.cache._sealed import Entry
+from grpc_bearer.cache._sealed import SealedToken
 from grpc_bearer.cache._store import Stored
 
 #: Seconds: of a token's life, that a start of the whole fleet takes, of an exchange, and that are simulated.
@@ -75,7 +75,7 @@ class Fleet:
         self._clock = _Clock()
         self._context = CallContext(clock=self._clock)
         self._mine = [Mine()] * workers
-        self._entry: Entry | None = None
+        self._entry: SealedToken | None = None
         self._busy_until = -1.0
         self._due = [(self._random.random() * ROLLOUT, number) for number in range(workers)]
         heapq.heapify(self._due)
@@ -110,7 +110,7 @@ class Fleet:
                 return found.token.refresh_at or now, None
         number = 1 if entry is None else entry.number + 1
         done = self._busy_until = now + EXCHANGE
-        self._entry = Entry(number, Token("t", done + LIFETIME), done, done + LIFETIME)
+        self._entry = SealedToken(number, Token("t", done + LIFETIME), done, done + LIFETIME)
         self._mine[worker] = Mine(number, done + LIFETIME)
         return self._renewed_at(done), now
 
