@@ -28,7 +28,7 @@ make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
   echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help demo bench bench-check docs test-fast test test-soak coverage test-pythons chaos fleet test-wheel test-floors \
+.PHONY: help demo bench bench-check docs test-fast test test-parity test-soak coverage test-pythons chaos fleet test-wheel test-floors \
   lint format types layers protos protos-check package hooks check clean
 
 help:  ## this list
@@ -57,7 +57,10 @@ test-fast: $(VENV)/.test  ## the tests that need no network: half a minute
 	$(call pytest,$(BIN)/python,tests/unit)
 
 test: $(VENV)/.test  ## all tests but the long ones; choose with PYTEST_ARGS="tests/unit/test_token.py -k trim"
-	$(call pytest,$(BIN)/python,$(TESTS))
+	$(call pytest,$(BIN)/python,$(TESTS)) $(if $(findstring tests/,$(PYTEST_ARGS)),,-m "not nightly")
+
+test-parity: $(VENV)/.test  ## every way to attach against plain gRPC, in every scenario
+	$(BIN)/python -m pytest $(PARALLEL) tests/parity -m nightly $(PYTEST_ARGS)
 
 test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines
 	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)

@@ -13,6 +13,8 @@ T = TypeVar("T")
 Scenario = Callable[[Any], Any]
 Test = Callable[[Any, Any, Any], None]
 
+#: Those that play in `make test`: each stands for one shape of the code. The others play in `make test-parity`.
+EACH_TIME = ("warm", "clear", "interceptor", "interceptors")
 #: What plain channels showed, by scenario and the kind of plain channel: asked once.
 _EXPECTED: dict[tuple[str, str, str], Any] = {}
 
@@ -83,6 +85,9 @@ def contract(
         return next((table[name] for name in names if table and name in table), None)
 
     def marks(door: str, kind: str) -> list[pytest.MarkDecorator]:
+        return [*expected(door, kind), *([] if door in EACH_TIME else [pytest.mark.nightly])]
+
+    def expected(door: str, kind: str) -> list[pytest.MarkDecorator]:
         if why := found(skips, door, kind):
             return [pytest.mark.skip(reason=why)]
         known = found(differs, door, kind)
@@ -104,9 +109,9 @@ def contract(
             if key not in _EXPECTED:
                 _EXPECTED[key] = doors[door].observe_plain(scenario, stages, kind)
             assert _EXPECTED[key] is not None, "the scenario shows nothing"
-            expected = found(differs, door, kind)
+            known = found(differs, door, kind)
             different = list(differences(doors[door].observe(scenario, stages, kind), _EXPECTED[key]))
-            unknown = [seen for seen in different if expected is None or not re.match(expected.at, seen[0])]
+            unknown = [seen for seen in different if known is None or not re.match(known.at, seen[0])]
             if unknown:
                 pytest.fail("\n".join(map(": ".join, unknown)), pytrace=False)
             if different:
