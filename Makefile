@@ -96,9 +96,10 @@ test-floors: $(FLOORS_VENV)/.test  ## run all tests on the oldest supported vers
 PYTHONS = $(foreach minor,3.10 3.11 3.12 3.13 3.14,$(firstword $(call usable,$(lastword $(sort $(wildcard \
   $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/$(minor).*/bin/python))) python$(minor))))
 
-test-pythons:  ## the tests of unit and wire on every Python from 3.10 up that this machine has
+test-pythons:  ## the tests of unit and wire on every Python from 3.10 up that is here; WITHOUT="3.10"
 	@set -e; for python in $(PYTHONS); do \
 	  version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  case " $(WITHOUT) " in *" $$version "*) continue;; esac; \
 	  $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python test PYTEST_ARGS="tests/unit tests/wire $(PYTEST_ARGS)"; \
 	done
 
