@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ import grpc
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, Source, Token
+from grpc_bearer._engine.known import nothing
+from grpc_bearer._engine.refresh_table import next_fetch_at
 from grpc_bearer.testing import CA, ProbeRequest, ProbeServer, ProbeStub
 
 #: Long enough for the slowest machine, short enough that a test which hangs is a test that fails.
@@ -372,8 +375,14 @@ class Waiting(Source):
 
 
 def nothing_in_flight(auth: Any) -> bool:
-    """Whether a clock moved by hand may go on: it would leave behind the fetches that calls do not wait for."""
-    return all(entry.state.flight is None for entry in auth._engine._entries.values())
+    """Whether a clock moved by hand may go on: it would leave behind the fetches that calls do not wait for, and the
+    timers that they set last."""
+    return all(entry.state.flight is None and _timer_is_set(entry) for entry in auth._engine._entries.values())
+
+
+def _timer_is_set(entry: Any) -> bool:
+    needs_none = not entry._fetcher.keep_warm or math.isinf(next_fetch_at(entry.state))
+    return needs_none or entry._cancel_timer is not nothing
 
 
 def warmed(auth: Any, server: ProbeServer) -> Any:

@@ -320,6 +320,7 @@ class Entry:
     def _refresh_for(self, context: CallContext) -> None:
         if self._key is not UNKEYED and self._fetcher.key(context) != self._key:
             return
+        self._cancel_timer = nothing
         fetch = self.ask(context).fetch
         if fetch is None:
             self._wake_later()
