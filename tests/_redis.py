@@ -19,11 +19,13 @@ needs_redis = pytest.mark.skipif(BINARY is None, reason="no redis-server here (D
 
 
 def free_port() -> int:
-    """A port that nobody listens on, low enough that a cluster's bus port (10,000 above) is one too."""
+    """A port that nobody listens on. A cluster's bus port (10,000 above) is free too: both are below those that the
+    system gives to whoever asks for any."""
     while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as reserved:
+        port = random.SystemRandom().randrange(20_000, 22_700)
+        with contextlib.suppress(OSError), socket.socket() as reserved, socket.socket() as bus:
             reserved.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
             return port
 
 

@@ -18,7 +18,7 @@ from doors import TLS
 from grpc_bearer.testing import OpaqueVerifier, ProbeServer, TokenServer, private_pem, throwaway_key
 
 SCRIPT = r"""
-import asyncio, json, sys
+import asyncio, json, os, sys
 from pathlib import Path
 import grpc
 import grpc_bearer
@@ -87,7 +87,8 @@ else:
     with grpc_bearer.secure_channel(given["target"], credentials, auth=auth) as channel:
         stub = ProbeStub(channel)
         codes = list(attempts(lambda: stub.Unary(ProbeRequest(index=1), timeout=20)))
-print(json.dumps([codes, NoMoreImports.names]))
+print(json.dumps([codes, NoMoreImports.names]), flush=True)
+os._exit(0)  # older versions of grpc.aio (1.66) wait at exit for a thread of their own, now and then for ever
 """
 
 
