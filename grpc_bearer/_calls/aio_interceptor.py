@@ -74,7 +74,18 @@ class OneAttachment:
         return self._attachment if channel is not None and channel is self._channel else self.unknown
 
 
-class Interceptor:
+class TokenMetadata:
+    """A token's metadata as grpc.aio has it, made once a token: nobody behind us may change it where it is used."""
+
+    _made: tuple[Lease | None, Any] = (None, None)
+
+    def _metadata_of(self, lease: Lease) -> aio.Metadata:
+        made = aio.Metadata(*lease.metadata)
+        self._made = lease, made
+        return made
+
+
+class Interceptor(TokenMetadata):
     """What the four kinds share.
 
     Args:
@@ -83,7 +94,6 @@ class Interceptor:
     """
 
     _call: type[AioCall]
-    _made: tuple[Lease | None, Any] = (None, None)
 
     def __init__(self, attachments: Attachments | OneAttachment, serializer: Any = UNKNOWN) -> None:
         self._attachments = attachments
@@ -141,12 +151,6 @@ class Interceptor:
         except aio.AioRpcError as error:  # of an interceptor that has awaited the call
             inner = Ended(error)
         return self._call(begun, replay, inner, carrier)
-
-    def _metadata_of(self, lease: Lease) -> aio.Metadata:
-        """Made once a token: where a token is at hand, nobody is behind us who might change it."""
-        made = aio.Metadata(*lease.metadata)
-        self._made = lease, made
-        return made
 
     def _route(self, continuation: Continuation, details: CallDetails) -> Route:
         return self._attachments.behind(continuation).route(details.method)

@@ -17,7 +17,7 @@ from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import refused
 from grpc_bearer._calls.aio_interceptor import KINDS as INTERCEPTORS
-from grpc_bearer._calls.aio_interceptor import Interceptor, OneAttachment
+from grpc_bearer._calls.aio_interceptor import Interceptor, OneAttachment, TokenMetadata
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
 from grpc_bearer._calls.attach_token import WAIT, materialised
 from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
@@ -27,7 +27,7 @@ from grpc_bearer._engine.engine import Lease
 # Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
 
 
-class _AioMultiCallable(MultiCallable):
+class _AioMultiCallable(TokenMetadata, MultiCallable):
     _call: type[AioCall]
     _buffer = AsyncReplayBuffer
     _made: tuple[Lease | None, aio.Metadata | None] = (None, None)
@@ -92,12 +92,6 @@ class _AioMultiCallable(MultiCallable):
         caller = contextvars.copy_context()
         begun = functools.partial(history_of, route, call, one, replay, options, began, caller)
         return self._call(begun, replay, inner, carrier)
-
-    def _metadata_of(self, lease: Lease) -> aio.Metadata:
-        """What grpc.aio would make anew for each call."""
-        made = aio.Metadata(*lease.metadata)
-        self._made = lease, made
-        return made
 
 
 class _OneRequest(_AioMultiCallable):

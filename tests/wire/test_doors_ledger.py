@@ -21,7 +21,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_DOORS, ALL_DOORS, PATIENCE, SYNC_KINDS, TLS, codes, kinds_of, try_all
+from doors import AIO_DOORS, ALL_DOORS, PATIENCE, SYNC_KINDS, TLS, try_all
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, JWTSource, Token
@@ -220,13 +220,12 @@ def test_trap_27_control_the_token_as_metadata_is_repeated_after_a_goaway(server
 
 @pytest.mark.parametrize("door", ALL_DOORS)
 def test_trap_27_every_door_gives_each_attempt_of_core_a_token_of_its_own(door: str, server: ProbeServer) -> None:
-    """Each call meets a GOAWAY first, then a server that refuses it once.
+    """All four kinds: each call meets a GOAWAY first, then a server that refuses it once.
 
-    Not asyncio's with a request stream: a message that meets a GOAWAY is lost to grpc.aio (1.85), without us too, and
-    the call ends with INTERNAL or at its deadline.
+    How asyncio's calls with a request stream end is not asked: a message that meets a GOAWAY may be lost to grpc.aio
+    (1.85), and the call ends with INTERNAL or at its deadline.
     """
     auth = BearerAuth(Openfx())
-    kinds = [kind for kind in kinds_of(door) if door not in AIO_DOORS or not kind.startswith(("client", "bidi"))]
     with GoawayProxy(server, [0]) as proxy:
         ends = try_all(
             door,
@@ -234,15 +233,18 @@ def test_trap_27_every_door_gives_each_attempt_of_core_a_token_of_its_own(door: 
             proxy.channel_credentials(),
             auth,
             door_how={"options": [RETRIES]},
-            kinds=kinds,
             timeout=PATIENCE,
             metadata=(("x-refuse", "1"),),
         )
 
-    assert codes(ends) == dict.fromkeys(kinds, OK)
+    sure = [kind for kind in ends if door not in AIO_DOORS or not kind.startswith(("client", "bidi"))]
+    assert {kind: ends[kind].code for kind in sure} == dict.fromkeys(sure, OK)
     assert len(proxy.refused) >= 1
-    assert len(server.ledger) == 2 * len(ends) + len(proxy.refused)
     assert server.ledger.repeated_nonces() == []
+    if len(sure) == len(ends):
+        assert len(server.ledger) == 2 * len(ends) + len(proxy.refused)
+    else:
+        assert len(server.ledger) >= 2 * len(sure)
 
 
 def test_trap_27_single_use_tokens_as_metadata_are_sent_once_for_core_may_not_retry(server: ProbeServer) -> None:
