@@ -13,10 +13,10 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpc_bearer._cli._codes import CommandFailure, Exit, code_of
-from grpc_bearer._cli._parser import parsed, parser
-from grpc_bearer._cli._streams import JSON_ESCAPE, StreamError, note, streams, write
-from grpc_bearer._cli._terminal import json_line, print_json, safe
+from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
+from grpc_bearer._cli.parser import parsed, parser
+from grpc_bearer._cli.streams import JSON_ESCAPE, StreamError, note, streams, write
+from grpc_bearer._cli.terminal import json_line, print_json, safe
 from grpc_bearer.errors import GrpcBearerError
 
 
@@ -50,38 +50,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: Namespace) -> int:
     # Each is imported here: some bring up servers and certificates, which `--help` need not wait for.
     if arguments.command == "token":
-        from grpc_bearer._cli import _token
+        from grpc_bearer._cli import token
 
-        return _token.main(arguments)
+        return token.main(arguments)
     if arguments.command == "inspect":
-        from grpc_bearer._cli import _inspect
+        from grpc_bearer._cli import inspect
 
-        return _inspect.main(arguments)
+        return inspect.main(arguments)
     if arguments.command == "check":
-        from grpc_bearer._cli import _check
+        from grpc_bearer._cli import check
 
-        return _check.main(arguments)
+        return check.main(arguments)
     if arguments.command == "call":
-        from grpc_bearer._cli import _call
+        from grpc_bearer._cli import call
 
-        return _call.main(arguments)
+        return call.main(arguments)
     if arguments.command == "completion":
-        from grpc_bearer._cli import _completion
+        from grpc_bearer._cli import completion
 
-        script = _completion.script(arguments.shell, parser())
+        script = completion.script(arguments.shell, parser())
         if arguments.json:
             print_json({"shell": arguments.shell, "script": script})
         else:
             write(script)
         return Exit.OK
     if arguments.command == "bench":
-        from grpc_bearer._cli import _bench
+        from grpc_bearer._cli import bench
 
         options = {"ask": arguments.passphrase, "seconds": arguments.seconds, "as_json": arguments.json}
-        return _bench.main(arguments.key, arguments.algorithm, **options)
-    from grpc_bearer._cli import _demo
+        return bench.main(arguments.key, arguments.algorithm, **options)
+    from grpc_bearer._cli import demo
 
-    return _demo.main(as_json=arguments.json)
+    return demo.main(as_json=arguments.json)
 
 
 def _told(failure: CommandFailure, as_json: bool) -> int:

@@ -19,8 +19,8 @@ from _http2_peer import CANCEL, ENHANCE_YOUR_CALM, Answer, Peer, Request
 
 import grpc_bearer
 from grpc_bearer import TokenFormatError
-from grpc_bearer._cli import _probe
-from grpc_bearer._cli._codes import Exit
+from grpc_bearer._cli import probe
+from grpc_bearer._cli.codes import Exit
 
 METHOD = f"{PROBE}/Unary"
 _UNAUTHENTICATED, _UNIMPLEMENTED = 16, 12
@@ -49,7 +49,7 @@ def test_a_proxy_that_refuses_before_the_request_is_in_is_a_refusal(tmp_path: Pa
 @pytest.mark.parametrize("method", [None, METHOD])
 def test_its_status_is_never_lost(method: str | None) -> None:
     with Peer(haproxy) as proxy, grpc.insecure_channel(proxy.target) as channel:
-        codes = {_probe.call_one(channel, method, 5.0).code for _ in range(30)}
+        codes = {probe.call_one(channel, method, 5.0).code for _ in range(30)}
 
     assert codes == {grpc.StatusCode.UNAUTHENTICATED}
 

@@ -19,8 +19,8 @@ from _cli_server import TOKEN, run
 from jose import verified
 
 from grpc_bearer.__main__ import main
-from grpc_bearer._cli import _terminal
-from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
+from grpc_bearer._cli import terminal
+from grpc_bearer._cli.jwt import RULES, Rules, inspected, span
 from grpc_bearer.testing import CA, Response, Services, Status, TokenServer, private_pem, throwaway_key
 
 
@@ -403,7 +403,7 @@ def test_help_names_every_command_and_exit_code() -> None:
 
 
 def test_help_waits_for_nothing_slow() -> None:
-    script = "import sys; from grpc_bearer._cli._parser import parser; parser(); print(*sys.modules)"
+    script = "import sys; from grpc_bearer._cli.parser import parser; parser(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
 
     slow = {"cryptography", "requests", "jwt", "rich", "grpc_health.v1", "grpc_reflection.v1alpha", "tomllib"}
@@ -423,7 +423,7 @@ def test_a_terminal_gets_colour_and_a_pipe_does_not(monkeypatch: pytest.MonkeyPa
     for kind in (_Terminal, io.StringIO):
         stream = kind()
         monkeypatch.setattr(sys, "stdout", stream)
-        _terminal.print_table([[_terminal.Cell("ok", "ok"), "[red]x"]], ["a", "b"])
+        terminal.print_table([[terminal.Cell("ok", "ok"), "[red]x"]], ["a", "b"])
         shown[kind] = stream.getvalue()
 
     assert "\x1b[" in shown[_Terminal]
@@ -433,14 +433,14 @@ def test_a_terminal_gets_colour_and_a_pipe_does_not(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("stream", [_Terminal(), io.StringIO()])
 def test_progress_speaks_up_only_when_it_takes_long(stream: io.StringIO) -> None:
-    with _terminal.progress("quick", stream):
+    with terminal.progress("quick", stream):
         pass
     assert stream.getvalue() == ""
 
     said = threading.Event()
     write = stream.write
     stream.write = lambda text: (write(text), said.set())[0]  # type: ignore[method-assign]
-    with _terminal.progress("slow", stream, patience=0.0):
+    with terminal.progress("slow", stream, patience=0.0):
         assert said.wait(10)
     assert "slow …" in stream.getvalue()
 

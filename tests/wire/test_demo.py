@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from grpc_bearer import _cli
-from grpc_bearer._cli import _demo
+from grpc_bearer._cli import demo
 from grpc_bearer.testing import Attempt, Ledger, OpaqueVerifier, Service
 
 # Four kinds of call, two rounds, through each of ten doors.
@@ -80,7 +80,7 @@ def test_a_token_that_is_not_replaced_makes_it_fail(
         tokens.extend(service.server.ledger.tokens)
         service.verifier.revoke(*tokens)
 
-    monkeypatch.setitem(_demo.ACTS, "crm", replace(_demo.ACTS["crm"], end=revoked_only))
+    monkeypatch.setitem(demo.ACTS, "crm", replace(demo.ACTS["crm"], end=revoked_only))
     code = _cli.main(["demo"])
     out = capsys.readouterr().out
 
@@ -107,4 +107,4 @@ def test_the_ledger_decides(accepted: int, tokens: int, reasons: list[str], expe
     for reason in reasons:
         ledger.add(Attempt("/s/M", accepted=False, reason=reason, token="t0"))
 
-    assert _demo.disagreement(ledger, replace(_demo.ACTS["crm"], refusal="revoked"), 8) == expected
+    assert demo.disagreement(ledger, replace(demo.ACTS["crm"], refusal="revoked"), 8) == expected

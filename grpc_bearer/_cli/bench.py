@@ -14,8 +14,8 @@ from typing import Any
 from grpc_bearer._base.keys import KeyFile, load_text, passphrase_of
 from grpc_bearer._base.signing import ALGORITHMS, Signer, load_signer
 from grpc_bearer._base.token import CallContext
-from grpc_bearer._cli._streams import ask_secret
-from grpc_bearer._cli._terminal import print_json, print_line, print_table, progress
+from grpc_bearer._cli.streams import ask_secret
+from grpc_bearer._cli.terminal import print_json, print_line, print_table, progress
 from grpc_bearer.sources.jwt import JWTSource, nonce
 
 #: Seconds to measure for, and the least rounds.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from grpc_bearer._base.arguments import did_you_mean
-from grpc_bearer._cli._codes import CommandFailure, Exit
-from grpc_bearer._cli._status import failed
+from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.status import failed
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor

@@ -18,8 +18,8 @@ from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.credential_files import read_file
 from grpc_bearer._base.translating import translating
 from grpc_bearer._calls.sync_channel import insecure_channel, secure_channel
-from grpc_bearer._cli._codes import CommandFailure, Exit
-from grpc_bearer._cli._network import Target, Trust
+from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.network import Target, Trust
 from grpc_bearer._config.fields import is_pipe
 
 _ROOTS = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"

@@ -6,9 +6,9 @@ import ssl
 from typing import TYPE_CHECKING
 
 from grpc_bearer._base.openssl import EXPIRED, NOT_YET_VALID, OTHER_NAME, UNKNOWN_ISSUER
-from grpc_bearer._cli._codes import CommandFailure, Exit
-from grpc_bearer._cli._jwt import span
-from grpc_bearer._cli._terminal import safe
+from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.jwt import span
+from grpc_bearer._cli.terminal import safe
 
 if TYPE_CHECKING:
     from cryptography import x509

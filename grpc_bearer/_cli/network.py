@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpc_bearer._base.http2 import PREFACE, SETTINGS
-from grpc_bearer._cli._certificate import certificate_of, name_of, untrusted
-from grpc_bearer._cli._codes import CommandFailure, Exit
-from grpc_bearer._cli._terminal import safe
+from grpc_bearer._cli.certificate import certificate_of, name_of, untrusted
+from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.terminal import safe
 
 if TYPE_CHECKING:
     from cryptography import x509

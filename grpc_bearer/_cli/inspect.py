@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 from grpc_bearer._base.clock import SYSTEM_CLOCK
-from grpc_bearer._cli._auth import chosen, is_asked_for
-from grpc_bearer._cli._codes import CommandFailure, Exit
-from grpc_bearer._cli._jwt import RULES, Inspected, Rules, inspected, span
-from grpc_bearer._cli._streams import input_is_terminal, read_input
-from grpc_bearer._cli._terminal import Cell, Row, print_json, print_line, print_table, progress, safe
+from grpc_bearer._cli.auth import chosen, is_asked_for
+from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.jwt import RULES, Inspected, Rules, inspected, span
+from grpc_bearer._cli.streams import input_is_terminal, read_input
+from grpc_bearer._cli.terminal import Cell, Row, print_json, print_line, print_table, progress, safe
 from grpc_bearer.sources._parse import number_of
 
 #: A longer text on stdin is no token.

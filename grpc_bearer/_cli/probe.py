@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._cli._codes import CommandFailure, Exit, needs_extra
-from grpc_bearer._cli._status import LET_IN, failed, is_lost
+from grpc_bearer._cli.codes import CommandFailure, Exit, needs_extra
+from grpc_bearer._cli.status import LET_IN, failed, is_lost
 
 HEALTH = "grpc.health.v1.Health/Check"
 _EXTRA = {

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 
 from grpc_bearer._calls.retry_block import LocalError
-from grpc_bearer._cli._codes import CommandFailure, Exit, code_of
-from grpc_bearer._cli._terminal import safe
+from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
+from grpc_bearer._cli.terminal import safe
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError
 
 #: What a method answers to a request that it does not like: the token has passed by then.

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from grpc_bearer._base.translating import translating
-from grpc_bearer._cli import _network, _probe
-from grpc_bearer._cli._auth import chosen
-from grpc_bearer._cli._channel import channel, quiet_core, trusted
-from grpc_bearer._cli._codes import CommandFailure, Exit
-from grpc_bearer._cli._reflection import Reflection
-from grpc_bearer._cli._status import failed
-from grpc_bearer._cli._streams import StreamError, input_lines, read_input, results_terminal
-from grpc_bearer._cli._terminal import print_json, print_table, progress, safe
+from grpc_bearer._cli import network, probe
+from grpc_bearer._cli.auth import chosen
+from grpc_bearer._cli.channel import channel, quiet_core, trusted
+from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.reflection import Reflection
+from grpc_bearer._cli.status import failed
+from grpc_bearer._cli.streams import StreamError, input_lines, read_input, results_terminal
+from grpc_bearer._cli.terminal import print_json, print_table, progress, safe
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 def main(arguments: Namespace) -> int:
     """Make the call, and print what is answered."""
-    _probe.check_extra()
-    target = _network.parsed_target(arguments.target)
-    path = _probe.method_of(arguments.method) if arguments.method else None
+    probe.check_extra()
+    target = network.parsed_target(arguments.target)
+    path = probe.method_of(arguments.method) if arguments.method else None
     metadata = _metadata(arguments.metadata)
     timeout = arguments.timeout or None
     trust = trusted(arguments, target)
     with quiet_core(), chosen(arguments).auth as auth, channel(arguments, target, trust, auth) as made:
         # Before the call, so that a token that cannot be had is not taken for one that was refused.
-        service, _, name = (path or _probe.REFLECTION).partition("/")
+        service, _, name = (path or probe.REFLECTION).partition("/")
         with progress("getting a token"):
             token = auth.token(f"https://{target.authority if target.host else ''}/{service}", name, timeout=timeout)
         reflection = Reflection(made, timeout, token.value)

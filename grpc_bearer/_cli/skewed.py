@@ -9,8 +9,8 @@ from typing import Any
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.clock_skew import NO_SKEW, SkewedClock, measured
-from grpc_bearer._cli._jwt import span
-from grpc_bearer._cli._network import Target, Trust
+from grpc_bearer._cli.jwt import span
+from grpc_bearer._cli.network import Target, Trust
 from grpc_bearer.sources._parse import http_date
 
 

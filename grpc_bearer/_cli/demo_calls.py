@@ -1,4 +1,4 @@
-"""The doors that the demo opens, and the calls that it makes through each: one short example of every way in."""
+"""The ways to attach a token that the demo shows, one short example of each, and the calls it makes through them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class WrongReply(Exception):
 
 
 def call_all(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> int:
-    """Make calls of all four kinds through every sync door; how many."""
+    """Make calls of all four kinds through every sync way to attach; how many."""
     calls = 0
-    for door in DOORS.values():
-        with door(server, auth) as (stub, options):
+    for attach in ATTACHMENTS.values():
+        with attach(server, auth) as (stub, options):
             for method, streams_in, streams_out in _KINDS:
                 answer = getattr(stub, method)(_request(streams_in), timeout=_PATIENCE, **options)
                 _check(method, list(answer) if streams_out else [answer])
@@ -45,10 +45,10 @@ def call_all(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> int:
 
 
 async def acall_all(server: ProbeServer, auth: grpc_bearer.BearerAuth) -> int:
-    """Make calls of all four kinds through every asyncio door; how many."""
+    """Make calls of all four kinds through every asyncio way to attach; how many."""
     calls = 0
-    for door in AIO_DOORS.values():
-        async with door(server, auth) as (stub, options):
+    for attach in AIO_ATTACHMENTS.values():
+        async with attach(server, auth) as (stub, options):
             for method, streams_in, streams_out in _KINDS:
                 answer: Any = getattr(stub, method)(_request(streams_in), timeout=_PATIENCE, **options)
                 _check(method, [reply async for reply in answer] if streams_out else [await answer])
@@ -140,7 +140,7 @@ async def _aio_interceptors(server: ProbeServer, auth: grpc_bearer.BearerAuth) -
         yield _stub(channel), {}
 
 
-DOORS: Mapping[str, Callable[[ProbeServer, grpc_bearer.BearerAuth], AbstractContextManager[Opened]]] = {
+ATTACHMENTS: Mapping[str, Callable[[ProbeServer, grpc_bearer.BearerAuth], AbstractContextManager[Opened]]] = {
     "secure_channel": _secure_channel,
     "intercept_channel": _intercept_channel,
     "wrap_stub": _wrap_stub,
@@ -148,7 +148,7 @@ DOORS: Mapping[str, Callable[[ProbeServer, grpc_bearer.BearerAuth], AbstractCont
     "call_credentials": _call_credentials,
     "interceptor": _interceptor,
 }
-AIO_DOORS: Mapping[str, Callable[[ProbeServer, grpc_bearer.BearerAuth], AbstractAsyncContextManager[Opened]]] = {
+AIO_ATTACHMENTS: Mapping[str, Callable[[ProbeServer, grpc_bearer.BearerAuth], AbstractAsyncContextManager[Opened]]] = {
     "aio.secure_channel": _aio_secure_channel,
     "aio.intercept_channel": _aio_intercept_channel,
     "wrap_stub (aio)": _aio_wrap_stub,

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._cli import _network, _probe, _skewed
-from grpc_bearer._cli._auth import Chosen, chosen
-from grpc_bearer._cli._channel import channel, quiet_core, trusted
-from grpc_bearer._cli._codes import CommandFailure, Exit, code_of
-from grpc_bearer._cli._jwt import RULES, Rules, inspected, span
-from grpc_bearer._cli._network import Handshake, Target, Trust
-from grpc_bearer._cli._status import REFUSALS
-from grpc_bearer._cli._terminal import Cell, print_json, print_line, print_table, progress, safe
+from grpc_bearer._cli import network, probe, skewed
+from grpc_bearer._cli.auth import Chosen, chosen
+from grpc_bearer._cli.channel import channel, quiet_core, trusted
+from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
+from grpc_bearer._cli.jwt import RULES, Rules, inspected, span
+from grpc_bearer._cli.network import Handshake, Target, Trust
+from grpc_bearer._cli.status import REFUSALS
+from grpc_bearer._cli.terminal import Cell, print_json, print_line, print_table, progress, safe
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 
 #: A certificate is worth a word in its last 14 days, or in the last third of a short life.
@@ -78,9 +78,9 @@ def main(arguments: Namespace) -> int:
     Returns:
         The exit code that the first failure stands for.
     """
-    _probe.check_extra()
-    target = _network.parsed_target(arguments.target)
-    method = _probe.method_of(arguments.method) if arguments.method else None
+    probe.check_extra()
+    target = network.parsed_target(arguments.target)
+    method = probe.method_of(arguments.method) if arguments.method else None
     report = Report(target, trusted(arguments, target))
     asked = chosen(arguments)
     with quiet_core(), asked.auth as auth:
@@ -100,24 +100,24 @@ def _way(report: Report, arguments: Namespace) -> bool:
     if not target.host:
         report.skip("a Unix socket", *names)
         return True
-    if proxy := _network.proxy_for(target):
+    if proxy := network.proxy_for(target):
         report.skip(f"gRPC goes through the proxy of ${proxy}", *names)
         return True
-    addresses = _timed(report, "resolve", "resolving the name", lambda: _network.resolve(target, timeout), ", ".join)
+    addresses = _timed(report, "resolve", "resolving the name", lambda: network.resolve(target, timeout), ", ".join)
     if addresses is None:
         report.skip("no address", *names[1:])
         return False
-    connect = lambda: _network.connect(addresses, target.port, timeout)  # noqa: E731
+    connect = lambda: network.connect(addresses, target.port, timeout)  # noqa: E731
     connection = _timed(report, "connect", "connecting", connect, lambda made: _peer(made.getpeername()))
     if connection is None:
         report.skip("no connection", "tls")
         return False
     if arguments.plaintext:
-        done = report.run("tls", "waiting for HTTP/2", lambda: _network.speaks_plaintext(connection))
+        done = report.run("tls", "waiting for HTTP/2", lambda: network.speaks_plaintext(connection))
         if done:
             report.add("tls", "warn", "none (--plaintext): the token travels in the clear")
         return bool(done)
-    shake = lambda: _network.shake(connection, report.trust, time.time())  # noqa: E731
+    shake = lambda: network.shake(connection, report.trust, time.time())  # noqa: E731
     return _timed(report, "tls", "shaking hands", shake, _handshake_line, _certificate) is not None
 
 
@@ -165,7 +165,7 @@ _ADVICE = {
 
 def _service(report: Report, method: str | None) -> tuple[str, str]:
     """Service URL and method of the call that will be made, as gRPC would name them."""
-    service, _, name = (method or _probe.HEALTH).partition("/")
+    service, _, name = (method or probe.HEALTH).partition("/")
     target = report.target
     host = Target("", report.trust.name, target.port).authority if target.host else ""
     return f"https://{host}/{service}", name
@@ -204,19 +204,19 @@ def _calls(
         report.skip("no token" if reachable else "cannot be reached", "call")
     else:
         with channel(arguments, report.target, report.trust, auth) as made, progress("making a call"):
-            reply = _probe.call_one(made, method, arguments.timeout, token)
+            reply = probe.call_one(made, method, arguments.timeout, token)
     skew, by = _skew(report, arguments, auth, reply, reachable)
     if reply is not None:
         _judge(report, arguments, reply, skew, method)
     _clock(report, skew, by)
 
 
-def _judge(report: Report, arguments: Namespace, reply: _probe.Reply, skew: float | None, method: str | None) -> None:
+def _judge(report: Report, arguments: Namespace, reply: probe.Reply, skew: float | None, method: str | None) -> None:
     data = {"method": reply.method, "code": reply.code.name}
     if reply.failure is not None:
         failure = reply.failure
         timed = any(step.data.get("kind") == "a JWT" for step in report.steps)
-        if reply.code in REFUSALS and timed and skew is not None and _skewed.is_off(skew):
+        if reply.code in REFUSALS and timed and skew is not None and skewed.is_off(skew):
             failure = _wrong_clock(skew, "the token is refused")
         report.add("call", "fail", reply.failure.problem, reply.elapsed, **data)
         report.verdict("call", failure)
@@ -224,7 +224,7 @@ def _judge(report: Report, arguments: Namespace, reply: _probe.Reply, skew: floa
     detail, status = f"{reply.method}: {reply.said}", "ok"
     if method is None:
         with channel(arguments, report.target, report.trust, None) as bare, progress("the same without a token"):
-            if _probe.takes_anyone(bare, reply, arguments.timeout):
+            if probe.takes_anyone(bare, reply, arguments.timeout):
                 status = "warn"
                 detail += "; but it takes calls without a token too, so name one that does not: --method"
     report.add("call", status, detail, reply.elapsed, **data)
@@ -232,23 +232,23 @@ def _judge(report: Report, arguments: Namespace, reply: _probe.Reply, skew: floa
 
 def _wrong_clock(skew: float, so: str) -> CommandFailure:
     return CommandFailure(
-        Exit.CLOCK, f"this machine's clock is {_skewed.in_words(skew)}, and {so}", "set the clock (NTP)"
+        Exit.CLOCK, f"this machine's clock is {skewed.in_words(skew)}, and {so}", "set the clock (NTP)"
     )
 
 
 def _skew(
-    report: Report, arguments: Namespace, auth: BearerAuth, reply: _probe.Reply | None, reachable: bool
+    report: Report, arguments: Namespace, auth: BearerAuth, reply: probe.Reply | None, reachable: bool
 ) -> tuple[float | None, str]:
     """Seconds that this machine is behind, and by whose clock."""
     if reply is not None:
-        skew = _skewed.of_metadata(reply.metadata, time.time(), reply.elapsed)
+        skew = skewed.of_metadata(reply.metadata, time.time(), reply.elapsed)
         if skew is not None:
             return skew, "the server's"
-    if (skew := _skewed.of_endpoint(auth)) is not None:
+    if (skew := skewed.of_endpoint(auth)) is not None:
         return skew, "the token endpoint's"
-    if reachable and report.target.host and not arguments.plaintext and not _network.proxy_for(report.target):
+    if reachable and report.target.host and not arguments.plaintext and not network.proxy_for(report.target):
         with progress("asking the time"):
-            return _skewed.of_https(report.target, report.trust, arguments.timeout), "the server's"
+            return skewed.of_https(report.target, report.trust, arguments.timeout), "the server's"
     return None, ""
 
 
@@ -256,9 +256,9 @@ def _clock(report: Report, skew: float | None, by: str) -> None:
     if skew is None:
         report.add("clock", "skip", "nobody told the time")
         return
-    status = "warn" if _skewed.is_off(skew) else "ok"
-    report.add("clock", status, f"{_skewed.in_words(skew)}, by {by}", behind_seconds=round(skew, 1))
-    if _skewed.is_off(skew) and report.failed == "token" and report.suspect == "clock":
+    status = "warn" if skewed.is_off(skew) else "ok"
+    report.add("clock", status, f"{skewed.in_words(skew)}, by {by}", behind_seconds=round(skew, 1))
+    if skewed.is_off(skew) and report.failed == "token" and report.suspect == "clock":
         report.failure = _wrong_clock(skew, "so the token counts as expired")
 
 

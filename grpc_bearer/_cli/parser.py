@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
-from grpc_bearer._cli._codes import CommandFailure, Exit, table
-from grpc_bearer._cli._streams import write
+from grpc_bearer._cli.codes import CommandFailure, Exit, table
+from grpc_bearer._cli.streams import write
 from grpc_bearer._config.fields import Field, path
 from grpc_bearer._config.kinds import PROFILES
 from grpc_bearer._config.toml_file import VARIABLE

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._cli._codes import CommandFailure, Exit
-from grpc_bearer._cli._parser import FIELD, option
+from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.parser import FIELD, option
 from grpc_bearer._config.build import built, specified
 from grpc_bearer._config.fields import Given
 from grpc_bearer._config.toml_file import VARIABLE, environment_names_one, given_by, read_config

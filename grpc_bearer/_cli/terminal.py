@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from grpc_bearer._cli._streams import JSON_ESCAPE, is_terminal, note, results_terminal, write
+from grpc_bearer._cli.streams import JSON_ESCAPE, is_terminal, note, results_terminal, write
 
 #: Seconds after which something is worth a word.
 PATIENCE = 1.0

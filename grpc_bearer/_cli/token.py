@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from grpc_bearer._cli._auth import chosen
-from grpc_bearer._cli._codes import Exit
-from grpc_bearer._cli._streams import write
-from grpc_bearer._cli._terminal import print_json, progress
+from grpc_bearer._cli.auth import chosen
+from grpc_bearer._cli.codes import Exit
+from grpc_bearer._cli.streams import write
+from grpc_bearer._cli.terminal import print_json, progress
 
 
 def main(arguments: Namespace) -> int:

@@ -1,8 +1,8 @@
-"""`grpc-bearer demo`: the five services on loopback with real TLS, called through every door, sync and asyncio.
+"""`grpc-bearer demo`: the five services on loopback with real TLS, called in every way, sync and asyncio.
 
-Each service is played by a server that really verifies. Two rounds of calls go through every door; between them the
-first token comes to its end, as tokens of that service do. What the servers wrote down decides whether all went well.
-At last the token in use is revoked: the next call heals by itself, or its error says why it cannot.
+Each service is played by a server that really verifies. Two rounds of calls go through every way to attach; between
+them the first token comes to its end, as tokens of that service do. What the servers wrote down decides whether all
+went well. At last the token in use is revoked: the next call heals by itself, or its error says why it cannot.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 
 from grpc_bearer import BearerAuth, GrpcBearerError, TokenRejectedError, secure_channel
-from grpc_bearer._cli._demo_calls import AIO_DOORS, DOORS, WrongReply, acall_all, call_all
-from grpc_bearer._cli._terminal import print_json, print_line, progress
+from grpc_bearer._cli.demo_calls import AIO_ATTACHMENTS, ATTACHMENTS, WrongReply, acall_all, call_all
+from grpc_bearer._cli.terminal import print_json, print_line, progress
 from grpc_bearer.testing import (
     JWTVerifier,
     Ledger,
@@ -95,7 +95,7 @@ def main(*, as_json: bool = False) -> int:
     else:
         for result in results:
             print_line(str(result), "fail" if result.error else "")
-        print_line(f"Each through {', '.join(_doors())}.")
+        print_line(f"Each through {', '.join(_attachments())}.")
         print_line("The servers' ledgers agree." if ok else "NOT as it should be.", "ok" if ok else "fail")
     return 0 if ok else 1
 
@@ -107,7 +107,7 @@ def play_all() -> list[Result]:
 
 
 def play(service: Service, act: Act, clock: ManualClock) -> Result:
-    """Two rounds through every door, and the end of a token between them; then the ledger is read."""
+    """Two rounds through every way to attach, and the end of a token between them; then the ledger is read."""
     calls, error, ledger = 0, "", service.server.ledger
     accepted, tokens, revoked = 0, 0, ""
     try:
@@ -122,7 +122,7 @@ def play(service: Service, act: Act, clock: ManualClock) -> Result:
     except (GrpcBearerError, grpc.RpcError, WrongReply) as problem:
         error = _described(problem)
     service.server.stop(grace=1)  # else gRPC logs that it hung up on channels which are just closing
-    return Result(service.name, calls, accepted, tokens, _doors(), act.story, revoked, error)
+    return Result(service.name, calls, accepted, tokens, _attachments(), act.story, revoked, error)
 
 
 def _revoked(service: Service, auth: BearerAuth, act: Act, clock: ManualClock) -> str:
@@ -145,8 +145,8 @@ def _revoked(service: Service, auth: BearerAuth, act: Act, clock: ManualClock) -
     return "healed within the call"
 
 
-def _doors() -> list[str]:
-    return [*DOORS, *AIO_DOORS]
+def _attachments() -> list[str]:
+    return [*ATTACHMENTS, *AIO_ATTACHMENTS]
 
 
 def _round(server: ProbeServer, auth: BearerAuth) -> int:
