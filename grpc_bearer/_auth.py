@@ -14,7 +14,7 @@ import grpc
 from grpc_bearer._base.arguments import checked_flag, checked_wait
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._base.clock_skew import SkewedClock
-from grpc_bearer._base.grpc_private import load_plugin_wrapper
+from grpc_bearer._base.grpc_private_credentials import load_plugin_wrapper
 from grpc_bearer._base.not_credentials import NotCredentials
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import (

@@ -15,14 +15,6 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import (
-    if_interceptors_raise,
-    is_plain,
-    is_response,
-    let_status_come,
-    locally_cancelled,
-    went_well,
-)
 from grpc_bearer._base.grpc_types import AnyAioCall, DoneCallback, Metadata
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.aio_errors import (
@@ -39,6 +31,14 @@ from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.attempts import Begin, CallAttempts
 from grpc_bearer._calls.failure import blame
+from grpc_bearer._calls.grpc_private import (
+    if_interceptors_raise,
+    is_plain,
+    is_response,
+    let_status_come,
+    locally_cancelled,
+    went_well,
+)
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer.errors import GrpcBearerError
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import grpc
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._base.grpc_private import channel_in, core_of, credentials_kind, interceptors_of, is_grpcs, target_of
+from grpc_bearer._base.grpc_private_credentials import credentials_kind
 from grpc_bearer._calls.attach_token import Attach, Attachment
 from grpc_bearer._calls.combine import doubled
+from grpc_bearer._calls.grpc_private import channel_in, core_of, interceptors_of, is_grpcs, target_of
 from grpc_bearer._calls.retry_policy import RetryPolicy
 from grpc_bearer.errors import ConfigurationError, InsecureChannelError
 

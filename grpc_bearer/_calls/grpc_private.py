@@ -11,10 +11,8 @@ What gRPC reads of our objects stands there: `AioCall._channel`, `_done_writing_
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import functools
-import importlib
 import sys
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,25 +27,6 @@ from grpc_bearer._base.grpc_types import Metadata
 _SYNC, _AIO, _CORE = "grpc._channel", "grpc.aio._channel", "grpc._cython.cygrpc"
 # Those of asyncio's calls, and of what stands between a call and a channel where there are interceptors.
 _AIO_CALL, _SYNC_INTERCEPTOR, _AIO_INTERCEPTOR = "grpc.aio._call", "grpc._interceptor", "grpc.aio._interceptor"
-
-
-def credentials_kind(credentials: grpc.ChannelCredentials) -> str:
-    """The name of core's class for channel credentials; empty, if they do not say.
-
-    Seen: 1.66 to 1.85. Without it, credentials that protect nothing are noticed by core at the first call, and not
-    before; and no channel is proved that was made with credentials, since they may be xDS's.
-    """
-    inside = getattr(credentials, "_credentials", None)
-    return "" if inside is None else type(inside).__name__
-
-
-def load_plugin_wrapper() -> None:
-    """Import what gRPC imports for the first call credentials.
-
-    Seen: 1.66 to 1.85. Without it the first call imports it, and there may be no file left to open then.
-    """
-    with contextlib.suppress(ImportError):
-        importlib.import_module("grpc._plugin_wrapping")
 
 
 def is_grpcs(thing: object) -> bool:
