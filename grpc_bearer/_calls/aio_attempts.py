@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_types import AnyAioCall, DoneCallback, Metadata
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.aio_errors import (
     Broken,
@@ -39,6 +38,7 @@ from grpc_bearer._calls.grpc_private import (
     locally_cancelled,
     went_well,
 )
+from grpc_bearer._calls.grpc_types import AnyAioCall, DoneCallback, Metadata
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer.errors import GrpcBearerError
 

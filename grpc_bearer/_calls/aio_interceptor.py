@@ -16,7 +16,6 @@ import grpc
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
-from grpc_bearer._base.grpc_types import AioRequests, CallDetails, Metadata
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import Ended, refused
@@ -26,6 +25,7 @@ from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.call_details import changed
 from grpc_bearer._calls.channel_security import attachment_for, unproved
 from grpc_bearer._calls.grpc_private import aio_channel_behind, aio_is_closed
+from grpc_bearer._calls.grpc_types import AioRequests, CallDetails, Metadata
 from grpc_bearer._calls.replay import UNKNOWN, serialise, snapshot
 from grpc_bearer._calls.retry_policy import DEFAULT, UNKEPT, RetryPolicy, checked_policy
 from grpc_bearer._engine.engine import Lease

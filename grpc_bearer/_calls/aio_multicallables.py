@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_types import Metadata
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import refused
@@ -20,6 +19,7 @@ from grpc_bearer._calls.aio_interceptor import Interceptor, OneAttachment, Token
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
 from grpc_bearer._calls.attach_token import WAIT, materialised
 from grpc_bearer._calls.grpc_private import aio_interceptors, aio_is_closed, below, core_of, is_grpcs
+from grpc_bearer._calls.grpc_types import Metadata
 from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
 from grpc_bearer._calls.replay import NotReplayable
 from grpc_bearer._engine.engine import Lease

@@ -23,10 +23,10 @@ import grpc
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.arguments import checked_flag
-from grpc_bearer._base.grpc_types import Entry, Metadata
 from grpc_bearer._base.token import CallContext, Shared
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.combine import CALLER, both, doubled, filling, owner_of
+from grpc_bearer._calls.grpc_types import Entry, Metadata
 from grpc_bearer._calls.retry_policy import RetryPolicy, checked_policy
 from grpc_bearer._engine.engine import Engine, Lease
 from grpc_bearer.errors import (

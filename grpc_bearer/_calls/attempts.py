@@ -11,10 +11,10 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_types import DoneCallback, Metadata
 from grpc_bearer._calls.attach_token import WAIT, Carrier
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
 from grpc_bearer._calls.failure import Failure
+from grpc_bearer._calls.grpc_types import DoneCallback, Metadata
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer._engine.fetch import threadless_error
 from grpc_bearer.errors import GrpcBearerError

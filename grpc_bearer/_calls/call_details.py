@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_types import CallDetails, Metadata
 from grpc_bearer._calls.around import Around
+from grpc_bearer._calls.grpc_types import CallDetails, Metadata
 
 
 def changed(

@@ -21,7 +21,7 @@ from typing import Any, TypeGuard
 
 import grpc
 
-from grpc_bearer._base.grpc_types import Metadata
+from grpc_bearer._calls.grpc_types import Metadata
 
 # The modules whose classes lead straight to core. What others derive from them does not count.
 _SYNC, _AIO, _CORE = "grpc._channel", "grpc.aio._channel", "grpc._cython.cygrpc"

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from grpc_bearer._base.grpc_types import Begin, Deserializer, Metadata, Serializer
 from grpc_bearer._calls.around import Around
 from grpc_bearer._calls.attach_token import Attachment, Route
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.channel_security import leads_on
+from grpc_bearer._calls.grpc_types import Begin, Deserializer, Metadata, Serializer
 from grpc_bearer._calls.replay import UNKNOWN, NotReplayable, passthrough_serializer, serialise, snapshot
 from grpc_bearer.errors import ConfigurationError
 

@@ -14,8 +14,8 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from grpc_bearer._base.grpc_types import AnyCall
 from grpc_bearer._base.interrupts import is_interrupt
+from grpc_bearer._calls.grpc_types import AnyCall
 from grpc_bearer._calls.sync_attempts import SyncAttempts
 from grpc_bearer._calls.sync_errors import CallError, traceback_of
 

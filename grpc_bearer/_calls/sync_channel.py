@@ -10,12 +10,12 @@ import grpc
 
 from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._base.arguments import checked_flag
-from grpc_bearer._base.grpc_types import Deserializer, Serializer
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.attach_token import Attach, Attachment, check_attach, with_attach_options
 from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
 from grpc_bearer._calls.combine import CALLER, filling
 from grpc_bearer._calls.grpc_private import is_closed
+from grpc_bearer._calls.grpc_types import Deserializer, Serializer
 from grpc_bearer._calls.methods import Methods
 from grpc_bearer._calls.own_channels import own_channel
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy

@@ -17,13 +17,13 @@ from weakref import WeakKeyDictionary
 import grpc
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
-from grpc_bearer._base.grpc_types import CallDetails
 from grpc_bearer._base.not_credentials import NotCredentials
 from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.call_details import changed
 from grpc_bearer._calls.channel_security import attachment_for
 from grpc_bearer._calls.grpc_private import is_blocking, sync_channel_behind
+from grpc_bearer._calls.grpc_types import CallDetails
 from grpc_bearer._calls.replay import NotReplayable, snapshot
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._calls.sync_call import SyncCall

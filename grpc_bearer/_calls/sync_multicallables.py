@@ -10,9 +10,9 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_types import AnyCall, Begin, Metadata
 from grpc_bearer._calls.attach_token import WAIT, Carrier, materialised
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
+from grpc_bearer._calls.grpc_types import AnyCall, Begin, Metadata
 from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
 from grpc_bearer._calls.replay import NotReplayable, ReplayBuffer
 from grpc_bearer._calls.sync_call import SyncCall
