@@ -46,9 +46,11 @@ if TYPE_CHECKING:
         FileSource,
         GoogleAuthSource,
         HTTPTokenSource,
+        JWTBearerSource,
         JWTSource,
         RoutedSource,
         StaticSource,
+        TokenExchangeSource,
     )
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "GrpcBearerError",
     "HTTPTokenSource",
     "InsecureChannelError",
+    "JWTBearerSource",
     "JWTSource",
     "Observer",
     "RetryPolicy",
@@ -75,6 +78,7 @@ __all__ = [
     "StaticSource",
     "Token",
     "TokenError",
+    "TokenExchangeSource",
     "TokenFormatError",
     "TokenRejectedError",
     "TokenUnavailableError",
