@@ -22,6 +22,7 @@ from grpc_bearer import (
 )
 from grpc_bearer.testing import BigBody, ExpiredJWT, Garbage, Hang, NotJSON, Redirect, Reset, Status, Trickle
 
+from . import grants
 from . import material as m
 from .row import Row, Stage, build, fetch
 
@@ -79,9 +80,11 @@ _SOURCES: dict[str, Make] = {
     "client_secret_basic": _basic,
     "client_secret_post": _post,
     "private_key_jwt": _assertion,
+    "TokenExchangeSource": grants.exchange,
+    "JWTBearerSource": grants.bearer,
     "bear": _bear,
 }
-_OAUTH = ("client_secret_basic", "client_secret_post", "private_key_jwt")
+_OAUTH = ("client_secret_basic", "client_secret_post", "private_key_jwt", "TokenExchangeSource", "JWTBearerSource")
 _JSON = ("HTTPTokenSource(field=)", *_OAUTH)
 _HOST = "127.0.0.1:"
 
