@@ -47,9 +47,11 @@ if TYPE_CHECKING:
         FileSource,
         GoogleAuthSource,
         HTTPTokenSource,
+        JWTBearerSource,
         JWTSource,
         RoutedSource,
         StaticSource,
+        TokenExchangeSource,
     )
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "GrpcBearerError",
     "HTTPTokenSource",
     "InsecureChannelError",
+    "JWTBearerSource",
     "JWTSource",
     "Observer",
     "RetryPolicy",
@@ -76,6 +79,7 @@ __all__ = [
     "StaticSource",
     "Token",
     "TokenError",
+    "TokenExchangeSource",
     "TokenFormatError",
     "TokenRejectedError",
     "TokenUnavailableError",

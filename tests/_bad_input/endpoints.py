@@ -22,6 +22,7 @@ from grpc_bearer import (
 )
 from grpc_bearer.testing import BigBody, ExpiredJWT, Garbage, Hang, NotJSON, Redirect, Reset, Status, Trickle
 
+from . import grants
 from . import material as m
 from .row import Row, Stage, build, fetch
 
@@ -79,9 +80,11 @@ _SOURCES: dict[str, Make] = {
     "client_secret_basic": _basic,
     "client_secret_post": _post,
     "private_key_jwt": _assertion,
+    "TokenExchangeSource": grants.exchange,
+    "JWTBearerSource": grants.bearer,
     "bear": _bear,
 }
-_OAUTH = ("client_secret_basic", "client_secret_post", "private_key_jwt")
+_OAUTH = ("client_secret_basic", "client_secret_post", "private_key_jwt", "TokenExchangeSource", "JWTBearerSource")
 _JSON = ("HTTPTokenSource(field=)", *_OAUTH)
 _HOST = "127.0.0.1:"
 
@@ -644,8 +647,7 @@ def oauth_arguments() -> Iterator[Row]:
         ),
         "a key beside a secret": (ok, {"key": m.P256}, "key: client_secret_basic has no use for it|private_key_jwt"),
         "private_key_jwt without a key": ((m.CLIENT_ID,), {"auth_method": "private_key_jwt"}, "key: missing"),
-        "an unknown auth_method": (ok, {"auth_method": "tls_client_auth"}, "auth_method: expected client_secret_basic"),
-        "auth_method is None": (ok, {"auth_method": None}, "auth_method: expected client_secret_basic"),
+        "an unknown auth_method": (ok, {"auth_method": "basic"}, "auth_method: expected client_secret_basic"),
         "auth_method is a list": (ok, {"auth_method": ["client_secret_basic"]}, "auth_method: expected"),
         "scope is a number": (ok, {"scope": 7}, "scope: expected a str"),
         "scope holds a number": (ok, {"scope": ["read", 7]}, "scope: expected a str"),
