@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from grpc_bearer.sources import (
         CallableSource,
         ClientCredentialsSource,
+        ExecSource,
         FileSource,
         GoogleAuthSource,
         HTTPTokenSource,
@@ -60,6 +61,7 @@ __all__ = [
     "ClientCredentialsSource",
     "Clock",
     "ConfigurationError",
+    "ExecSource",
     "FileSource",
     "GoogleAuthSource",
     "GrpcBearerError",

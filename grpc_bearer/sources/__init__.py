@@ -8,6 +8,7 @@ from grpc_bearer._base.source import Source
 
 if TYPE_CHECKING:
     from grpc_bearer.sources.callable import CallableSource
+    from grpc_bearer.sources.exec import ExecSource
     from grpc_bearer.sources.file import FileSource
     from grpc_bearer.sources.google import GoogleAuthSource
     from grpc_bearer.sources.http import HTTPTokenSource
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CallableSource",
     "ClientCredentialsSource",
+    "ExecSource",
     "FileSource",
     "GoogleAuthSource",
     "HTTPTokenSource",
@@ -31,6 +33,7 @@ __all__ = [
 _MODULES = {
     "CallableSource": "callable",
     "ClientCredentialsSource": "oauth",
+    "ExecSource": "exec",
     "FileSource": "file",
     "GoogleAuthSource": "google",
     "HTTPTokenSource": "http",
