@@ -29,8 +29,6 @@ _ROOM = 8192
 _PATIENCE = 30.0
 #: Seconds between two looks whether the lock is free.
 _LOOK = 0.05
-_TEXTS = ("client", "seed", "access_token", "asked_for")
-_NUMBERS = ("issued_at", "expires_at")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -75,6 +73,11 @@ class LoginFile:
     def __init__(self, path: object, field: str) -> None:
         self.path = checked_path(field, path)
         check_locking(field)
+        #: What could not be written, and the refresh token that it follows: there is no other copy of it.
+        self._unsaved: tuple[str, Login] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_unsaved": None}
 
     @contextmanager
     def locked(self) -> Iterator[HeldFile]:
@@ -89,9 +92,17 @@ class LoginFile:
         place = os.path.realpath(self.path)
         lock = self._lock(f"{place}.lock")
         try:
-            yield HeldFile(place)
+            held = HeldFile(place, self._keep)
+            if self._unsaved is not None and self._unsaved[0] == held.before:
+                with held.writing() as write:
+                    write(self._unsaved[1])
+            self._unsaved = None
+            yield held
         finally:
             lock.release()
+
+    def _keep(self, unsaved: tuple[str, Login] | None) -> None:
+        self._unsaved = unsaved
 
     def _lock(self, path: str) -> FileLock:
         until = time.monotonic() + _PATIENCE
@@ -114,8 +125,8 @@ class HeldFile:
         TokenError: as `LoginFile.locked`.
     """
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, place: str, keep: Callable[[tuple[str, Login] | None], None]) -> None:
+        self._place, self._keep = place, keep
         self._beside = f"{place}.new"
         self.login = _read(place)
         left_behind = _left_behind(self._beside, self.login)
@@ -140,9 +151,15 @@ class HeldFile:
             with replacing(self._place, self._beside, durable=_ROOM) as put:
                 yield lambda login: self._put(put, login)
 
+    @property
+    def before(self) -> str:
+        """The refresh token in the file; empty if there is none."""
+        return "" if self.login is None else self.login.refresh_token
+
     def _put(self, put: Callable[[bytes], None], login: Login) -> None:
-        before = "" if self.login is None else self.login.refresh_token
-        put(json.dumps({**asdict(login), "before": before}).encode())
+        self._keep((self.before, login))
+        put(json.dumps({**asdict(login), "before": self.before}).encode())
+        self._keep(None)
         self.login = login
 
 
@@ -184,12 +201,22 @@ def _parsed(content: bytes, path: str) -> tuple[Login | None, str | None]:
     if not text:
         return None, None
     document: object = {"refresh_token": text} if text[0] not in '{["' else json_document(text, repr(path))
-    token = document.get("refresh_token") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or not isinstance(token, str):
+    if not isinstance(document, dict) or not (_text(document, "refresh_token") or _text(document, "access_token")):
         raise TokenFormatError(f"{path!r}: neither a refresh token, nor JSON with one under refresh_token")
-    if problem := text_problem(token):
+    login = Login(
+        _text(document, "refresh_token").strip(),
+        client=_text(document, "client"),
+        seed=_text(document, "seed"),
+        access_token=_text(document, "access_token"),
+        asked_for=_text(document, "asked_for"),
+        issued_at=number_of(document.get("issued_at")) or 0.0,
+        expires_at=number_of(document.get("expires_at")) or 0.0,
+    )
+    if login.refresh_token and (problem := text_problem(login.refresh_token)):
         raise TokenFormatError(f"{path!r}: refresh_token: {problem}")
-    texts = {name: value for name in _TEXTS if isinstance(value := document.get(name), str)}
-    numbers = {name: value for name in _NUMBERS if (value := number_of(document.get(name))) is not None}
-    before = document.get("before")
-    return Login(**{**texts, **numbers, "refresh_token": token.strip()}), before if isinstance(before, str) else None
+    return login, _text(document, "before")
+
+
+def _text(document: dict[str, object], name: str) -> str:
+    value = document.get(name)
+    return value if isinstance(value, str) else ""
