@@ -1,4 +1,4 @@
-"""The device authorization grant (RFC 8628): what is shown to somebody, and the waiting until they have confirmed it."""
+"""The device authorization grant (RFC 8628): what is shown to somebody, and the wait until they have confirmed it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ INTERVAL, SLOWER = 5.0, 5.0
 LONGEST_PAUSE = 60.0
 #: Seconds that a code is good for, if the server does not say. It must.
 _LIFETIME = 600.0
-#: The codes by which a server says: ask again.
-PENDING, SLOW_DOWN = "authorization_pending", "slow_down"
+_PENDING, _SLOW_DOWN, _EXPIRED, _DENIED = "authorization_pending", "slow_down", "expired_token", "access_denied"
+#: The codes that belong to the waiting (section 3.5). All others are those of any token request.
+CODES = (_PENDING, _SLOW_DOWN, _EXPIRED, _DENIED)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Waiting:
 
         Args:
             device: what it said in the beginning.
-            ask: asks the server with the device code, for what it grants, or the error code by which it does not yet.
+            ask: asks the server with the device code, for what it grants or one of `CODES`.
 
         Raises:
             TokenRejectedError: it was not confirmed in time, or was declined; or this was ended.
@@ -144,11 +145,11 @@ class Waiting:
                 continue
             if isinstance(granted, Granted):
                 return granted
-            if granted == "expired_token":
+            if granted == _EXPIRED:
                 raise self._too_late()
-            if granted not in (PENDING, SLOW_DOWN):
-                raise TokenRejectedError(f"{self._where}: {_REASONS.get(granted, granted)}", suspect="credential")
-            interval += SLOWER * (granted == SLOW_DOWN)
+            if granted == _DENIED:
+                raise TokenRejectedError(f"{self._where}: the log-in was declined (access_denied)")
+            interval += SLOWER * (granted == _SLOW_DOWN)
             pause = interval
 
     def _too_late(self) -> TokenRejectedError:
@@ -167,9 +168,6 @@ class Waiting:
             cancel()
         if self._ended:
             raise TokenRejectedError(f"{self._where}: closed while it waited for somebody to log in")
-
-
-_REASONS = {"access_denied": "the log-in was declined (access_denied)"}
 
 
 def has_terminal() -> bool:
