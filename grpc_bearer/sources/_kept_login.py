@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from grpc_bearer._base.token import CallContext, Token, fingerprint
-from grpc_bearer.errors import ConfigurationError, TokenRejectedError
+from grpc_bearer.errors import ConfigurationError, TokenError, TokenRejectedError
 from grpc_bearer.sources._login_file import Login
 
 #: Of another process's access token so much of its life must be left. Later its owner would fetch the next one, too.
@@ -24,9 +24,14 @@ _LOGGER = logging.getLogger("grpc_bearer")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Granted:
-    """What an answer brought: a token, and the refresh token beside it, empty if there was none."""
+    """What an answer brought.
 
-    token: Token
+    Args:
+        token: the access token, or why it is none. The answer counts all the same: the server has made it.
+        refresh_token: the next one; empty: there is none in it.
+    """
+
+    token: Token | TokenError
     refresh_token: str
 
 
@@ -124,13 +129,25 @@ class KeptLogin:
 
     Args:
         place: where it is kept.
-        client: whose it is, such as `me at auth.example.com`.
+        where: the server, for messages.
+        client: whose it is.
         asked_for: what its access tokens are for.
         seed: gives the refresh token that was given; `None` if none was.
+        advice: what to do once it has ended.
     """
 
-    def __init__(self, place: Place, client: str, asked_for: str, seed: Callable[[], str] | None = None) -> None:
-        self._place, self._client, self._asked_for, self._seed = place, client, asked_for, seed
+    def __init__(
+        self,
+        place: Place,
+        where: str,
+        *,
+        client: str,
+        asked_for: str,
+        seed: Callable[[CallContext], str] | None = None,
+        advice: str = "log in again",
+    ) -> None:
+        self._place, self._where, self._client = place, where, client
+        self._asked_for, self._seed, self._advice = asked_for, seed, advice
         self._last = ""  # the fingerprint of the token that was given last
         self._refused = "", 0.0  # that of a refused refresh token, and until when it is not tried again
 
@@ -150,10 +167,11 @@ class KeptLogin:
         Raises:
             TokenError: none is to be had.
         """
+        known = self._last  # what comes while this thread waits for the lock, is news to it
         with self._place.locked() as held:
-            login = self._current(held.login)
+            login = self._current(held.login, context)
             token = (
-                self._worth(login, context)
+                self._worth(login, context, known)
                 or self._refreshed(held, login, context, refresh)
                 or self._begun(held, login, context, begin)
             )
@@ -163,35 +181,35 @@ class KeptLogin:
     def begun(self, context: CallContext, begin: Callable[[], Granted]) -> Token:
         """An access token by a new login, in place of any that was kept."""
         with self._place.locked() as held:
-            self._current(held.login)  # refuses that of another client
+            self._current(held.login, context)  # refuses that of another client
             token = self._begun(held, None, context, begin)
             self._last = token.fingerprint
             return token
 
-    def _current(self, kept: Login | None) -> Login | None:
+    def _current(self, kept: Login | None, context: CallContext) -> Login | None:
         """The login to go on with: what was kept, or the refresh token that was given, if that is another by now."""
         if kept is not None and kept.client not in ("", self._client):
             raise TokenRejectedError(
-                f"{self._client}: the file holds the login of another client, which must not be sent here; give each a "
+                f"{self._where}: the file holds the login of another client, which must not be sent here; give each a "
                 "file of its own",
                 suspect="credential",
             )
         if self._seed is None:
             return kept
-        given = self._seed()
+        given = self._seed(context)
         if kept is not None and kept.seed == fingerprint(given):
             return kept
         return Login(given, self._client, fingerprint(given))
 
-    def _worth(self, login: Login | None, context: CallContext) -> Token | None:
-        """The access token that was kept, if it is news to this process and has enough of its life left."""
+    def _worth(self, login: Login | None, context: CallContext, known: str) -> Token | None:
+        """The access token that was kept, if it is another one than is known and has enough of its life left."""
         if login is None or not login.access_token or login.asked_for != self._asked_for:
             return None
         left = login.expires_at - context.clock.time()
         if left <= 0 or left < _WORTH * (login.expires_at - login.issued_at):
             return None
         token = Token(login.access_token, expires_at=login.expires_at)
-        return None if token.fingerprint in (self._last, context.refused) else token
+        return None if token.fingerprint in (known, context.refused) else token
 
     def _refreshed(
         self, held: Held, login: Login | None, context: CallContext, refresh: Callable[[str], Granted | None]
@@ -209,28 +227,37 @@ class KeptLogin:
                 return None
             # First the login, then the token: whoever is killed between the two has lost nothing.
             write(self._followed(login, granted, context))
-        return granted.token
+        return _token_of(granted)
 
     def _begun(
         self, held: Held, login: Login | None, context: CallContext, begin: Callable[[], Granted] | None
     ) -> Token:
         if begin is None:
-            had = "no login is kept" if login is None else "the refresh token is no longer good (invalid_grant)"
-            raise TokenRejectedError(f"{self._client}: {had}; log in again", suspect="credential")
+            has_ended = login is not None and login.refresh_token
+            had = "the refresh token is no longer good (invalid_grant)" if has_ended else "there is no login"
+            raise TokenRejectedError(f"{self._where}: {had}; {self._advice}", suspect="credential")
         with held.writing() as write:
             granted = begin()
             write(self._followed(Login(""), granted, context))
-        return granted.token
+        return _token_of(granted)
 
     def _followed(self, login: Login, granted: Granted, context: CallContext) -> Login:
         """What is to be kept once an answer has come. One without a refresh token leaves the old one in force."""
-        expires_at = granted.token.expires_at
+        token = granted.token
+        # Without a known end nobody could say whether it is worth anything.
+        value, end = (token.value, token.expires_at) if isinstance(token, Token) and token.expires_at else ("", 0.0)
         return replace(
             login,
             refresh_token=granted.refresh_token or login.refresh_token,
             client=self._client,
-            access_token="" if expires_at is None else granted.token.value,
+            access_token=value,
             asked_for=self._asked_for,
             issued_at=context.clock.time(),
-            expires_at=expires_at or 0.0,
+            expires_at=end,
         )
+
+
+def _token_of(granted: Granted) -> Token:
+    if isinstance(granted.token, TokenError):
+        raise granted.token
+    return granted.token

@@ -12,6 +12,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,7 +33,7 @@ from grpc_bearer.sources._login_file import LoginFile
 from grpc_bearer.testing import ManualClock
 
 NOW, LIFE = 1_700_000_000.0, 1000.0
-CLIENT = "me at auth.example.com"
+HOST, CLIENT = "auth.example.com", "me at auth.example.com"
 
 
 class Issuer:
@@ -86,7 +87,12 @@ def put(path: Path, content: str, mode: int = 0o600) -> Path:
 
 
 def kept(path: Path, **how: Any) -> KeptLogin:
-    return KeptLogin(LoginFile(path, "store"), CLIENT, "all", **how)
+    return KeptLogin(LoginFile(path, "store"), HOST, **{"client": CLIENT, "asked_for": "all", **how})
+
+
+def in_memory(given: str, memory: LoginMemory | None = None) -> KeptLogin:
+    memory = LoginMemory(given=True) if memory is None else memory
+    return KeptLogin(memory, HOST, client=CLIENT, asked_for="all", seed=lambda context: given)
 
 
 def in_file(path: Path) -> dict[str, Any]:
@@ -144,7 +150,7 @@ def test_another_process_takes_the_access_token_that_is_there_if_it_is_worth_it(
     clock.advance(age * LIFE)
     context = CallContext(clock=clock, refused=first.fingerprint if refused else "")
 
-    second = KeptLogin(LoginFile(path, "store"), CLIENT, asked_for).token(context, issuer.refresh)
+    second = kept(path, asked_for=asked_for).token(context, issuer.refresh)
 
     assert (second.value == first.value) is shared
     assert len(issuer.asked) == (1 if shared else 2)
@@ -159,7 +165,7 @@ def test_a_refresh_token_that_is_refused_is_sent_no_more_until_there_is_another(
     login, context = kept(put(path, "rt-old")), CallContext(clock=clock)
 
     for _ in range(3):
-        with pytest.raises(TokenRejectedError, match=rf"^{CLIENT}: .* \(invalid_grant\); log in again$"):
+        with pytest.raises(TokenRejectedError, match=rf"^{HOST}: .* \(invalid_grant\); log in again$"):
             login.token(context, issuer.refresh)
     assert issuer.asked == ["rt-old"]
     put(path, issuer.new())
@@ -175,16 +181,32 @@ def test_a_refresh_token_that_is_refused_is_sent_no_more_until_there_is_another(
 def test_what_is_given_counts_where_it_is_new(path: Path, issuer: Issuer, clock: ManualClock) -> None:
     given = [issuer.new()]
     context = CallContext(clock=clock)
-    login = kept(path, seed=lambda: given[-1])
+    login = kept(path, seed=lambda context: given[-1])
 
     for _ in range(2):
         login.token(context, issuer.refresh)
     given.append(issuer.new())
     login.token(context, issuer.refresh)
-    kept(path, seed=lambda: given[-1]).token(context, issuer.refresh)
+    kept(path, seed=lambda context: given[-1]).token(context, issuer.refresh)
 
     assert [issuer.asked[0], issuer.asked[2]] == given
     assert len(set(issuer.asked)) == 3
+
+
+def test_a_refresh_token_that_came_beside_an_unusable_access_token_is_kept(
+    path: Path, issuer: Issuer, clock: ManualClock
+) -> None:
+    login, context = kept(put(path, issuer.new())), CallContext(clock=clock)
+
+    def half(token: str) -> Granted | None:
+        granted = issuer.refresh(token)
+        return granted and replace(granted, token=TokenFormatError("expired; is the clock right?"))
+
+    with pytest.raises(TokenFormatError, match="is the clock right"):
+        login.token(context, half)
+    login.token(context, issuer.refresh)
+
+    assert len(set(issuer.asked)) == 2
 
 
 # ----------------------------------------------------------------------------------------------------------- the file
@@ -201,8 +223,8 @@ def test_what_is_given_counts_where_it_is_new(path: Path, issuer: Issuer, clock:
         ("${TOKEN}", 0o600, TokenFormatError, "refresh_token: a placeholder"),
         ('{"refresh_token": "s3cret", "client": "another"}', 0o600, TokenRejectedError, "the login of another client"),
         ("s" * (1 << 20) + "s", 0o600, TokenRejectedError, "over 1048576 bytes"),
-        (None, 0o600, TokenRejectedError, "no login is kept; log in"),
-        ("", 0o600, TokenRejectedError, "no login is kept; log in"),
+        (None, 0o600, TokenRejectedError, "there is no login; log in"),
+        ("", 0o600, TokenRejectedError, "there is no login; log in"),
     ],
 )
 def test_a_file_that_is_of_no_use(
@@ -240,7 +262,7 @@ def test_what_cannot_be_written_is_told_before_the_refresh_token_is_used(path: P
         (path.parent / "login.new").mkdir()
 
     with pytest.raises(TokenError, match=r"cannot be locked|a directory|cannot be written"):
-        kept(path, seed=lambda: "s3cret").token(CallContext(), issuer.refresh)
+        kept(path, seed=lambda context: "s3cret").token(CallContext(), issuer.refresh)
 
     assert issuer.asked == []
 
@@ -353,7 +375,7 @@ def _after(lines: int, do: Callable[[], object]) -> Callable[[FrameType, str, An
 
 
 answered: list[bool] = []
-_AGAIN = f"{CLIENT}: the refresh token is no longer good (invalid_grant); log in again"
+_AGAIN = f"{HOST}: the refresh token is no longer good (invalid_grant); log in again"
 
 
 def outcome(path: Path, issuer: Issuer) -> str:
@@ -411,7 +433,7 @@ def test_in_memory_the_loss_at_exit_is_told_once_and_neither_a_pickle_nor_a_chil
 ) -> None:
     given, context = issuer.new(), CallContext(clock=clock)
     memory = LoginMemory(given=True)
-    login = KeptLogin(memory, CLIENT, "all", lambda: given)
+    login = in_memory(given, memory)
     assert isinstance(pickle.loads(pickle.dumps(memory)), LoginMemory)
     with caplog.at_level(logging.WARNING, "grpc_bearer"):
         for _ in range(3):
@@ -436,7 +458,7 @@ def test_in_memory_a_server_that_does_not_rotate_serves_children_too(
     tmp_path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     issuer = Issuer(tmp_path / "steady", clock, rotates=False)
-    login, context = KeptLogin(LoginMemory(given=True), CLIENT, "all", lambda: "rt-steady"), CallContext(clock=clock)
+    login, context = in_memory("rt-steady"), CallContext(clock=clock)
     with caplog.at_level(logging.WARNING, "grpc_bearer"):
         login.token(context, issuer.refresh)
 
@@ -447,7 +469,7 @@ def test_in_memory_a_server_that_does_not_rotate_serves_children_too(
 
 def test_threads_of_one_process_use_each_refresh_token_once(issuer: Issuer, clock: ManualClock) -> None:
     given = issuer.new()
-    login = KeptLogin(LoginMemory(given=True), CLIENT, "all", lambda: given)
+    login = in_memory(given)
     threads = [threading.Thread(target=login.token, args=(CallContext(clock=clock), issuer.refresh)) for _ in range(8)]
     for thread in threads:
         thread.start()
