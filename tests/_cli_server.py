@@ -91,7 +91,7 @@ def run(
 
 _WITHOUT_EXTRAS = """
 import sys
-for name in ("rich", "grpc_health", "grpc_reflection"):
+for name in ("argcomplete", "rich", "grpc_health", "grpc_reflection"):
     sys.modules[name] = None
 from grpc_bearer.__main__ import main
 sys.exit(main(sys.argv[1:]))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
+from grpc_bearer._cli.completion import answer_shell
 from grpc_bearer._cli.parser import parsed, parser
 from grpc_bearer._cli.streams import JSON_ESCAPE, StreamError, note, streams, write
 from grpc_bearer._cli.terminal import json_line, print_json, safe
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 if all went well, and all of the result was written.
     """
+    answer_shell(parser())
     logging.getLogger("grpc_bearer").addHandler(logging.NullHandler())  # what goes wrong is told here, and told once
     words = sys.argv[1:] if argv is None else argv
     as_json = "--json" in words
@@ -68,7 +70,7 @@ def _run(arguments: Namespace) -> int:
     if arguments.command == "completion":
         from grpc_bearer._cli import completion
 
-        script = completion.script(arguments.shell, parser())
+        script = completion.script(arguments.shell)
         if arguments.json:
             print_json({"shell": arguments.shell, "script": script})
         else:

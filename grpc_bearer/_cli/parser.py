@@ -1,4 +1,4 @@
-"""The arguments of all commands. Shell completion is made from this too."""
+"""The arguments of all commands. Completion in the shell reads it too."""
 
 from __future__ import annotations
 
@@ -193,7 +193,8 @@ def _completion(commands: _Commands) -> None:
         "completion",
         "print a script that completes this command in your shell",
         'Print a script for your shell. bash: eval "$(grpc-bearer completion bash)" in ~/.bashrc; zsh: the same with '
-        "zsh in ~/.zshrc, after compinit; fish: grpc-bearer completion fish | source in config.fish.",
+        "zsh in ~/.zshrc, after compinit; fish: grpc-bearer completion fish | source in config.fish. "
+        "Needs the cli extra.",
         f" {{{','.join(_SHELLS)}}}",
     )
     made.add_argument("shell", choices=_SHELLS)

@@ -244,7 +244,7 @@ _OAUTH_FINAL = OAUTH_CODES | frozenset(
 
 def refusal(answer: Answer, where: str, now: float) -> TokenError | None:
     """The error that the status of an answer stands for, with the registered OAuth code in it, if there is one."""
-    return status_error(answer, where, now, _registered(_error_code(answer)))
+    return status_error(answer, where, now, oauth_code(answer))
 
 
 def oauth_refusal(answer: Answer, where: str, now: float) -> TokenError | None:
@@ -257,6 +257,11 @@ def oauth_refusal(answer: Answer, where: str, now: float) -> TokenError | None:
     if code in _OAUTH_RETRYABLE:
         return TokenUnavailableError(text, suspect="endpoint")
     return TokenRejectedError(text, suspect="credential")
+
+
+def oauth_code(answer: Answer) -> str | None:
+    """The `error` code of an answer, if it is a registered one."""
+    return _registered(_error_code(answer))
 
 
 def _registered(code: str | None) -> str | None:

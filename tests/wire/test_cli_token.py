@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -298,41 +299,44 @@ def test_bench_prints_a_table_or_json(key: Path) -> None:
     assert run("bench", "--key", "nix.pem").code == 2
 
 
-def completed(*words: str) -> list[str]:
-    """What bash offers for the last word."""
-    script = run("completion", "bash").out
-    line = " ".join(f"'{word}'" for word in words)
-    ask = f'{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _grpc_bearer; echo "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True, timeout=30)
-    return done.stdout.split()
+# The command of the environment that is tested.
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+COMPLETED = {
+    "in": {"inspect"},
+    "--v": {"--version"},
+    "token --credentials-": {"--credentials-file", "--credentials-env"},
+    "check --profile b": {"bear", "bitbroker"},
+    "token --auth check --credentials-f": {"--credentials-file"},
+    "completion f": {"fish"},
+    "check --ca on": {"one.pem"},
+    "check on": set(),
+    "token --token-env GRPC_BEARER_T": {"GRPC_BEARER_TEST"},
+}
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
-def test_bash_completes_commands_options_choices_and_files(tmp_path: Path) -> None:
-    (tmp_path / "one.pem").touch()
-
-    assert completed("grpc-bearer", "in") == ["inspect"]
-    assert completed("grpc-bearer", "token", "--credentials-") == ["--credentials-file", "--credentials-env"]
-    assert completed("grpc-bearer", "check", "--profile", "b") == ["bear", "bitbroker"]
-    assert completed("grpc-bearer", "completion", "f") == ["fish"]
-    assert completed("grpc-bearer", "check", "--ca", f"{tmp_path}/o") == [f"{tmp_path}/one.pem"]
-    assert "HOME" in completed("grpc-bearer", "token", "--token-env", "HOM")
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_other_shells_take_their_script(shell: str, tmp_path: Path) -> None:
-    script = run("completion", shell).out
-    path = tmp_path / "script"
-    path.write_text(script)
-    assert "inspect" in script
+@pytest.mark.parametrize("words", COMPLETED)
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_a_shell_offers_what_may_follow(shell: str, words: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(f"no {shell} here: its script was made, but not run")
-    done = subprocess.run([shell, str(path)], capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (0, "")
-    if shell == "fish":
-        ask = f"source {path}; complete -C 'grpc-bearer check --profile b'"
-        asked = subprocess.run([shell, "-c", ask], capture_output=True, text=True, timeout=30)
-        assert [line.partition("\t")[0] for line in asked.stdout.splitlines()] == ["bear", "bitbroker"]
+        pytest.skip(f"no {shell} here")
+    (tmp_path / "one.pem").touch()
+    (tmp_path / "script").write_text(run("completion", shell).out)
+    line = f"grpc-bearer {words}"
+    ask = {
+        "fish": f"source ./script; complete -C '{line}'",
+        "bash": f"source ./script; COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_TYPE=63; "
+        f"_python_argcomplete grpc-bearer; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+    }[shell]
+    environment = {**os.environ, "PATH": PATH, "GRPC_BEARER_TEST": "x", "HOME": str(tmp_path)}
+    done = subprocess.run([shell, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert {re.split("[\t ]", row)[0] for row in done.stdout.splitlines() if row} == COMPLETED[words]
+
+
+def test_completion_without_its_library_says_what_to_install() -> None:
+    ran = run("completion", "bash", extras=False)
+    assert (ran.code, ran.out) == (2, "")
+    assert "argcomplete" in ran.err
+    assert "grpc-bearer[cli]" in ran.err
 
 
 class _Zsh:
@@ -344,14 +348,23 @@ class _Zsh:
         script = folder / "script"
         script.write_text(run("completion", "zsh").out)
         self._terminal, theirs = pty.openpty()
-        environment = {**os.environ, "HOME": str(folder), "ZDOTDIR": str(folder), "TERM": "vt100", "COLUMNS": "200"}
+        environment = {
+            **os.environ,
+            "HOME": str(folder),
+            "ZDOTDIR": str(folder),
+            "TERM": "vt100",
+            "COLUMNS": "200",
+            "PATH": PATH,
+        }
         command = ["zsh", "-f", "-i"]
         self._shell = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
         )
         os.close(theirs)
         show = 'show() { print -r -- "<<$BUFFER>>"; BUFFER=""; }; zle -N show; bindkey "^X" show'
-        self._send(f"source {script}; {show}; print re''ady\n")  # what is typed is echoed: it must not be the mark
+        self._send(
+            f"autoload -Uz compinit; compinit -u; source {script}; {show}; print re''ady\n"
+        )  # what is typed is echoed: it must not be the mark
         self._until("ready\r\n")
 
     def _send(self, keys: str) -> None:
