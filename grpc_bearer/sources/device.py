@@ -65,8 +65,8 @@ class DeviceCodeSource(LoginSource):
 
     #: Whoever declined, or came too late, may want to be asked again.
     replaceable = True
-    #: Somebody has to find the browser. A call waits no longer than its own deadline.
-    fetch_timeout = 900.0
+    #: Longer than any code is good for, which ends the wait. A call waits no longer than its own deadline.
+    fetch_timeout = 3600.0
 
     def __init__(
         self,
