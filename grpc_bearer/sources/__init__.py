@@ -8,12 +8,15 @@ from grpc_bearer._base.source import Source
 
 if TYPE_CHECKING:
     from grpc_bearer.sources.callable import CallableSource
+    from grpc_bearer.sources.device import DeviceCodeSource
+    from grpc_bearer.sources.exec import ExecSource
     from grpc_bearer.sources.file import FileSource
     from grpc_bearer.sources.google import GoogleAuthSource
     from grpc_bearer.sources.http import HTTPTokenSource
     from grpc_bearer.sources.jwt import JWTSource
     from grpc_bearer.sources.jwt_bearer import JWTBearerSource
     from grpc_bearer.sources.oauth import ClientCredentialsSource
+    from grpc_bearer.sources.refresh import RefreshTokenSource
     from grpc_bearer.sources.routed import RoutedSource
     from grpc_bearer.sources.static import StaticSource
     from grpc_bearer.sources.token_exchange import TokenExchangeSource
@@ -21,11 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CallableSource",
     "ClientCredentialsSource",
+    "DeviceCodeSource",
+    "ExecSource",
     "FileSource",
     "GoogleAuthSource",
     "HTTPTokenSource",
     "JWTBearerSource",
     "JWTSource",
+    "RefreshTokenSource",
     "RoutedSource",
     "Source",
     "StaticSource",
@@ -35,11 +41,14 @@ __all__ = [
 _MODULES = {
     "CallableSource": "callable",
     "ClientCredentialsSource": "oauth",
+    "DeviceCodeSource": "device",
+    "ExecSource": "exec",
     "FileSource": "file",
     "GoogleAuthSource": "google",
     "HTTPTokenSource": "http",
     "JWTBearerSource": "jwt_bearer",
     "JWTSource": "jwt",
+    "RefreshTokenSource": "refresh",
     "RoutedSource": "routed",
     "StaticSource": "static",
     "TokenExchangeSource": "token_exchange",

@@ -9,7 +9,7 @@ import math
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grpc_bearer._base.clock import Clock
@@ -351,3 +351,11 @@ def made_token(
         )
     with translating(TokenFormatError, to=lambda error: TokenFormatError(f"{where}: {error}")):
         return Token(value, expires_at=expires_at, refresh_at=refresh_at)
+
+
+def no_older(token: Token, until: float) -> Token:
+    """The token, to be replaced at that time (in seconds since the Unix epoch), if not earlier."""
+    if token.expires_at is not None and token.expires_at <= until:
+        return token
+    early = token.refresh_at is not None and token.refresh_at < until
+    return replace(token, expires_at=until, refresh_at=token.refresh_at if early else None)
