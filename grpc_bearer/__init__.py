@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from grpc_bearer.cache import SharedCache
     from grpc_bearer.events import Observer
     from grpc_bearer.sources import (
+        AzureIdentitySource,
         CallableSource,
         ClientCredentialsSource,
         DeviceCodeSource,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthLike",
+    "AzureIdentitySource",
     "BearerAuth",
     "BearerInterceptor",
     "CallContext",

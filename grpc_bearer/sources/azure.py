@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, Protocol
 
 from grpc_bearer._base.arguments import checked_text
 from grpc_bearer._base.token import CallContext, Shared, Token, secrets_may_travel
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenRejectedError
-from grpc_bearer.sources._parse import CREDENTIAL_REFUSED, number_of
+from grpc_bearer.sources._parse import CREDENTIAL_REFUSED, made_token, number_of
 from grpc_bearer.sources.callable import CallableSource
 
 __all__ = ["AzureIdentitySource", "TokenCredential"]
@@ -94,15 +94,20 @@ class AzureIdentitySource(Shared, CallableSource):
         """
         return super().fetch(context)
 
-    def _asked(self) -> Token | Awaitable[Token]:
+    def key(self, context: CallContext) -> Hashable:
+        """One token for all."""
+        return ()
+
+    def _asked(self, context: CallContext) -> Token | Awaitable[Token]:
+        now = context.clock.time()
         with translating(Exception, to=self._refused):
             found = self._credential.get_token(*self._scopes)
-        return self._awaited(found) if inspect.isawaitable(found) else self._token(found)
+        return self._awaited(found, now) if inspect.isawaitable(found) else self._token(found, now)
 
-    async def _awaited(self, found: Awaitable[Any]) -> Token:
+    async def _awaited(self, found: Awaitable[Any], now: float) -> Token:
         with translating(Exception, to=self._refused):
             answer = await found
-        return self._token(answer)
+        return self._token(answer, now)
 
     def _refused(self, error: BaseException) -> TokenRejectedError | None:
         # azure-identity raises ClientAuthenticationError also where it could reach nobody. Only a status tells.
@@ -111,11 +116,11 @@ class AzureIdentitySource(Shared, CallableSource):
             return None
         return TokenRejectedError(f"{self._where}: {type(error).__name__}, answered {status}", suspect="credential")
 
-    def _token(self, found: object) -> Token:
+    def _token(self, found: object, now: float) -> Token:
         value, expires_on = getattr(found, "token", None), number_of(getattr(found, "expires_on", None))
         if not isinstance(value, str) or expires_on is None:
             raise TokenFormatError(f"{self._where}: gave no object with the fields token and expires_on")
-        return Token(value, expires_at=expires_on)
+        return made_token(self._where, value, now=now, expires_at=expires_on)
 
 
 def _checked_scopes(scope: object) -> tuple[str, ...]:
