@@ -46,6 +46,10 @@ class Source(ABC):
     #: after a refusal it is tried again soon.
     replaceable: bool = False
 
+    #: Seconds after which those who wait for a fetch are told that it takes too long (it goes on). More makes sense
+    #: only where a person has to do something.
+    fetch_timeout: float = 60.0
+
     #: Headers that are sent beside each token. No secrets.
     beside: tuple[tuple[str, str], ...] = ()
 

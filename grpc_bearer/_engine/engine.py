@@ -43,10 +43,7 @@ from grpc_bearer._engine.refresh_table import Decision
 from grpc_bearer._engine.single_use import SingleUse
 from grpc_bearer.errors import GrpcBearerError, TokenUnavailableError
 
-__all__ = ["FETCH_TIMEOUT", "Deliver", "Engine", "Lease"]
-
-#: Seconds after which those who wait for a fetch are told that it takes too long (it goes on).
-FETCH_TIMEOUT = 60.0
+__all__ = ["Deliver", "Engine", "Lease"]
 
 #: Called again and again: whether a call still waits for its token.
 Patient: TypeAlias = Callable[[], bool]
@@ -83,13 +80,14 @@ class Engine:
         clock: Clock = SYSTEM_CLOCK,
         max_keys: int = 1024,
         keep_warm: bool = False,
-        fetch_timeout: float = FETCH_TIMEOUT,
+        fetch_timeout: float | None = None,
         jitter: Callable[[], float] = system_random,
         notify: Notifier | None = None,
     ) -> None:
         self._source = source
         self.notify: Notifier = notify or Notifier(source=type(source).__name__, monotonic=clock.monotonic)
-        self._fetcher = Fetcher(source, metadata_of, clock, jitter, fetch_timeout, keep_warm, self.notify)
+        longest = source.fetch_timeout if fetch_timeout is None else fetch_timeout
+        self._fetcher = Fetcher(source, metadata_of, clock, jitter, longest, keep_warm, self.notify)
         self._wall = self._fetcher.wall
         self._released = False
         self._entries = Entries(self._fetcher, max_keys)

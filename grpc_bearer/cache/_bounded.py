@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from grpc_bearer._base.bounded_threads import start
+from grpc_bearer._base.private_files import InsecureError
 from grpc_bearer._engine.fetch import system_random
-from grpc_bearer.cache._files import InsecureError
 from grpc_bearer.errors import ConfigurationError
 
 T = TypeVar("T")

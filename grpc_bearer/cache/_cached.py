@@ -47,7 +47,7 @@ class CachedSource(Source):
         self._source, self._cache = source, cache
         self._bases = {id(part): _basis(part, cache) for part in _parts(source) if part.worth_sharing}
         self._mine: OrderedDict[str, Mine] = OrderedDict()
-        self.signs, self.replaceable = source.signs, source.replaceable
+        self.signs, self.replaceable, self.fetch_timeout = source.signs, source.replaceable, source.fetch_timeout
         self.needs: tuple[str, ...] = (*source.needs, *NEEDS)
         if getattr(source.key, "__func__", None) is not Source.key:
             self.key = source.key  # type: ignore[method-assign]  # only then: the engine is faster without

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -16,8 +15,9 @@ from contextlib import contextmanager, suppress
 from typing import cast
 
 from grpc_bearer._base.arguments import Where
+from grpc_bearer._base.file_locks import FileLock, check_locking, lock_file
+from grpc_bearer._base.private_files import POSIX, InsecureError, check_private, read_private, replacing
 from grpc_bearer._base.translating import translating
-from grpc_bearer.cache._locks import FileLock, check_locking, lock_file
 from grpc_bearer.cache._sealed import header_of
 from grpc_bearer.cache._store import AFTERMATH, Denied, Grant, Stored, View
 from grpc_bearer.errors import ConfigurationError
@@ -30,14 +30,6 @@ _OURS = re.compile(r"[0-9a-f]{64}(\.token|\.failed)(\.[0-9a-f]{16}\.tmp)?")
 _LEFT_BEHIND = 60.0
 #: Seconds after its end for which an entry is left where it is.
 _GRACE = 3600.0
-# Windows has neither owners nor modes in this sense: there the user's own folder protects what is in it.
-_POSIX = os.name == "posix"
-_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-
-
-class InsecureError(Exception):
-    """The directory cannot be used, since others could read or change what is in it. The text says what to do."""
 
 
 def default_directory() -> str | None:
@@ -62,7 +54,7 @@ def default_directory() -> str | None:
 
 def _is_own(path: str) -> bool:
     """Whether a directory, or where it is not there yet the one that it would be made in, is this user's."""
-    if not _POSIX:
+    if not POSIX:
         return True
     while not os.path.lexists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
@@ -109,7 +101,7 @@ class FileStore:
     leased = False
 
     def __init__(self, directory: str) -> None:
-        check_locking()
+        check_locking("cache")
         self.directory = os.path.join(os.getcwd(), directory)
         where = Where("cache", self.directory)
         with (
@@ -176,7 +168,7 @@ class FileStore:
         Whoever may write in a directory above it can put another in its place, or a link, and so shut us out. More they
         cannot do: what does not belong to this user, or is open to others, is not used, and neither is a link.
         """
-        if not _POSIX:
+        if not POSIX:
             os.makedirs(self.directory, exist_ok=True)
             yield _Folder(self.directory, None)
             return
@@ -193,7 +185,7 @@ class FileStore:
                 raise InsecureError("a symbolic link; give the directory itself") from None
             raise error
         try:
-            _check(os.fstat(descriptor), "the directory", 0o700)
+            check_private(os.fstat(descriptor), "the directory", 0o700)
             yield _Folder(self.directory, descriptor)
         finally:
             os.close(descriptor)
@@ -210,31 +202,12 @@ class _Folder:
         return name if self.at is not None else os.path.join(self._path, name)
 
 
-def _check(status: os.stat_result, what: str, mode: int) -> None:
-    if status.st_uid != os.geteuid():
-        raise InsecureError(f"{what} belongs to another user; give one of your own")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise InsecureError(f"{what} is open to others ({stat.S_IMODE(status.st_mode):04o}); chmod it to {mode:04o}")
-
-
 def _read(folder: _Folder, name: str) -> Stored | None:
     """The entry in a file; a link, somebody else's file or one that others can write counts as none."""
     try:
-        descriptor = os.open(folder(name), _READ, dir_fd=folder.at)
-    except OSError:
+        blob, status = read_private(folder(name), _MAX_BYTES, folder.at)
+    except (OSError, InsecureError):
         return None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-            return None
-        if _POSIX:
-            _check(status, "the file", 0o600)
-        with open(descriptor, "rb", closefd=False) as file:
-            blob = file.read(_MAX_BYTES)
-    except InsecureError:
-        return None
-    finally:
-        os.close(descriptor)
     header = header_of(blob)
     return Stored(header[0] if header else 0, blob, max(time.time() - status.st_mtime, 0.0))
 
@@ -257,16 +230,8 @@ def _age(folder: _Folder, name: str) -> float:
 
 def _replace(folder: _Folder, name: str, content: bytes) -> None:
     """Put a file in its place in one step. Not synced to the disk: at worst it does not open after a power cut."""
-    temporary = f"{name}.{secrets.token_hex(8)}{_TEMPORARY}"
-    try:
-        descriptor = os.open(folder(temporary), _WRITE, 0o600, dir_fd=folder.at)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(folder(temporary), folder(name), src_dir_fd=folder.at, dst_dir_fd=folder.at)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(folder(temporary), dir_fd=folder.at)
-        raise
+    with replacing(folder(name), folder(f"{name}.{secrets.token_hex(8)}{_TEMPORARY}"), folder.at) as put:
+        put(content)
 
 
 def _sweep(folder: _Folder) -> None:

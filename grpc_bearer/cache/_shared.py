@@ -17,11 +17,11 @@ from grpc_bearer._base.arguments import (
     refuse_file_name,
 )
 from grpc_bearer._base.credential_files import read_file
+from grpc_bearer._base.file_locks import check_locking
 from grpc_bearer._base.token import Secret
 from grpc_bearer._base.translating import translating
 from grpc_bearer.cache._bounded import STRETCH, CircuitBreaker
 from grpc_bearer.cache._files import FileStore, NoStore, default_directory
-from grpc_bearer.cache._locks import check_locking
 from grpc_bearer.cache._redis import URL_SCHEMES, RedisStore, checked_client, client_of
 from grpc_bearer.cache._store import Store
 from grpc_bearer.errors import ConfigurationError
@@ -171,7 +171,7 @@ def _checked_store(store: object) -> tuple[object, str]:
 def _default_store() -> Store:
     """This user's own directory; where there is none that can be used, no cache, for nothing fails because of it."""
     directory, problem = default_directory(), "this user has no directory for it; give one"
-    check_locking()
+    check_locking("cache")
     if directory is not None:
         try:
             return FileStore(directory)

@@ -8,21 +8,27 @@ from grpc_bearer._base.source import Source
 
 if TYPE_CHECKING:
     from grpc_bearer.sources.callable import CallableSource
+    from grpc_bearer.sources.device import DeviceCodeSource
+    from grpc_bearer.sources.exec import ExecSource
     from grpc_bearer.sources.file import FileSource
     from grpc_bearer.sources.google import GoogleAuthSource
     from grpc_bearer.sources.http import HTTPTokenSource
     from grpc_bearer.sources.jwt import JWTSource
     from grpc_bearer.sources.oauth import ClientCredentialsSource
+    from grpc_bearer.sources.refresh import RefreshTokenSource
     from grpc_bearer.sources.routed import RoutedSource
     from grpc_bearer.sources.static import StaticSource
 
 __all__ = [
     "CallableSource",
     "ClientCredentialsSource",
+    "DeviceCodeSource",
+    "ExecSource",
     "FileSource",
     "GoogleAuthSource",
     "HTTPTokenSource",
     "JWTSource",
+    "RefreshTokenSource",
     "RoutedSource",
     "Source",
     "StaticSource",
@@ -31,10 +37,13 @@ __all__ = [
 _MODULES = {
     "CallableSource": "callable",
     "ClientCredentialsSource": "oauth",
+    "DeviceCodeSource": "device",
+    "ExecSource": "exec",
     "FileSource": "file",
     "GoogleAuthSource": "google",
     "HTTPTokenSource": "http",
     "JWTSource": "jwt",
+    "RefreshTokenSource": "refresh",
     "RoutedSource": "routed",
     "StaticSource": "static",
 }

@@ -9,7 +9,7 @@ import math
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grpc_bearer._base.clock import Clock
@@ -244,7 +244,7 @@ _OAUTH_FINAL = OAUTH_CODES | frozenset(
 
 def refusal(answer: Answer, where: str, now: float) -> TokenError | None:
     """The error that the status of an answer stands for, with the registered OAuth code in it, if there is one."""
-    return status_error(answer, where, now, _registered(_error_code(answer)))
+    return status_error(answer, where, now, oauth_code(answer))
 
 
 def oauth_refusal(answer: Answer, where: str, now: float) -> TokenError | None:
@@ -257,6 +257,11 @@ def oauth_refusal(answer: Answer, where: str, now: float) -> TokenError | None:
     if code in _OAUTH_RETRYABLE:
         return TokenUnavailableError(text, suspect="endpoint")
     return TokenRejectedError(text, suspect="credential")
+
+
+def oauth_code(answer: Answer) -> str | None:
+    """The `error` code of an answer, if it is a registered one."""
+    return _registered(_error_code(answer))
 
 
 def _registered(code: str | None) -> str | None:
@@ -346,3 +351,11 @@ def made_token(
         )
     with translating(TokenFormatError, to=lambda error: TokenFormatError(f"{where}: {error}")):
         return Token(value, expires_at=expires_at, refresh_at=refresh_at)
+
+
+def no_older(token: Token, until: float) -> Token:
+    """The token, to be replaced at that time (in seconds since the Unix epoch), if not earlier."""
+    if token.expires_at is not None and token.expires_at <= until:
+        return token
+    early = token.refresh_at is not None and token.refresh_at < until
+    return replace(token, expires_at=until, refresh_at=token.refresh_at if early else None)

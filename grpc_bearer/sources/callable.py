@@ -6,7 +6,6 @@ import asyncio
 import inspect
 from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
-from dataclasses import replace
 
 from grpc_bearer._base.arguments import checked_seconds, seconds_or_none
 from grpc_bearer._base.source import Source
@@ -14,7 +13,7 @@ from grpc_bearer._base.token import CallContext, Token, TokenFunction
 from grpc_bearer._base.user_code import called, name_of, nobody
 from grpc_bearer.errors import ConfigurationError, TokenFormatError
 from grpc_bearer.sources._loop import awaited, background_loop, runs_here
-from grpc_bearer.sources._parse import jwt_expiry, made_token
+from grpc_bearer.sources._parse import jwt_expiry, made_token, no_older
 
 __all__ = ["CallableSource"]
 
@@ -115,15 +114,7 @@ class CallableSource(Source):
             result = made_token(self._where, result, now=now, expires_at=jwt_expiry(result))
         if not isinstance(result, Token):
             raise TokenFormatError(f"{self._where}: should return a str or a Token, not {type(result).__name__}")
-        return result if self._max_age is None else _no_older(result, now + self._max_age)
-
-
-def _no_older(token: Token, until: float) -> Token:
-    """The token, to be replaced at that time (in seconds since the Unix epoch), if not earlier."""
-    if token.expires_at is not None and token.expires_at <= until:
-        return token
-    early = token.refresh_at is not None and token.refresh_at < until
-    return replace(token, expires_at=until, refresh_at=token.refresh_at if early else None)
+        return result if self._max_age is None else no_older(result, now + self._max_age)
 
 
 def _wants_context(fn: Callable[..., object]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from copy import copy
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,9 @@ class JWTSource(Source):
         self._claims = Members(claims, "claims", _TIMES, aud)
         if single_use and self._headers.constant and self._claims.constant:
             self._claims = Members(claims, "claims", _TIMES, {**aud, "jti": nonce})
-        varies = self._headers.vary_by_call or self._claims.vary_by_call
-        self._keyed = varies and (not single_use or presign > 0)
+        self._varies_by_call: bool = self._headers.vary_by_call or self._claims.vary_by_call
+        self._keyed = self._varies_by_call and (not single_use or presign > 0)
+        self._given = dict(claims) if isinstance(claims, Mapping) else claims, aud
         self._refused: deque[str] = deque(maxlen=_REMEMBERED)
         self._header = Segment(self._headers, functools.partial(_open_header, self._signer.algorithm))
         self._payload = Segment(self._claims, functools.partial(_open_claims, self._lifetime, not_before))
@@ -142,6 +144,25 @@ class JWTSource(Source):
         if context.refused and not self.single_use:
             token, issued = self._not_refused(token, issued, context)
         return unchecked_token(token, float(issued + self._lifetime), self.single_use)
+
+    def _for_each_request(self) -> JWTSource:
+        """A twin for assertions (RFC 7523): single-use, and with a `jti` that is never the same twice.
+
+        Raises:
+            ConfigurationError: the claims have a `jti` that is always the same.
+        """
+        claims, aud = self._given
+        if isinstance(claims, dict) and "jti" in claims and not callable(claims["jti"]):
+            raise ConfigurationError(
+                "a jti that is the same in each assertion, and servers take it only once; leave it out, or give "
+                "grpc_bearer.sources.jwt.nonce",
+                field="claims",
+            )
+        twin = copy(self)
+        twin.single_use, twin.presign, twin._keyed = True, 0, self._varies_by_call
+        twin._claims = Members(claims, "claims", _TIMES, {**aud, "jti": nonce})
+        twin._payload = Segment(twin._claims, functools.partial(_open_claims, self._lifetime, self._not_before))
+        return twin
 
     def _signed(self, issued: int, context: CallContext) -> str:
         header = self._header.written(0, context)

@@ -54,6 +54,7 @@ class RoutedSource(Source):
         self.single_use: bool = self._sources[0].single_use
         self.signs: bool = any(source.signs for source in self._sources)
         self.replaceable: bool = any(source.replaceable for source in self._sources)
+        self.fetch_timeout: float = max(source.fetch_timeout for source in self._sources)
         self.needs: tuple[str, ...] = tuple(name for source in self._sources for name in source.needs)
         self.presign: int = min(source.presign for source in self._sources)
         self.local: bool = all(source.local for source in self._sources)

@@ -21,8 +21,9 @@ PACKAGE = "grpc_bearer"
 LAYERS = """
 errors
 _base
-events sources
+events
 _engine otel
+sources
 cache
 _auth
 _calls profiles

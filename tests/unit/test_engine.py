@@ -24,7 +24,7 @@ from doors import eventually
 
 from grpc_bearer import CallContext, Clock, Source, Token
 from grpc_bearer._base import threads
-from grpc_bearer._engine.engine import FETCH_TIMEOUT, Engine, Lease
+from grpc_bearer._engine.engine import Engine, Lease
 from grpc_bearer._engine.entry import LOOK_AROUND
 from grpc_bearer.errors import (
     GrpcBearerError,
@@ -600,7 +600,7 @@ def test_patient_calls_wait_for_a_fetch_that_takes_too_long(make: Any, clock: Ma
     engine = make(source)
     future = patient(engine)
     assert source.entered.acquire(timeout=SOON)
-    clock.advance(FETCH_TIMEOUT)
+    clock.advance(Source.fetch_timeout)
     with pytest.raises(TokenUnavailableError, match="goes on"):
         value(engine)
     assert not future.done()

@@ -1,4 +1,4 @@
-"""Who fetches: a lock on a file, which the system frees when its holder dies, however it dies."""
+"""A lock on a file, which the system frees when its holder dies, however it dies."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class FileLock:
 
 if sys.platform == "win32":
 
-    def check_locking() -> None:
-        """Raises ConfigurationError: what it takes is not installed."""
+    def check_locking(field: str) -> None:
+        """Raises ConfigurationError: what it takes is not installed; `field` is the argument that needs it."""
         problem = "files need filelock on Windows: pip install 'grpc-bearer[files]'"
-        with translating(ImportError, to=lambda _: ConfigurationError(problem, field="cache")):
+        with translating(ImportError, to=lambda _: ConfigurationError(problem, field=field)):
             import filelock  # noqa: F401  # whether it can be
 
-    def lock_file(path: str, at: int | None) -> FileLock | None:
+    def lock_file(path: str, at: int | None = None) -> FileLock | None:
         """The lock on a file, made if need be; `None` if somebody else has it."""
         import filelock
 
@@ -56,10 +56,10 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def check_locking() -> None:
+    def check_locking(field: str) -> None:
         """Nothing is missing here."""
 
-    def lock_file(path: str, at: int | None) -> FileLock | None:
+    def lock_file(path: str, at: int | None = None) -> FileLock | None:
         """The lock on a file, made if need be; `None` if somebody else has it.
 
         By `flock`, as filelock does it, but in the open folder `at`. So it does no harm if somebody puts another folder
