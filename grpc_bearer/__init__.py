@@ -50,10 +50,12 @@ if TYPE_CHECKING:
         FileSource,
         GoogleAuthSource,
         HTTPTokenSource,
+        JWTBearerSource,
         JWTSource,
         RefreshTokenSource,
         RoutedSource,
         StaticSource,
+        TokenExchangeSource,
     )
 
 __all__ = [
@@ -72,6 +74,7 @@ __all__ = [
     "GrpcBearerError",
     "HTTPTokenSource",
     "InsecureChannelError",
+    "JWTBearerSource",
     "JWTSource",
     "Observer",
     "RefreshTokenSource",
@@ -83,6 +86,7 @@ __all__ = [
     "StaticSource",
     "Token",
     "TokenError",
+    "TokenExchangeSource",
     "TokenFormatError",
     "TokenRejectedError",
     "TokenUnavailableError",
