@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import grpc
 import pytest
+
+if TYPE_CHECKING:
+    from _authorization_server import AuthorizationServer
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -13,3 +19,12 @@ def pytest_configure(config: pytest.Config) -> None:
         for forgotten in (r"<coroutine object Queue\.put", r"<socket\.socket fd=\d+, family=AddressFamily\.AF_UNIX"):
             ignored = f"ignore:Exception ignored in. {forgotten}:pytest.PytestUnraisableExceptionWarning"
             config.addinivalue_line("filterwarnings", ignored)
+
+
+@pytest.fixture(scope="session")
+def authorization_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorizationServer]:
+    """A real one; skips where node or its packages are missing."""
+    from _authorization_server import running
+
+    with running(tmp_path_factory.mktemp("authorization-server")) as server:
+        yield server

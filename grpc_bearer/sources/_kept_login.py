@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from grpc_bearer._base.token import CallContext, Token, fingerprint
+from grpc_bearer._base.token import CallContext, HiddenText, Token, fingerprint
 from grpc_bearer.errors import ConfigurationError, TokenError, TokenRejectedError
 from grpc_bearer.sources._login_file import Login
 
@@ -221,7 +221,7 @@ class KeptLogin:
         if self._refused[0] == mark and now < self._refused[1]:
             return None
         with held.writing() as write:
-            granted = refresh(login.refresh_token)
+            granted = refresh(HiddenText(login.refresh_token))
             if granted is None:
                 self._refused = mark, now + _REFUSED
                 return None
@@ -233,7 +233,7 @@ class KeptLogin:
         self, held: Held, login: Login | None, context: CallContext, begin: Callable[[], Granted] | None
     ) -> Token:
         if begin is None:
-            has_ended = login is not None and login.refresh_token
+            has_ended = login is not None and login.refresh_token != ""
             had = "the refresh token is no longer good (invalid_grant)" if has_ended else "there is no login"
             raise TokenRejectedError(f"{self._where}: {had}; {self._advice}", suspect="credential")
         with held.writing() as write:

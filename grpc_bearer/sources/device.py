@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from grpc_bearer._base.arguments import checked_text
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._base.identity import Identity
-from grpc_bearer._base.token import CallContext, Token
+from grpc_bearer._base.token import CallContext, HiddenText, Token
 from grpc_bearer._base.user_code import called, name_of
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._device import CODES, DevicePrompt, Waiting, device_of, has_terminal, to_stderr
@@ -137,7 +137,7 @@ class DeviceCodeSource(LoginSource):
             self._waiting = None
 
     def _asked(self, context: CallContext, device_code: str) -> Granted | str:
-        reply = self._client.ask(context, {"grant_type": _GRANT, "device_code": device_code})
+        reply = self._client.ask(context, {"grant_type": _GRANT, "device_code": HiddenText(device_code)})
         return reply.code if reply.code in CODES else self._granted(reply)
 
     def identity(self) -> Identity | None:

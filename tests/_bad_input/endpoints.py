@@ -12,8 +12,10 @@ from grpc_bearer import (
     BearerAuth,
     ClientCredentialsSource,
     ConfigurationError,
+    DeviceCodeSource,
     GoogleAuthSource,
     HTTPTokenSource,
+    RefreshTokenSource,
     TokenError,
     TokenFormatError,
     TokenRejectedError,
@@ -22,6 +24,7 @@ from grpc_bearer import (
 )
 from grpc_bearer.testing import BigBody, ExpiredJWT, Garbage, Hang, NotJSON, Redirect, Reset, Status, Trickle
 
+from . import grants
 from . import material as m
 from .row import Row, Stage, build, fetch
 
@@ -54,6 +57,16 @@ def _assertion(stage: Stage, url: str | None = None, **how: Any) -> ClientCreden
     return ClientCredentialsSource(url or stage.oauth_url, m.CLIENT_ID, **how)
 
 
+def _refresh(stage: Stage, url: str | None = None, **how: Any) -> RefreshTokenSource:
+    how = {"ca": stage.ca_file, "refresh_token": m.REFRESH_TOKEN, **how}
+    return RefreshTokenSource(url or stage.oauth_url, m.CLIENT_ID, m.CLIENT_SECRET, **how)
+
+
+def _device(stage: Stage, url: str | None = None, **how: Any) -> DeviceCodeSource:
+    how = {"ca": stage.ca_file, "prompt": str, "device_authorization_url": url or stage.oauth_url, **how}
+    return DeviceCodeSource(stage.oauth_url, m.CLIENT_ID, m.CLIENT_SECRET, **how)
+
+
 def _bear(stage: Stage, url: str | None = None) -> BearerAuth:
     path = stage.file("bear.json", m.as_text(m.BEAR))
     return profiles.bear(path, url=url or stage.bear_url, ca=stage.ca_file)
@@ -79,9 +92,20 @@ _SOURCES: dict[str, Make] = {
     "client_secret_basic": _basic,
     "client_secret_post": _post,
     "private_key_jwt": _assertion,
+    "TokenExchangeSource": grants.exchange,
+    "JWTBearerSource": grants.bearer,
+    "refresh_token": _refresh,
+    "device_code": _device,
     "bear": _bear,
 }
-_OAUTH = ("client_secret_basic", "client_secret_post", "private_key_jwt")
+_OAUTH = (
+    "client_secret_basic",
+    "client_secret_post",
+    "private_key_jwt",
+    "TokenExchangeSource",
+    "JWTBearerSource",
+    "refresh_token",
+)
 _JSON = ("HTTPTokenSource(field=)", *_OAUTH)
 _HOST = "127.0.0.1:"
 
@@ -288,7 +312,7 @@ def oauth_answers() -> Iterator[Row]:
         yield fetch(
             f"{name}: an error with status 200",
             TokenRejectedError,
-            f"{_HOST}|answered 200 invalid_grant",
+            f"{_HOST}|log in again" if name == "refresh_token" else f"{_HOST}|answered 200 invalid_grant",
             _answered(make, refusal("invalid_grant")),
         )
         yield fetch(

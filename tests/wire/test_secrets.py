@@ -27,6 +27,7 @@ from urllib.parse import quote_plus
 import grpc
 import pytest
 import tenacity
+from _login_server import CLIENT_ID, LoginServer
 from doors import AIO_DOORS, ALL_DOORS, PATIENCE, SYNC_DOORS, eventually, nothing_in_flight, requests, try_all
 from secrets_harness import Watch, lines_of
 
@@ -340,6 +341,66 @@ def test_a_token_endpoint_that_hangs_past_the_deadline(world: World) -> None:
         assert ProbeStub(channel).Unary(ProbeRequest(index=1), timeout=PATIENCE).count == 1
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["in a file", "in memory"])
+def test_somebody_logs_in_and_the_login_ends(world: World, tmp_path: Path, kept: bool) -> None:
+    service, server = world["bear"], LoginServer(world.services.token_server)
+    server.device_answer["interval"], server.verdict = 1, ""
+    how: dict[str, Any] = {"ca": world.services.ca_file, "store": tmp_path / "login" if kept else None}
+    source = grpc_bearer.DeviceCodeSource(
+        server.token_url, CLIENT_ID, device_authorization_url=server.device_url, prompt=world.show, **how
+    )
+    with BearerAuth(source, clock=world.clock) as auth:
+        login = threading.Thread(target=auth.token)
+        login.start()
+        assert eventually(lambda: not (world.clock.advance(1) or login.is_alive()))
+        for _ in range(2):
+            assert succeeded(world.call_all(service, auth))
+            world.show_auth(auth)
+            world.show(source._kept, source._kept._place)
+            world.clock.advance(4000)
+        server.end()
+        server.verdict = "access_denied"
+        asking = [threading.Thread(target=lambda: errors(world.call_all(service, auth)))]
+        asking[0].start()
+        assert eventually(lambda: not (world.clock.advance(1) or asking[0].is_alive()))
+        world.watch.see("pickle", pickle.dumps(source._kept).decode("latin-1"))
+    world.watch.keep(**{f"secret {number}": secret for number, secret in enumerate(server.secrets)})
+
+
+@pytest.mark.parametrize(
+    "fault", [None, Status(401, body=PASSWORD), Garbage(), Reset()], ids=["ended", "401", "a page", "a reset"]
+)
+def test_a_refresh_token_that_is_of_no_use(world: World, fault: Any) -> None:
+    server, given = LoginServer(world.services.token_server), f"{PASSWORD}-rt"
+    source = grpc_bearer.RefreshTokenSource(server.token_url, CLIENT_ID, refresh_token=given, ca=world.services.ca_file)
+    if fault is not None:
+        world.services.token_server.fail_with(fault)
+    with BearerAuth(source, clock=world.clock) as auth:
+        world.show(source, *errors(world.call_all(world["bear"], auth)))
+        world.show_auth(auth)
+        with pytest.raises(TokenError) as caught:
+            auth.token()
+        world.show(caught.value)
+        with pytest.raises(grpc_bearer.ConfigurationError) as refused:
+            pickle.dumps(auth)
+        world.show(refused.value)
+    world.services.token_server.heal()
+
+
+@pytest.mark.parametrize("script", ['cat "$1"', 'cat "$1" "$1"', 'cat "$1" >&2; exit 1', 'cat "$1"; kill $$'])
+def test_a_command_and_what_it_prints(world: World, tmp_path: Path, script: str) -> None:
+    (tmp_path / "printed").write_text(f"{PASSWORD}\n")
+    source = grpc_bearer.ExecSource(["/bin/sh", "-c", script, "sh", tmp_path / "printed"])
+    with BearerAuth(source, clock=world.clock) as auth:
+        world.show(source, *world.call_all(world["bear"], auth))
+        world.show_auth(auth)
+        world.watch.see("pickle", pickle.dumps(auth).decode("latin-1"))
+        try:
+            world.show(source.fetch(CallContext(clock=world.clock)))
+        except TokenError as error:
+            world.show(error)
+
+
 class _Leaky(Exception):
     """As careless as an error can be."""
 
@@ -472,6 +533,12 @@ def test_everything_that_holds_a_secret_inline(world: World) -> None:
         grpc_bearer.HTTPTokenSource(oauth, form={"secret": PASSWORD}),
         grpc_bearer.ClientCredentialsSource(oauth, "me", PASSWORD, extra={"password": PASSWORD}),
         grpc_bearer.ClientCredentialsSource(oauth, "me", key=pem, auth_method="private_key_jwt"),
+        grpc_bearer.ClientCredentialsSource(oauth, "me", client_assertion=PASSWORD),
+        grpc_bearer.TokenExchangeSource(oauth, subject_token=PASSWORD, actor_token=PASSWORD, actor_token_type="jwt"),
+        grpc_bearer.TokenExchangeSource(issuer=oauth, subject_token=grpc_bearer.StaticSource(PASSWORD)),
+        grpc_bearer.JWTBearerSource(oauth, assertion=signed),
+        grpc_bearer.RefreshTokenSource(oauth, "me", PASSWORD, refresh_token=PASSWORD),
+        grpc_bearer.DeviceCodeSource(oauth, "me", PASSWORD, device_authorization_url=oauth),
         grpc_bearer.CallableSource(lambda secret=PASSWORD: secret),
         grpc_bearer.RoutedSource({"*": grpc_bearer.StaticSource(PASSWORD)}),
         grpc_bearer.profiles.openfx({"name": "k", "privateKey": pem}),
