@@ -26,7 +26,7 @@ class Chosen:
 
 def is_asked_for(arguments: Namespace) -> bool:
     """Whether the arguments or the environment name an auth."""
-    named = arguments.profile or arguments.auth or arguments.config or source_of(_fields(arguments))
+    named = getattr(arguments, "profile", None) or arguments.auth or arguments.config or source_of(_fields(arguments))
     return bool(named or environment_names_one())
 
 
