@@ -34,6 +34,8 @@ ORDERS, FLEET = "https://orders.example.com/api", "https://fleet.example.com/"
 RESOURCES = {ORDERS: "read write", FLEET: "read steer"}
 #: With characters that arrive wrong unless they are form-encoded (RFC 6749 section 2.3.1).
 SECRET = "hunter2/+%:= &"
+#: The `kid` of the platform's key.
+PLATFORM = "platform"
 #: In the certificate of the client `cert`.
 CERTIFIED = "robot.example.com"
 
@@ -63,7 +65,7 @@ class AuthorizationServer:
             "cert": own.chain_pem.decode(),
             "ca": self.ca.pem.decode(),
             "clients": [*_clients(self.key, self.platform)],
-            "platform": _jwks(self.platform),
+            "platform": _jwks(self.platform, PLATFORM),
             "resources": RESOURCES,
         }
         (folder / "config.json").write_text(json.dumps(config), "utf-8")
@@ -114,9 +116,9 @@ class AuthorizationServer:
         """The claims of a token that it has signed."""
         return dict(jwt.decode(token, self.keys, algorithms=["ES256"]).claims)
 
-    def introspect(self, token: str) -> dict[str, Any]:
+    def introspect(self, token: str, at: str = "") -> dict[str, Any]:
         """What it knows of a token (RFC 7662), which is how an API learns of one that is revoked."""
-        return dict(self._post("/token/introspection", token).json())
+        return dict(self._post(f"{at}/token/introspection", token).json())
 
     def revoke(self, token: str) -> None:
         """Revoke a token (RFC 7009)."""
@@ -135,7 +137,9 @@ class AuthorizationServer:
 
         now = int(time.time())
         body = {"iss": issuer, "sub": subject, "aud": audience, "iat": now, "exp": now + 300, "jti": uuid.uuid4().hex}
-        return jwt.encode({"alg": "ES256"}, {**body, **claims}, ECKey.import_key(private_pem(self.platform)))
+        return jwt.encode(
+            {"alg": "ES256", "kid": PLATFORM}, {**body, **claims}, ECKey.import_key(private_pem(self.platform))
+        )
 
     def visit(self, address: str, *, decline: bool = False) -> str:
         """Open the page of a device flow in a browser, and log in and consent there; or decline. The last page."""
@@ -206,8 +210,8 @@ def _clients(key: Any, platform: Any) -> Iterator[dict[str, Any]]:
     people = (DEVICE, "refresh_token")
     yield client("basic", "client_secret_basic", (*own, *people), client_secret=SECRET)
     yield client("post", "client_secret_post", (*own, *people), client_secret=SECRET)
-    yield client("key", "private_key_jwt", (*own, *people), jwks=_jwks(key))
-    yield client("federated", "private_key_jwt", (*own, *people), jwks=_jwks(platform))
+    yield client("key", "private_key_jwt", (*own, *people), jwks=_jwks(key, "key"))
+    yield client("federated", "private_key_jwt", (*own, *people), jwks=_jwks(platform, PLATFORM))
     yield client(
         "cert",
         "tls_client_auth",
@@ -216,9 +220,10 @@ def _clients(key: Any, platform: Any) -> Iterator[dict[str, Any]]:
         tls_client_certificate_bound_access_tokens=True,
     )
     yield client("public", "none", (EXCHANGE, JWT_BEARER, *people))
-    yield client("api", "client_secret_post", (), client_secret=SECRET)
+    # Of an API that asks about tokens, and may read itself.
+    yield client("api", "client_secret_post", ("client_credentials",), client_secret=SECRET, scope="read")
 
 
-def _jwks(key: Any) -> dict[str, list[dict[str, Any]]]:
+def _jwks(key: Any, kid: str) -> dict[str, list[dict[str, Any]]]:
     public = ECKey.import_key(private_pem(key)).as_dict(private=False)
-    return {"keys": [{**public, "alg": "ES256", "use": "sig"}]}
+    return {"keys": [{**public, "alg": "ES256", "use": "sig", "kid": kid}]}

@@ -41,7 +41,11 @@ function configuration(issuer, mtls) {
     findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
     extraTokenClaims: (ctx) => ctx.oidc.exchanged,
     clientAuthMethods: ['none', 'client_secret_basic', 'client_secret_post', 'private_key_jwt', 'tls_client_auth'],
-    discovery: { mtls_endpoint_aliases: { token_endpoint: `${mtls}/token` } },
+    discovery: {
+      mtls_endpoint_aliases: {
+        token_endpoint: `${mtls}/token`, device_authorization_endpoint: `${mtls}/device/auth`,
+      },
+    },
     features: {
       clientCredentials: { enabled: true },
       deviceFlow: { enabled: true },
@@ -119,6 +123,12 @@ function provider(issuer, mtls) {
     'audience', 'resource',
   ]);
   made.registerGrantType('urn:ietf:params:oauth:grant-type:jwt-bearer', jwtBearer, ['assertion', ...targets], ['resource']);
+  // Into the log, for whoever looks why a test fails.
+  for (const endpoint of ['grant', 'device_authorization', 'server']) {
+    made.on(endpoint === 'server' ? 'server_error' : `${endpoint}.error`, (ctx, error) => {
+      console.error(`${ctx.path}: ${error.error}: ${error.error_detail ?? error.error_description ?? error.stack}`);
+    });
+  }
   return made.callback();
 }
 
@@ -130,6 +140,7 @@ function dispatch(request, response) {
     return;
   }
   const path = ISSUERS.find((each) => each && request.url.startsWith(`${each}/`)) ?? '';
+  request.originalUrl = request.url; // by which oidc-provider knows where it is mounted
   request.url = request.url.slice(path.length);
   issuers[path](request, response);
 }
@@ -142,8 +153,8 @@ function listening(options) {
 
 const issuers = {};
 const port = await listening({});
-// Where whoever has no certificate of our authority's does not get in: RFC 8705 section 5.
-const mtls = await listening({ requestCert: true, rejectUnauthorized: true });
+// Only here a client is asked for its certificate, since browsers would ask their users which one (RFC 8705 section 5).
+const mtls = await listening({ requestCert: true, rejectUnauthorized: false });
 for (const path of ISSUERS) {
   issuers[path] = provider(`https://localhost:${port}${path}`, `https://localhost:${mtls}${path}`);
 }
