@@ -192,7 +192,10 @@ class GivenAuth(GivenSource):
         if not isinstance(engine, Engine) or not isinstance(source, Source):
             raise _not_given(field, "a BearerAuth or what it is made of", auth)
         super().__init__(source, _key_of(source), kept=True)
-        self._auth = auth
+        self._auth, self._field = auth, field
+
+    def __reduce__(self) -> tuple[type[GivenAuth], tuple[object, str]]:
+        return GivenAuth, (self._auth, self._field)  # the auth decides what of it may travel
 
     def _engine(self, context: CallContext) -> Engine:
         engine: Engine = self._auth._engine
