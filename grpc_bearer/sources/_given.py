@@ -43,7 +43,7 @@ class Given(ABC):
 
     #: Whether nobody can put another in its place.
     fixed: bool = True
-    #: Whether it is signed on this machine for each request: the clock then decides what it is worth.
+    #: Whether it is signed on this machine: the clock then decides what it is worth.
     signs: bool = False
     #: Modules that `shown` imports; see `Source.needs`.
     needs: tuple[str, ...] = ()
@@ -143,8 +143,7 @@ class GivenSource(Given):
         self._engines: dict[str, Engine] = {}  # one, once it is needed
         self.key = key
         self.needs = source.needs
-        self.signs = source.signs and not self._kept
-        self.fixed = source.signs
+        self.signs = self.fixed = source.signs
 
     def __getstate__(self) -> dict[str, object]:
         """Configuration only."""

@@ -166,7 +166,8 @@ class OAuthClient:
             if attempt == 2 or answer.status in SUCCESS:
                 break
             clock_was_off = self._signs(grant) and (corrected or suspects(context.clock))
-            if not clock_was_off and (attempt or not self._replaced(context, grant, shown, answer)):
+            replaced = (clock_was_off or not attempt) and self._replaced(context, grant, shown, answer)
+            if not (clock_was_off or replaced):
                 break
         if answer.status in _GONE:
             self.server.forget()

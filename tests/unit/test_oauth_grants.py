@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pickle
 import ssl
 import threading
@@ -12,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from _https import Reply, Server, assert_hidden, failure, https_server, unsigned_jwt
+from _https import Reply, Server, assert_hidden, failure, https_server, in_a_child, unsigned_jwt
 from jose import verified
 
 from grpc_bearer import (
@@ -529,3 +531,25 @@ def test_no_part_of_a_chain_is_shown(server: Server, exchange: Make, caplog: pyt
     for text in (caplog.text, repr(source), repr(vars(source)), repr(vars(source._client))):
         assert token not in text
         assert "hunter2" not in text
+
+
+async def test_a_chain_that_needs_this_very_loop_is_refused_instead_of_waited_for(exchange: Make) -> None:
+    async def token() -> str:
+        return "s3cret"
+
+    auth = BearerAuth(exchange(CallableSource(token, loop=asyncio.get_running_loop())))
+    failure(auth.token, ConfigurationError, "its coroutine needs the event loop that runs on this thread")
+
+    assert (await auth.atoken()).value == "t0ken"
+    auth.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_goes_on_with_the_chain(server: Server, exchange: Make) -> None:
+    inner = Counted()
+    source = exchange(inner)
+    source.fetch(CONTEXT)
+
+    assert in_a_child(lambda: source.fetch(CONTEXT).value == "t0ken" and inner.fetched == 1)
+    source.close()
