@@ -53,9 +53,10 @@ def source_of(fields: Mapping[str, object], kind: str = "") -> dict[str, object]
         return None
     found: dict[str, object] = {"source": kind or LEADS[lead]}
     read = {"exec": _words, "claim": _claims}
+    names = {**_OTHER_NAMES, "scope": "scopes"} if found["source"] == "google" else _OTHER_NAMES
     for name, value in fields.items():
         if name != "google":  # which has no field: there is but one of them
-            found[_OTHER_NAMES.get(name, name)] = read[name](value) if name in read else value
+            found[names.get(name, name)] = read[name](value) if name in read else value
     return found
 
 

@@ -175,7 +175,7 @@ def test_a_token_by_itself_a_command_and_a_signed_one(endpoint: Endpoint, monkey
         (["--token-url", "http://a.example.com/t", "--client-id", "x"], "--token-url: "),
         (["--client-id", "x"], "--client-id goes with"),
         (["--token-file", "subject", "--auth", "x"], "--token-file beside --auth or --config"),
-        (["--google"], "--google: google-auth finds no default credentials"),
+        (["--google", "--scope", "a"], "--google: google-auth finds no default credentials"),
         ([], "which auth? Give --profile NAME or --token-file FILE"),
     ],
 )
