@@ -15,7 +15,6 @@ import contextlib
 import copy
 import functools
 import importlib
-import sys
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from types import FunctionType, MethodType
@@ -57,7 +56,7 @@ def is_grpcs(thing: object) -> bool:
     Seen: 1.66 to 1.85. Without it no channel is ever proved, and requests are kept as copies, not as bytes.
     """
     kind = type(thing)
-    if kind.__module__ not in (_SYNC, _AIO, _CORE) or not _is_of(thing, kind.__module__):
+    if kind.__module__ not in (_SYNC, _AIO, _CORE) or not _is_of(thing, _globals(kind.__module__)):
         return False
     return kind.__module__ != _AIO or hasattr(thing, "_interceptors") or hasattr(thing, "_unary_unary_interceptors")
 
@@ -188,23 +187,38 @@ def sync_channel_behind(continuation: object) -> Any:
     * that one's `_thunk` was made in a method of what `grpc.intercept_channel` returned, which has the channel;
     * the thunk will call a method of the channel. Tracers put their own in its place, on one channel or on the class.
 
+    All of it is walked for each call, for all of it may change; in one frame, since every call pays for it.
+
     Seen: 1.66 to 1.85. Without it (`None`) the tokens of an interceptor's calls go through core.
     """
-    multicallable = _self_in(continuation, _SYNC_INTERCEPTOR)
-    made = _self_in(getattr(multicallable, "_thunk", None), _SYNC_INTERCEPTOR)
-    channel = getattr(made, "_channel", None)
-    if not is_grpcs(channel):
+    module, core, methods = _sync_names()
+    if type(continuation) is not FunctionType or continuation.__globals__ is not module:
         return None
-    method = getattr(channel, _METHODS.get(type(multicallable).__name__, ""), None)
-    return channel if _is_function_of(getattr(method, "__func__", None), _SYNC) else None
+    try:
+        multicallable = _self_of(continuation)
+        method = methods[type(multicallable)]
+        thunk = multicallable._thunk
+        if type(thunk) is not FunctionType or thunk.__globals__ is not module:
+            return None
+        made = _self_of(thunk)
+        if type(made) is not module["_Channel"]:
+            return None
+        channel = made._channel
+        if type(channel) is not core["Channel"]:
+            return None
+        function = getattr(channel, method).__func__
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
+    return channel if type(function) is FunctionType and function.__globals__ is core else None
 
 
-_METHODS = {
-    "_UnaryUnaryMultiCallable": "unary_unary",
-    "_UnaryStreamMultiCallable": "unary_stream",
-    "_StreamUnaryMultiCallable": "stream_unary",
-    "_StreamStreamMultiCallable": "stream_stream",
-}
+@functools.cache
+def _sync_names() -> tuple[dict[str, Any], dict[str, Any], dict[type, str]]:
+    """The names in gRPC's modules of sync interceptors and channels; the channel's method for each multicallable."""
+    module, core = _globals(_SYNC_INTERCEPTOR), _globals(_SYNC)
+    methods = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+    kinds = {module.get(f"_{name.title().replace('_', '')}MultiCallable"): name for name in methods}
+    return module, core, {kind: name for kind, name in kinds.items() if kind is not None}
 
 
 def is_blocking(continuation: object) -> bool:
@@ -212,7 +226,9 @@ def is_blocking(continuation: object) -> bool:
 
     Seen: 1.66 to 1.85. Without it, a request is copied that need not be.
     """
-    return _is_function_of(continuation, _SYNC_INTERCEPTOR) and "with_call." in continuation.__qualname__
+    if type(continuation) is not FunctionType or continuation.__globals__ is not _globals(_SYNC_INTERCEPTOR):
+        return False
+    return "with_call." in continuation.__qualname__
 
 
 def aio_channel_behind(continuation: object) -> Any:
@@ -225,36 +241,36 @@ def aio_channel_behind(continuation: object) -> Any:
     if continuation.args[:1] != ([],):  # the interceptors still to come
         return None
     run = continuation.func  # a method; before grpcio 1.81 a function inside of one
+    module = _globals(_AIO_INTERCEPTOR)
     if type(run) is not MethodType:
-        call = _self_in(run, _AIO_INTERCEPTOR)
+        call = _self_of(run) if _is_function_of(run, module) else None
     else:
-        call = run.__self__ if _is_function_of(run.__func__, _AIO_INTERCEPTOR) else None
-    return getattr(call, "_channel", None) if _is_of(call, _AIO_INTERCEPTOR) else None
+        call = run.__self__ if _is_function_of(run.__func__, module) else None
+    return getattr(call, "_channel", None) if _is_of(call, module) else None
 
 
-def _self_in(function: object, module: str) -> object:
-    """The `self` of the method of gRPC's in which a function was made; `None` if the function is not gRPC's."""
-    if not _is_function_of(function, module):
-        return None
-    try:
-        found: object = (function.__closure__ or ())[function.__code__.co_freevars.index("self")].cell_contents
-    except (IndexError, ValueError):
-        return None
-    return found if _is_of(found, module) else None
+def _self_of(function: FunctionType) -> Any:
+    """The `self` of the method in which a function was made; raises an error of some kind if there is none."""
+    return function.__closure__[function.__code__.co_freevars.index("self")].cell_contents  # type: ignore[index]
 
 
-def _is_function_of(function: object, module: str) -> TypeGuard[FunctionType]:
+def _is_function_of(function: object, module: dict[str, Any]) -> TypeGuard[FunctionType]:
     """Whether it is exactly a function of this module's: nobody else's has the module's dictionary for its globals."""
-    return type(function) is FunctionType and function.__globals__ is _globals(module)
+    return type(function) is FunctionType and function.__globals__ is module
 
 
-def _is_of(thing: object, module: str) -> bool:
+def _is_of(thing: object, module: dict[str, Any]) -> bool:
     """Whether the class of a thing is exactly one of this module's."""
-    return _globals(module).get(type(thing).__name__) is type(thing)
+    return module.get(type(thing).__name__) is type(thing)
 
 
+@functools.cache
 def _globals(module: str) -> dict[str, Any]:
-    return sys.modules[module].__dict__ if module in sys.modules else {}
+    """The names of a module of gRPC's; none, if it has no such module."""
+    try:
+        return importlib.import_module(module).__dict__
+    except ImportError:
+        return {}
 
 
 # ---------------------------------------------------------------------------------------------------------------- calls
