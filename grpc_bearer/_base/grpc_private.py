@@ -18,11 +18,12 @@ import importlib
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from types import FunctionType, MethodType
-from typing import Any, TypeGuard
+from typing import Any
 
 import grpc
 
 from grpc_bearer._base.grpc_types import Metadata
+from grpc_bearer._base.owners import is_function_of, is_of, names_of, self_of
 
 # The modules whose classes lead straight to core. What others derive from them does not count.
 _SYNC, _AIO, _CORE = "grpc._channel", "grpc.aio._channel", "grpc._cython.cygrpc"
@@ -56,7 +57,7 @@ def is_grpcs(thing: object) -> bool:
     Seen: 1.66 to 1.85. Without it no channel is ever proved, and requests are kept as copies, not as bytes.
     """
     kind = type(thing)
-    if kind.__module__ not in (_SYNC, _AIO, _CORE) or not _is_of(thing, _globals(kind.__module__)):
+    if kind.__module__ not in (_SYNC, _AIO, _CORE) or not is_of(thing, names_of(kind.__module__)):
         return False
     return kind.__module__ != _AIO or hasattr(thing, "_interceptors") or hasattr(thing, "_unary_unary_interceptors")
 
@@ -75,7 +76,8 @@ def target_of(thing: object) -> str | None:
     Sync objects and asyncio's keep it in different places. Core itself is not asked: it crashes if the channel is
     closed.
 
-    Seen: 1.66 to 1.85 for sync channels, 1.81 to 1.85 for asyncio's. Without it the channel is never proved.
+    Seen: 1.66 to 1.85 for sync channels, 1.81 to 1.85 for asyncio's. Without it only asyncio's that we opened
+    ourselves are ever proved.
     """
     inside = getattr(thing, "_channel", None)
     target = getattr(thing, "_target", None) or getattr(inside, "target", None) or getattr(thing, "target", None)
@@ -84,6 +86,14 @@ def target_of(thing: object) -> str | None:
     if isinstance(target, bytes):
         target = target.decode()
     return target if isinstance(target, str) else None
+
+
+def opens_as_told(function: object) -> bool:
+    """Whether an asyncio function that opens channels is gRPC's own, so that they lead where it was told.
+
+    Seen: 1.66 to 1.85. Without it, our asyncio channels are not proved where gRPC's do not say where they lead.
+    """
+    return is_function_of(function, names_of(_AIO))
 
 
 def method_of(multicallable: object) -> str | bytes:
@@ -186,22 +196,21 @@ def sync_channel_behind(continuation: object) -> Any:
     * The continuation was made in a method of the multicallable that `grpc.intercept_channel` gives;
     * that one's `_thunk` was made in a method of what `grpc.intercept_channel` returned, which has the channel;
     * the thunk will call a method of the channel. Tracers put their own in its place, on one channel or on the class.
-
-    All of it is walked for each call, for all of it may change; in one frame, since every call pays for it.
+    All of it may change, so it is walked for each call; in one frame, for every call pays for each.
 
     Seen: 1.66 to 1.85. Without it (`None`) the tokens of an interceptor's calls go through core.
     """
-    module, core, methods = _sync_names()
-    if type(continuation) is not FunctionType or continuation.__globals__ is not module:
+    names, core, methods = _sync_names()
+    if type(continuation) is not FunctionType or continuation.__globals__ is not names:
         return None
     try:
-        multicallable = _self_of(continuation)
+        multicallable = self_of(continuation)
         method = methods[type(multicallable)]
         thunk = multicallable._thunk
-        if type(thunk) is not FunctionType or thunk.__globals__ is not module:
+        if type(thunk) is not FunctionType or thunk.__globals__ is not names:
             return None
-        made = _self_of(thunk)
-        if type(made) is not module["_Channel"]:
+        made = self_of(thunk)
+        if type(made) is not names["_Channel"]:
             return None
         channel = made._channel
         if type(channel) is not core["Channel"]:
@@ -213,12 +222,11 @@ def sync_channel_behind(continuation: object) -> Any:
 
 
 @functools.cache
-def _sync_names() -> tuple[dict[str, Any], dict[str, Any], dict[type, str]]:
+def _sync_names() -> tuple[dict[str, Any], dict[str, Any], dict[Any, str]]:
     """The names in gRPC's modules of sync interceptors and channels; the channel's method for each multicallable."""
-    module, core = _globals(_SYNC_INTERCEPTOR), _globals(_SYNC)
-    methods = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-    kinds = {module.get(f"_{name.title().replace('_', '')}MultiCallable"): name for name in methods}
-    return module, core, {kind: name for kind, name in kinds.items() if kind is not None}
+    names, methods = names_of(_SYNC_INTERCEPTOR), ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+    kinds = {names.get(f"_{name.title().replace('_', '')}MultiCallable"): name for name in methods}
+    return names, names_of(_SYNC), kinds
 
 
 def is_blocking(continuation: object) -> bool:
@@ -226,9 +234,7 @@ def is_blocking(continuation: object) -> bool:
 
     Seen: 1.66 to 1.85. Without it, a request is copied that need not be.
     """
-    if type(continuation) is not FunctionType or continuation.__globals__ is not _globals(_SYNC_INTERCEPTOR):
-        return False
-    return "with_call." in continuation.__qualname__
+    return is_function_of(continuation, names_of(_SYNC_INTERCEPTOR)) and "with_call." in continuation.__qualname__
 
 
 def aio_channel_behind(continuation: object) -> Any:
@@ -240,37 +246,15 @@ def aio_channel_behind(continuation: object) -> Any:
         return None
     if continuation.args[:1] != ([],):  # the interceptors still to come
         return None
-    run = continuation.func  # a method; before grpcio 1.81 a function inside of one
-    module = _globals(_AIO_INTERCEPTOR)
-    if type(run) is not MethodType:
-        call = _self_of(run) if _is_function_of(run, module) else None
-    else:
-        call = run.__self__ if _is_function_of(run.__func__, module) else None
-    return getattr(call, "_channel", None) if _is_of(call, module) else None
-
-
-def _self_of(function: FunctionType) -> Any:
-    """The `self` of the method in which a function was made; raises an error of some kind if there is none."""
-    return function.__closure__[function.__code__.co_freevars.index("self")].cell_contents  # type: ignore[index]
-
-
-def _is_function_of(function: object, module: dict[str, Any]) -> TypeGuard[FunctionType]:
-    """Whether it is exactly a function of this module's: nobody else's has the module's dictionary for its globals."""
-    return type(function) is FunctionType and function.__globals__ is module
-
-
-def _is_of(thing: object, module: dict[str, Any]) -> bool:
-    """Whether the class of a thing is exactly one of this module's."""
-    return module.get(type(thing).__name__) is type(thing)
-
-
-@functools.cache
-def _globals(module: str) -> dict[str, Any]:
-    """The names of a module of gRPC's; none, if it has no such module."""
+    run: Any = continuation.func  # a method; before grpcio 1.81 a function inside of one
+    names, inside = names_of(_AIO_INTERCEPTOR), type(run) is not MethodType
+    if not is_function_of(run if inside else run.__func__, names):
+        return None
     try:
-        return importlib.import_module(module).__dict__
-    except ImportError:
-        return {}
+        call = self_of(run) if inside else run.__self__
+    except (IndexError, TypeError, ValueError):
+        return None
+    return getattr(call, "_channel", None) if is_of(call, names) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------- calls

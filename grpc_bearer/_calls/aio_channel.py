@@ -13,6 +13,7 @@ from grpc import aio
 
 from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.grpc_private import opens_as_told
 from grpc_bearer._calls.aio_multicallables import KINDS
 from grpc_bearer._calls.attach_token import Attach, check_attach, with_attach_options
 from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
@@ -90,10 +91,11 @@ def secure_channel(
     if check_attach(attach) == "call_credentials":
         composite = grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(bearer))
         return aio.secure_channel(target, composite, options, compression, interceptors=interceptors)
+    told = target if opens_as_told(aio.secure_channel) else None
     channel = aio.secure_channel(
         target, credentials, with_attach_options(options, attach), compression, interceptors=interceptors
     )
-    return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry))
+    return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry, target=told))
 
 
 def insecure_channel(

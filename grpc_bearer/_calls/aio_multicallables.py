@@ -57,9 +57,16 @@ class _AioMultiCallable(TokenMetadata, MultiCallable):
     def _open(self, request: Any, options: CallOptions) -> Any:
         """Begin a call."""
         route, call, began = self._route, self._inner, time.monotonic()
-        if self._is_grpcs and aio_interceptors(call):
-            return self._below_users()(request, **options._asdict())
         timeout, metadata, credentials, wait_for_ready, compression = options
+        if self._is_grpcs and aio_interceptors(call):
+            return self._below_users()(
+                request,
+                timeout=timeout,
+                metadata=metadata,
+                credentials=credentials,
+                wait_for_ready=wait_for_ready,
+                compression=compression,
+            )
         one, replay = self._held(request)
         carrier: Any = None
         sent: Metadata | None
