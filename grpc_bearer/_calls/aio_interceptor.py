@@ -7,7 +7,6 @@ has proved it, and everywhere else through core.
 from __future__ import annotations
 
 import contextvars
-import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -22,7 +21,7 @@ from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import Ended, refused
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
-from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
+from grpc_bearer._calls.attach_token import NOBODY, WAIT, Attachment, Route, materialised
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.call_details import changed
 from grpc_bearer._calls.channel_security import attachment_for, unproved
@@ -133,8 +132,8 @@ class Interceptor(TokenMetadata):
                 inner = refused(carrier, error)
             except aio.AioRpcError as error:  # of an interceptor that has awaited the call
                 inner = Ended(error)
-        caller = contextvars.copy_context()
-        begun = functools.partial(_history_of, continuation, details, metadata, route, request, replay, began, caller)
+        caller = contextvars.copy_context() or NOBODY
+        begun = (_history_of, continuation, details, metadata, route, request, replay, began, caller)
         return self._call(begun, replay, inner, carrier)
 
     # The names of arguments are gRPC's.

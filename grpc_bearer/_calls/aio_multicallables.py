@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from grpc_bearer._calls.aio_errors import refused
 from grpc_bearer._calls.aio_interceptor import KINDS as INTERCEPTORS
 from grpc_bearer._calls.aio_interceptor import Interceptor, OneAttachment, TokenMetadata
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
-from grpc_bearer._calls.attach_token import WAIT, materialised
+from grpc_bearer._calls.attach_token import NOBODY, WAIT, materialised
 from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
 from grpc_bearer._calls.replay import NotReplayable
 from grpc_bearer._engine.engine import Lease
@@ -96,8 +95,8 @@ class _AioMultiCallable(TokenMetadata, MultiCallable):
                 return inner
         elif route.attachment.closing or aio_is_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
-        caller = contextvars.copy_context()
-        begun = functools.partial(history_of, route, call, one, replay, options, began, caller)
+        caller = contextvars.copy_context() or NOBODY
+        begun = (history_of, route, call, one, replay, options, began, caller)
         return self._call(begun, replay, inner, carrier)
 
 

@@ -7,7 +7,6 @@ our plugin on it through an interceptor once, the token goes as metadata; everyw
 from __future__ import annotations
 
 import contextvars
-import functools
 import time
 import weakref
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
 from grpc_bearer._base.grpc_private import is_blocking, sync_channel_behind
 from grpc_bearer._base.grpc_types import CallDetails, Metadata
 from grpc_bearer._base.not_credentials import NotCredentials
-from grpc_bearer._calls.attach_token import WAIT, Attachment, Carrier, Route, materialised
+from grpc_bearer._calls.attach_token import NOBODY, WAIT, Attachment, Carrier, Route, materialised
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.call_details import changed
 from grpc_bearer._calls.channel_security import attachment_for
@@ -158,10 +157,8 @@ def _call(
         return whole(continuation(changed(details, left, sent, credentials), request))
 
     deadline = None if details.timeout is None else began + details.timeout
-    caller = contextvars.copy_context()
-    begun = functools.partial(
-        AttemptHistory, route, make, metadata, credentials, wait_for_ready, deadline, began, caller
-    )
+    caller = contextvars.copy_context() or NOBODY
+    begun = (AttemptHistory, route, make, metadata, credentials, wait_for_ready, deadline, began, caller)
     call = SyncCall(begun, replay, inner, carrier)
     return call.outcome() or call
 
