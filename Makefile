@@ -37,7 +37,7 @@ help:  ## this list
 demo: $(VENV)/.run  ## run the five services on loopback, with real TLS
 	$(BIN)/grpc-bearer demo
 
-bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report; BENCH_ARGS="--only unary"
+bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report and the figures in README.md; BENCH_ARGS="--only unary"
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-check: $(VENV)/.bench $(VENV)/.test  ## the smallest run of all benchmarks: do they run, and report?
