@@ -394,7 +394,7 @@ def test_a_command_and_what_it_prints(world: World, tmp_path: Path, script: str)
     with BearerAuth(source, clock=world.clock) as auth:
         world.show(source, *world.call_all(world["bear"], auth))
         world.show_auth(auth)
-        world.watch.see("pickle", pickle.dumps(auth).decode("latin-1"))
+        world.watch.see("pickle", pickle.dumps(source).decode("latin-1"))
         try:
             world.show(source.fetch(CallContext(clock=world.clock)))
         except TokenError as error:
