@@ -48,10 +48,12 @@ if TYPE_CHECKING:
         FileSource,
         GoogleAuthSource,
         HTTPTokenSource,
+        JWTBearerSource,
         JWTSource,
         RefreshTokenSource,
         RoutedSource,
         StaticSource,
+        TokenExchangeSource,
     )
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "GrpcBearerError",
     "HTTPTokenSource",
     "InsecureChannelError",
+    "JWTBearerSource",
     "JWTSource",
     "Observer",
     "RefreshTokenSource",
@@ -81,6 +84,7 @@ __all__ = [
     "StaticSource",
     "Token",
     "TokenError",
+    "TokenExchangeSource",
     "TokenFormatError",
     "TokenRejectedError",
     "TokenUnavailableError",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -29,6 +30,7 @@ class Received:
     headers: Mapping[str, str]
     body: bytes
     port: int  # the client's: equal ports are one kept-alive connection
+    certificate: str = ""  # the name in the client's, if it was asked for one
 
     @property
     def form(self) -> dict[str, str]:
@@ -63,7 +65,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            reply = server.take(Received(self.command, self.path, headers, body, self.client_address[1]))
+            reply = server.take(Received(self.command, self.path, headers, body, self.client_address[1], self.name()))
             content = reply.body
             if isinstance(content, dict):
                 content = json.dumps(content)
@@ -74,6 +76,11 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
+
+        def name(self) -> str:
+            shown = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+            subject: Any = (shown or {}).get("subject", ())
+            return str(dict(pair for part in subject for pair in part).get("commonName", ""))
 
         do_GET = do_POST = do_PUT = answer
 

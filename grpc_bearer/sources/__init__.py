@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from grpc_bearer.sources.google import GoogleAuthSource
     from grpc_bearer.sources.http import HTTPTokenSource
     from grpc_bearer.sources.jwt import JWTSource
+    from grpc_bearer.sources.jwt_bearer import JWTBearerSource
     from grpc_bearer.sources.oauth import ClientCredentialsSource
     from grpc_bearer.sources.refresh import RefreshTokenSource
     from grpc_bearer.sources.routed import RoutedSource
     from grpc_bearer.sources.static import StaticSource
+    from grpc_bearer.sources.token_exchange import TokenExchangeSource
 
 __all__ = [
     "CallableSource",
@@ -27,11 +29,13 @@ __all__ = [
     "FileSource",
     "GoogleAuthSource",
     "HTTPTokenSource",
+    "JWTBearerSource",
     "JWTSource",
     "RefreshTokenSource",
     "RoutedSource",
     "Source",
     "StaticSource",
+    "TokenExchangeSource",
 ]
 
 _MODULES = {
@@ -42,10 +46,12 @@ _MODULES = {
     "FileSource": "file",
     "GoogleAuthSource": "google",
     "HTTPTokenSource": "http",
+    "JWTBearerSource": "jwt_bearer",
     "JWTSource": "jwt",
     "RefreshTokenSource": "refresh",
     "RoutedSource": "routed",
     "StaticSource": "static",
+    "TokenExchangeSource": "token_exchange",
 }
 
 

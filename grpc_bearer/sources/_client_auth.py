@@ -11,7 +11,7 @@ from urllib.parse import quote_plus
 from grpc_bearer._base.arguments import checked_text
 from grpc_bearer._base.token import Secret
 from grpc_bearer.errors import ConfigurationError
-from grpc_bearer.sources._given import Given, given_assertion, given_client_secret
+from grpc_bearer.sources._given import Given, given_client_assertion, given_client_secret
 
 if TYPE_CHECKING:
     from grpc_bearer._base.signing import KeyLike
@@ -115,7 +115,7 @@ def client_authentication(
         kid = None if key_id is None else checked_text("key_id", key_id)
         return ClientAuthentication(method, client_id, _signed(client_id, aud, key, algorithm, passphrase, kid))
     if method == "client_assertion":
-        return ClientAuthentication(method, client_id, given_assertion("client_assertion", client_assertion))
+        return ClientAuthentication(method, client_id, given_client_assertion("client_assertion", client_assertion))
     if shows == "client_secret":
         return ClientAuthentication(method, client_id, given_client_secret("client_secret", client_secret))
     return ClientAuthentication(method, client_id)
@@ -163,4 +163,4 @@ def _signed(
         lifetime=_ASSERTION_LIFETIME,
         passphrase=passphrase,
     )
-    return given_assertion("key", source)
+    return given_client_assertion("key", source)

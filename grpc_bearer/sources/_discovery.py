@@ -145,10 +145,10 @@ def _places(issuer: str, how: Mapping[str, Any]) -> list[Endpoint]:
 def _metadata(answer: Answer, issuer: str, where: str) -> dict[str, Any]:
     """The metadata in an answer, which must be the issuer's own."""
     refused = status_error(answer, where, SYSTEM_CLOCK.time())
-    if refused is not None:
-        if not refused.retryable:
-            refused._suspect = "" if answer.status in (404, 410) else _WRONG
+    if refused is not None and (refused.retryable or answer.status < 400):
         raise refused
+    if refused is not None:  # no credential was shown, so none was refused
+        raise TokenRejectedError(f"{where}: answered {answer.status}", suspect="" if answer.status == 404 else _WRONG)
     document = json_document(decoded_text(answer, where), where)
     if not isinstance(document, dict) or not isinstance(document.get("issuer"), str):
         raise TokenFormatError(f"{where}: JSON without the field 'issuer'", suspect=_WRONG)

@@ -10,7 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from os import PathLike
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+import grpc
 
 from grpc_bearer._base.arguments import text_problem
 from grpc_bearer._base.identity import Identity, is_strong
@@ -23,8 +25,17 @@ from grpc_bearer.sources._secrets import given_secret
 
 #: A secret of the client's own.
 SecretGiven: TypeAlias = str | PathLike[str] | Callable[[], str]
+
+
+class TokenKeeper(Protocol):
+    """What a `BearerAuth` is to a source, which stands below it and does not know it."""
+
+    def token(self) -> Token: ...
+    def invalidate(self, token: Token | str) -> bool: ...
+
+
 #: A token that is shown to get another.
-TokenGiven: TypeAlias = str | PathLike[str] | Callable[[], str | Token] | Source
+TokenGiven: TypeAlias = str | PathLike[str] | Callable[[], str | Token] | Source | TokenKeeper
 
 
 class Given(ABC):
@@ -32,7 +43,7 @@ class Given(ABC):
 
     #: Whether nobody can put another in its place.
     fixed: bool = True
-    #: Whether it is signed on this machine, for each request: the clock then decides what it is worth.
+    #: Whether it is signed on this machine for each request: the clock then decides what it is worth.
     signs: bool = False
     #: Modules that `shown` imports; see `Source.needs`.
     needs: tuple[str, ...] = ()
@@ -72,10 +83,11 @@ class GivenText(Given):
         field: what errors call it.
         value: any of the three.
         rotates: whether what a file holds is replaced all the time, so that it does not tell whose it is.
+        anew: whether the function makes another text each time.
     """
 
-    def __init__(self, field: str, value: object, *, rotates: bool) -> None:
-        self._field, self._rotates = field, rotates
+    def __init__(self, field: str, value: object, *, rotates: bool, anew: bool = False) -> None:
+        self._field, self._rotates, self._anew = field, rotates, anew
         self._function = value if callable(value) else None
         self._secret = None if callable(value) else given_secret(field, value)
         self.fixed = self._secret is not None and self._secret.fixed
@@ -84,7 +96,7 @@ class GivenText(Given):
         return self._now()
 
     def replaced(self, context: CallContext, refused: str) -> bool:
-        return not self.fixed and self._now() != refused
+        return not (self.fixed or self._anew) and self._now() != refused
 
     def identity(self) -> Identity | None:
         """The text itself, if it is a strong one that is at hand. A function may give anything."""
@@ -118,13 +130,20 @@ class GivenText(Given):
 
 
 class GivenSource(Given):
-    """The token of another source."""
+    """The token of another source.
 
-    def __init__(self, source: Source, key: Callable[[CallContext], Hashable] | None) -> None:
-        self._source = source
+    Args:
+        source: where it comes from.
+        key: which calls share it, if not all do.
+        kept: whether it may be shown again while it is good.
+    """
+
+    def __init__(self, source: Source, key: Callable[[CallContext], Hashable] | None, *, kept: bool) -> None:
+        self._source, self._kept = source, kept and not source.single_use
         self._engines: dict[str, Engine] = {}  # one, once it is needed
         self.key = key
-        self.signs, self.needs = source.signs, source.needs
+        self.needs = source.needs
+        self.signs = source.signs and not self._kept
         self.fixed = source.signs
 
     def __getstate__(self) -> dict[str, object]:
@@ -133,12 +152,11 @@ class GivenSource(Given):
 
     def shown(self, context: CallContext) -> str:
         own = replace(context, refused="")  # which token of ours was refused is nothing to it
-        if self._source.single_use:
-            return self._source.fetch(own).value  # there is nothing to keep
-        return self._engine(context).token(own).token.value
+        token = self._engine(context).token(own).token if self._kept else self._source.fetch(own)
+        return token.value
 
     def replaced(self, context: CallContext, refused: str) -> bool:
-        if self._source.single_use or not self._engine(context).invalidate(fingerprint(refused)):
+        if not (self._kept and self._engine(context).invalidate(fingerprint(refused))):
             return False
         try:
             return self.shown(context) != refused
@@ -166,6 +184,24 @@ class GivenSource(Given):
             engine.close()
 
 
+class GivenAuth(GivenSource):
+    """The token of a `BearerAuth`, which is used for calls as well."""
+
+    def __init__(self, auth: Any, field: str) -> None:
+        engine, source = getattr(auth, "_engine", None), getattr(auth, "_source", None)
+        if not isinstance(engine, Engine) or not isinstance(source, Source):
+            raise _not_given(field, "a BearerAuth or what it is made of", auth)
+        super().__init__(source, _key_of(source), kept=True)
+        self._auth = auth
+
+    def _engine(self, context: CallContext) -> Engine:
+        engine: Engine = self._auth._engine
+        return engine
+
+    def close(self) -> None:
+        """It is not ours to close."""
+
+
 def _none(token: Token) -> tuple[tuple[str, str], ...]:
     return ()
 
@@ -177,7 +213,7 @@ def given_client_secret(field: str, value: object) -> Given:
         ConfigurationError: it is none.
     """
     if not callable(value) and not isinstance(value, (str, PathLike, Secret)):
-        raise ConfigurationError(f"expected a str, a path or a function, got {type(value).__name__}", field=field)
+        raise _not_given(field, "a str, a path or a function", value)
     return GivenText(field, value, rotates=False)
 
 
@@ -188,22 +224,43 @@ def given_token(field: str, value: object) -> Given:
         ConfigurationError: it is none.
     """
     if isinstance(value, Source):
-        return GivenSource(value, _key_of(value))
+        return GivenSource(value, _key_of(value), kept=True)
+    if isinstance(value, grpc.AuthMetadataPlugin):  # which is callable, too
+        return GivenAuth(value, field)
     if not callable(value) and not isinstance(value, (str, PathLike, Secret)):
-        raise ConfigurationError(
-            f"expected a str, a path, a function or a Source, got {type(value).__name__}", field=field
-        )
+        raise _not_given(field, "a str, a path, a function, a Source or a BearerAuth", value)
     return GivenText(field, value, rotates=True)
 
 
+def given_client_assertion(field: str, value: object) -> Given:
+    """The same, but what a `JWTSource` gives is signed anew for each request: servers take a `jti` only once."""
+    once = _once(value)
+    return given_token(field, value) if once is None else once
+
+
 def given_assertion(field: str, value: object) -> Given:
-    """The same, but what a `JWTSource` gives is signed anew for each request: servers take an assertion only once."""
+    """An assertion that is made, fetched or read anew for each request.
+
+    Raises:
+        ConfigurationError: it is none, or a text, which could be shown only once.
+    """
+    once = _once(value)
+    if once is not None:
+        return once
+    if isinstance(value, Source):
+        return GivenSource(value, _key_of(value), kept=False)
+    if isinstance(value, grpc.AuthMetadataPlugin) or (not callable(value) and not isinstance(value, PathLike)):
+        raise _not_given(field, "a JWTSource or another Source, a path or a function", value)
+    return GivenText(field, value, rotates=True, anew=callable(value))
+
+
+def _once(value: object) -> Given | None:
     from grpc_bearer.sources.jwt import JWTSource
 
-    if isinstance(value, JWTSource):
-        once = value._for_each_request()
-        return GivenSource(once, once.key if once._varies_by_call else None)
-    return given_token(field, value)
+    if not isinstance(value, JWTSource):
+        return None
+    source = value._for_each_request()
+    return GivenSource(source, _key_of(source), kept=False)
 
 
 def _key_of(source: Source) -> Callable[[CallContext], Hashable] | None:
@@ -211,3 +268,7 @@ def _key_of(source: Source) -> Callable[[CallContext], Hashable] | None:
 
     one_for_all = getattr(source.key, "__func__", None) is Source.key
     return None if one_for_all or (isinstance(source, JWTSource) and not source._varies_by_call) else source.key
+
+
+def _not_given(field: str, expected: str, value: object) -> ConfigurationError:
+    return ConfigurationError(f"expected {expected}, got {type(value).__name__}", field=field)

@@ -145,9 +145,9 @@ class OAuthClient:
     def ask(self, context: CallContext, grant: Grant, *, at: str = TOKEN_ENDPOINT) -> Reply:
         """The server's answer to a grant, whatever it is.
 
-        A refused credential is tried again if there is another one in its place by now. One that is signed here is
-        signed again, at most twice, if the server's `Date` says that our clock is off: once to get a second answer that
-        confirms it, and once by the corrected clock.
+        A refused credential is tried again, once, if there is another one in its place by now. One that is signed here
+        is signed again, at most twice, if the server's `Date` says that our clock is off: once to get a second answer
+        that confirms it, and once by the corrected clock.
 
         Raises:
             TokenUnavailableError: no answer in time, or no connection.
@@ -155,7 +155,7 @@ class OAuthClient:
             SigningError: the key cannot be used.
         """
         endpoint = self.server.endpoint(at)
-        for last in (False, False, True):
+        for attempt in range(3):
             now, shown = context.clock.time(), self._shown(context, grant)
             try:
                 answer = endpoint.send("POST", *self._request(grant, shown))
@@ -163,10 +163,10 @@ class OAuthClient:
                 self.server.forget()
                 raise
             corrected = endpoint.secure and learn_time(context.clock, answer)
-            if last or answer.status in SUCCESS:
+            if attempt == 2 or answer.status in SUCCESS:
                 break
             clock_was_off = self._signs(grant) and (corrected or suspects(context.clock))
-            if not clock_was_off and not self._replaced(context, grant, shown, answer):
+            if not clock_was_off and (attempt or not self._replaced(context, grant, shown, answer)):
                 break
         if answer.status in _GONE:
             self.server.forget()

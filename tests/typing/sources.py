@@ -22,11 +22,13 @@ from grpc_bearer import (
     FileSource,
     GoogleAuthSource,
     HTTPTokenSource,
+    JWTBearerSource,
     JWTSource,
     RoutedSource,
     Source,
     StaticSource,
     Token,
+    TokenExchangeSource,
     profiles,
 )
 from grpc_bearer.sources.jwt import PerToken, nonce
@@ -48,6 +50,13 @@ sources: list[Source] = [
     HTTPTokenSource("https://localhost/token", body=Path("body.json")),
     ClientCredentialsSource("https://localhost/token", "me", "s3cret", scope=["read", "write"]),
     ClientCredentialsSource("https://localhost/token", "me", Path("secret"), extra={"assertion": Path("assertion")}),
+    ClientCredentialsSource(issuer="https://localhost", client_id="me", client_assertion=Path("token")),
+    TokenExchangeSource(
+        "https://localhost/token", subject_token=FileSource("token"), resource=["https://a", "https://b"]
+    ),
+    TokenExchangeSource(issuer="https://localhost", subject_token=BearerAuth("t0"), client_id="me", key="key.pem"),
+    TokenExchangeSource("https://localhost/token", subject_token=lambda: "t0", cert=("tls.crt", "tls.key")),
+    JWTBearerSource("https://localhost/token", assertion=JWTSource("key.pem"), scope="read"),
     JWTSource("key.pem", passphrase=Path("passphrase")),
     ClientCredentialsSource("https://localhost/token", "me", key="key.pem", auth_method="private_key_jwt"),
     JWTSource("key.pem", claims={"iss": "me", "jti": PerToken(lambda: str(uuid.uuid4()))}, headers={"nonce": nonce}),
@@ -62,6 +71,9 @@ HTTPTokenSource("https://localhost/token", refresh_after=900)  # type: ignore[ar
 HTTPTokenSource("https://localhost/token", form={"secret": None})  # type: ignore[dict-item]
 HTTPTokenSource("https://localhost/token", allow_http_loopback="no")  # type: ignore[arg-type]
 ClientCredentialsSource("https://localhost/token", "me", "s3cret", auth_method="basic")  # type: ignore[arg-type]
+TokenExchangeSource("https://localhost/token", "t0")  # type: ignore[call-arg]
+JWTBearerSource("https://localhost/token", assertion="t0")  # type: ignore[arg-type]
+JWTBearerSource("https://localhost/token", assertion=Path("t0"), scop="read")  # type: ignore[call-arg]
 RoutedSource({"*": "t0"})  # type: ignore[dict-item]
 JWTSource("key.pem", claims="iss")  # type: ignore[arg-type]
 JWTSource(5)  # type: ignore[arg-type]

@@ -24,11 +24,13 @@ from grpc_bearer import (
     ConfigurationError,
     FileSource,
     HTTPTokenSource,
+    JWTBearerSource,
     JWTSource,
     RoutedSource,
     SharedCache,
     Source,
     Token,
+    TokenExchangeSource,
     TokenRejectedError,
     TokenUnavailableError,
 )
@@ -474,6 +476,8 @@ URL = "https://auth.example.com/token"
         JWTSource(ec.generate_private_key(ec.SECP256R1())),
         ClientCredentialsSource(URL, "me", STRONG),
         ClientCredentialsSource(URL, "me", auth_method="private_key_jwt", key=ec.generate_private_key(ec.SECP256R1())),
+        TokenExchangeSource(URL, subject_token=JWTSource(ec.generate_private_key(ec.SECP256R1()))),
+        JWTBearerSource(URL, assertion=JWTSource(ec.generate_private_key(ec.SECP256R1()))),
         HTTPTokenSource(URL, json={"api_key": "me", "secret": STRONG}),
         RoutedSource(
             {"a.*": ClientCredentialsSource(URL, "me", STRONG), "b.*": ClientCredentialsSource(URL, "b", STRONG)}
@@ -490,6 +494,8 @@ def test_a_strong_secret_of_the_source_is_enough(source: Source, tmp_path: Path)
         (lambda: "s3cret", {"name": "x"}, "^encryption_key: missing; CallableSource"),
         (lambda: "s3cret", {"encryption_key": KEY}, "^name: missing; CallableSource"),
         (ClientCredentialsSource(URL, "me", "s3cret"), {}, "^encryption_key: missing; ClientCredentialsSource"),
+        (TokenExchangeSource(URL, subject_token="weak"), {}, "^encryption_key: missing; TokenExchangeSource"),
+        (TokenExchangeSource(URL, subject_token="weak"), {"encryption_key": KEY}, "^name: missing; TokenExchange"),
         (HTTPTokenSource(URL, json={"secret": "weak"}), {}, "^encryption_key: missing; HTTPTokenSource"),
         (HTTPTokenSource(URL, json={"secret": "weak"}), {"encryption_key": KEY}, "^name: missing"),
         (JWTSource(lambda data: data, algorithm="RS256"), {}, "^encryption_key: missing; JWTSource"),

@@ -36,11 +36,13 @@ NEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     },
     "FileSource": lambda: {"path": "/run/token"},
     "HTTPTokenSource": lambda: {"url": "https://localhost/"},
+    "JWTBearerSource": lambda: {"token_url": "https://localhost/", "assertion": str},
     "JWTSource": lambda: {"key": throwaway_key()},
     "JWTVerifier": lambda: {"key": throwaway_key().public_key(), "algorithms": ["ES256"]},
     "ProbeServer": dict,
     "Response": dict,
     "Token": lambda: {"value": "s3cret"},
+    "TokenExchangeSource": lambda: {"token_url": "https://localhost/", "subject_token": "s3cret"},
     "aio.insecure_channel": lambda: {"target": "localhost:1", "auth": "s3cret"},
     "aio.intercept_channel": lambda: {"channel": grpc.aio.insecure_channel("localhost:1"), "auth": "s3cret"},
     "aio.interceptors": lambda: {"auth": "s3cret"},
@@ -80,6 +82,8 @@ def switches() -> Iterator[tuple[str, Any, str]]:
             parameters = inspect.signature(value).parameters.values()
         except ValueError:  # some that gRPC and protobuf made tell nothing
             continue
+        if "**client: 'Unpack[ClientOptions]'" in map(str, parameters):
+            yield name, value, "allow_http_loopback"
         for parameter in parameters:
             if parameter.annotation in ("bool", bool) and parameter.name not in FOREIGN:
                 yield name, value, parameter.name

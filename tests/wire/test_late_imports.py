@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from doors import TLS
 
-from grpc_bearer.testing import OpaqueVerifier, ProbeServer, TokenServer, private_pem, throwaway_key
+from grpc_bearer.testing import OpaqueVerifier, ProbeServer, Response, TokenServer, private_pem, throwaway_key
 
 SCRIPT = r"""
 import asyncio, json, os, sys
@@ -23,7 +23,8 @@ from pathlib import Path
 import grpc
 import grpc_bearer
 from grpc_bearer import (
-    BearerAuth, CallableSource, ClientCredentialsSource, FileSource, HTTPTokenSource, JWTSource, StaticSource, aio
+    BearerAuth, CallableSource, ClientCredentialsSource, FileSource, HTTPTokenSource, JWTBearerSource, JWTSource,
+    StaticSource, TokenExchangeSource, aio
 )
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
@@ -46,6 +47,10 @@ SOURCES = {
         {"api_key": given["key"], "scope": "s", "secret": "s3cret"}, url=given["bear"], ca=given["ca"]
     ),
     "oauth": lambda: ClientCredentialsSource(given["oauth"], "me", given["secret"], ca=given["ca"]),
+    "exchange": lambda: TokenExchangeSource(
+        issuer=given["issuer"], subject_token=FileSource(token), client_id="me", key=Path(given["pem"]), ca=given["ca"]
+    ),
+    "bearer": lambda: JWTBearerSource(given["any"], assertion=JWTSource(Path(given["pem"])), ca=given["ca"]),
     "jwt": lambda: JWTSource(Path(given["pem"]), claims={"iss": "me"}, lifetime=600),
     "jwt for each call": lambda: JWTSource(Path(given["pem"]), claims={"iss": "me"}, single_use=True),
 }
@@ -116,7 +121,22 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
             "secret": "s3cret",
             "bear": tokens.serve_bear({"api_key": "key", "scope": "s", "secret": "s3cret"}),
             "oauth": tokens.serve_client_credentials("me", "s3cret"),
+            "issuer": serve_issuer(tokens),
+            "any": tokens.url("/any"),
         }
+
+
+def serve_issuer(tokens: TokenServer) -> str:
+    """An authorization server that gives a token for anything; its name."""
+
+    def answered(answer: dict[str, object]) -> Callable[[object], Response]:
+        return lambda request: Response(200, json.dumps(answer).encode(), content_type="application/json")
+
+    name = tokens.url("/tenant")
+    metadata = {"issuer": name, "token_endpoint": tokens.url("/any")}
+    tokens.serve("/.well-known/oauth-authorization-server/tenant", answered(metadata))
+    tokens.serve("/any", answered({"access_token": "good", "token_type": "Bearer", "expires_in": 3600}))
+    return name
 
 
 def calls(given: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -130,7 +150,7 @@ def calls(given: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 HOW = pytest.mark.parametrize("how", ["sync", "asyncio"])
-ALL = ["static", "file", "function", "coroutine", "bear", "oauth", "jwt", "jwt for each call"]
+ALL = ["static", "file", "function", "coroutine", "bear", "oauth", "exchange", "bearer", "jwt", "jwt for each call"]
 
 
 @HOW
@@ -163,6 +183,9 @@ FAILURES = [
     ("oauth", {"secret": "another"}, "UNAUTHENTICATED"),
     ("bear", {"bear": "https://localhost:1/token"}, "UNAVAILABLE"),
     ("oauth", {"oauth": "https://nowhere.invalid/token"}, "UNAVAILABLE"),
+    ("exchange", {"issuer": "https://localhost:1/"}, "UNAVAILABLE"),
+    ("exchange", {"token": "/nowhere"}, "UNAVAILABLE"),
+    ("bearer", {"any": "https://localhost:1/token"}, "UNAVAILABLE"),
 ]
 
 
