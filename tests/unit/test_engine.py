@@ -416,7 +416,9 @@ def test_a_token_that_arrives_expired_is_an_error_that_names_the_clock(make: Any
     assert value(engine) == "t2"
 
 
-def test_a_wall_clock_that_is_put_back_changes_nothing_for_a_token_in_hand(make: Any, clock: ManualClock) -> None:
+def test_trap_39_a_wall_clock_that_is_put_back_changes_nothing_for_a_token_in_hand(
+    make: Any, clock: ManualClock
+) -> None:
     engine = make(Scripted())
     engine.token(CALL, SOON)
     clock.step_wall(-1e6)
@@ -782,7 +784,7 @@ def test_sources_that_ask_other_auths_do_not_starve_each_other(make: Any) -> Non
 # --------------------------------------------------------------------------------------------------- forced refresh
 
 
-def test_many_refusals_of_one_token_cost_one_fetch(make: Any) -> None:
+def test_trap_35_many_refusals_of_one_token_cost_one_fetch(make: Any) -> None:
     source = Scripted()
     engine = make(source)
     refused = engine.token(CALL, SOON).token.fingerprint
@@ -807,7 +809,9 @@ def test_a_refused_token_is_not_handed_out(make: Any) -> None:
     assert waiting.result(SOON).token.value == "t2"
 
 
-def test_a_flight_begun_before_the_refusal_is_flown_again_for_the_same_waiters(make: Any, clock: ManualClock) -> None:
+def test_trap_36_a_flight_begun_before_the_refusal_is_flown_again_for_the_same_waiters(
+    make: Any, clock: ManualClock
+) -> None:
     same = Token("same", expires_at=clock.time() + 1000)
     source = Scripted(same, same, Token("new"))
     engine = make(source)

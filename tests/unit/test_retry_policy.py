@@ -73,7 +73,7 @@ class TestRetries:
         assert here.server.ledger.tokens == here.minted(auth)
         assert len(here.minted(auth)) == 2
 
-    def test_by_default_a_call_refused_twice_is_not_made_a_third_time(self, here: Place) -> None:
+    def test_trap_45_by_default_a_call_refused_twice_is_not_made_a_third_time(self, here: Place) -> None:
         error, attempts = asked(here, here.auth(), RetryPolicy(), Refuse(details="1"), Refuse(details="2"))
 
         assert (error.code(), error.details(), attempts) == (UNAUTHENTICATED, "2", 2)
@@ -122,7 +122,7 @@ class TestRetries:
         assert (list(reply.indexes), attempts, len(here.minted(auth))) == ([7], 2, 2)
 
     @pytest.mark.parametrize("code", [PERMISSION_DENIED, UNAVAILABLE, grpc.StatusCode.INTERNAL])
-    def test_other_codes_do_not(self, here: Place, code: grpc.StatusCode) -> None:
+    def test_trap_44_other_codes_do_not(self, here: Place, code: grpc.StatusCode) -> None:
         auth = here.auth()
         error, attempts = asked(here, auth, RetryPolicy(), Refuse(code, "no"))
 

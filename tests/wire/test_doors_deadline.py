@@ -134,7 +134,7 @@ def test_trap_20_future_and_streams_return_at_once_while_the_endpoint_hangs(door
 
 
 @pytest.mark.parametrize("door", AIO_DOORS)
-def test_the_event_loop_goes_on_while_the_endpoint_hangs(door: str, setting: Setting) -> None:
+def test_trap_32_the_event_loop_goes_on_while_the_endpoint_hangs(door: str, setting: Setting) -> None:
     hang = Hang()
     setting.tokens.script(hang)
 

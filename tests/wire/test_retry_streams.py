@@ -206,7 +206,7 @@ class TestSyncProperties:
 
     @PROPERTY
     @given(cases("new", "mutable", "new/with_call", "mutable/future"), st.booleans())
-    def test_client_streams(self, here: Place, plain: grpc.Channel, case: Case, warm: bool) -> None:
+    def test_trap_23_client_streams(self, here: Place, plain: grpc.Channel, case: Case, warm: bool) -> None:
         stub = self.stub(here, plain, case, warm=warm)
         replies, end = [], None
         try:
@@ -273,7 +273,7 @@ class TestAsyncioProperties:
 
     @PROPERTY
     @given(cases("new", "mutable", "new/async", "mutable/async", "new/write", "mutable/write"), st.booleans())
-    def test_client_streams(self, here: Place, case: Case, warm: bool) -> None:
+    def test_trap_23_client_streams(self, here: Place, case: Case, warm: bool) -> None:
         def play(stub: Any) -> Any:
             async def played(replies: list[ProbeReply]) -> None:
                 if case.style.endswith("write"):
