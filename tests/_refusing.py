@@ -223,6 +223,9 @@ AIO: dict[str, Callable[..., Coroutine[Any, Any, Seen]]] = {
     "bidi_stream.write": _bidi_stream_write,
 }
 
+#: For `parametrize(("calls", "kind"), BOTH, indirect=["calls"])`.
+BOTH = [("sync", kind) for kind in SYNC] + [("asyncio", kind) for kind in AIO]
+
 METHODS = {
     "unary": "Unary",
     "server_stream": "ServerStream",

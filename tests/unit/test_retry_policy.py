@@ -7,13 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 import tenacity
-from _refusing import UNAUTHENTICATED, Place, place, request
+from _refusing import UNAUTHENTICATED, Place, request
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from hypothesis import given
@@ -27,12 +26,6 @@ from grpc_bearer.testing import Refuse
 from grpc_bearer.testing._script import _rich_status
 
 UNAVAILABLE, PERMISSION_DENIED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 def error_info(reason: str) -> error_details_pb2.ErrorInfo:

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.experimental
 import pytest
-from _refusing import AIO, SYNC, UNAUTHENTICATED, Place, expected, place, requests, soon
+from _refusing import AIO, SYNC, UNAUTHENTICATED, Place, expected, requests, soon
 from _renamed_grpc import NAMES, take_away
 from doors import (
     AIO_DOORS,
@@ -46,26 +46,6 @@ AIO_WAYS = [name for name in AIO_DOORS if name in EXPLAINING]
 @pytest.fixture
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     take_away(monkeypatch, NAMES)
-
-
-@pytest.fixture
-def through_core(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """An item for each attempt whose token goes through core."""
-    made: list[None] = []
-    make = grpc.metadata_call_credentials
-
-    def counted(*args: Any) -> grpc.CallCredentials:
-        made.append(None)
-        return make(*args)
-
-    monkeypatch.setattr(grpc, "metadata_call_credentials", counted)
-    return made
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
-from _refusing import Place, place
+from _refusing import Place
 from doors import asking
 from interrupts import Interruption, Limit, Stop
 
@@ -32,12 +32,6 @@ pytestmark = [
 SOON = 5.0  # seconds: what a call after the interrupted one may take, and never does
 STRIDE = 1 if os.environ.get("INTERRUPT_EVERY_LINE") else 5
 RAISED: list[type[BaseException]] = [KeyboardInterrupt, SystemExit, Stop, Limit]
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 Stub = Any

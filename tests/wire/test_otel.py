@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _refusing import AIO, PATIENCE, SYNC, Place, place
+from _refusing import AIO, PATIENCE, SYNC, Place
 from doors import asking, eventually
 
 import grpc_bearer
@@ -94,11 +94,6 @@ class Telemetry:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def telemetry() -> Iterator[Telemetry]:
     telemetry = Telemetry()
     yield telemetry
@@ -119,12 +114,6 @@ def make(clock: ManualClock, telemetry: Telemetry) -> Iterator[Callable[..., Bea
     yield made
     for auth in auths:
         auth.close()
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 Make = Callable[..., BearerAuth]

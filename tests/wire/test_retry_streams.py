@@ -22,12 +22,10 @@ from _refusing import (
     UNAUTHENTICATED,
     Place,
     Side,
-    place,
     read_all,
     request,
     requests,
     same,
-    side,
     soon,
 )
 from hypothesis import HealthCheck, event, given, settings
@@ -40,18 +38,6 @@ from grpc_bearer.testing import ProbeReply, ProbeRequest, ProbeStub, Refuse
 #: How many cases the property tests try; more for a night.
 EXAMPLES = int(os.environ.get("GRPC_BEARER_STREAM_EXAMPLES", "100"))
 PROPERTY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
-
-
-@pytest.fixture(params=["sync", "asyncio"])
-def calls(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Side]:
-    with side(request.param, caplog) as calls:
-        yield calls
 
 
 @pytest.fixture(scope="module")
