@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -61,3 +62,10 @@ def calls(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> I
 
     with side(request.param, caplog) as calls:
         yield calls
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end; without this, each `gc.collect()` of a test would look at all of it."""
+    gc.collect()
+    gc.freeze()
