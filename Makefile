@@ -59,8 +59,8 @@ test-fast: $(VENV)/.test  ## the tests that need no network: half a minute
 test: $(VENV)/.test  ## all tests but the long ones; choose with PYTEST_ARGS="tests/unit/test_token.py -k trim"
 	$(call pytest,$(BIN)/python,$(TESTS)) $(if $(findstring tests/,$(PYTEST_ARGS)),,-m "not nightly")
 
-test-parity: $(VENV)/.test  ## every way to attach against plain gRPC, in every scenario
-	$(BIN)/python -m pytest $(PARALLEL) tests/parity -m nightly $(PYTEST_ARGS)
+test-parity: $(VENV)/.test  ## what `make test` leaves out, above all: every way to attach against plain gRPC
+	$(call pytest,$(BIN)/python,$(TESTS)) -m nightly
 
 test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines
 	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)

@@ -67,5 +67,7 @@ def calls(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> I
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """What was collected stays to the end; without this, each `gc.collect()` of a test would look at all of it."""
+    import hypothesis  # noqa: F401 - when it is imported it asks the collector who refers to what
+
     gc.collect()
     gc.freeze()
