@@ -22,7 +22,6 @@ from grpc_bearer import BearerAuth, FileSource, StaticSource, Token, TokenReject
 from grpc_bearer._calls.diagnosis import diagnose
 from grpc_bearer._calls.failure import Failure, blame
 from grpc_bearer.testing import ManualClock, ProbeServer, ProbeStub, Refuse
-from grpc_bearer.testing._script import _rich_status
 
 NOW = 1_700_000_000.0
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -99,7 +98,7 @@ class TestText:
     )
     def test_a_reason_is_told_if_it_is_a_fixed_word(self, reason: str, told: bool) -> None:
         info = error_details_pb2.ErrorInfo(reason=reason, domain="example.com")
-        trailing = (("grpc-status-details-bin", _rich_status(info, UNAUTHENTICATED, "no")),)
+        trailing = Refuse(UNAUTHENTICATED, "no", rich=info).trailing_metadata
         said = str(diagnose(Token("s3cret"), Failure(None, UNAUTHENTICATED, "no", (), trailing), NOW))
 
         assert (f"it says {reason}" in said) is told

@@ -23,7 +23,6 @@ from grpc_bearer import RetryPolicy, TokenRejectedError
 from grpc_bearer._calls.failure import Failure, rich
 from grpc_bearer._calls.retry_policy import MAX_ATTEMPTS, MAX_TIME, delay_after, delay_before, means_stale
 from grpc_bearer.testing import Refuse
-from grpc_bearer.testing._script import _rich_status
 
 UNAVAILABLE, PERMISSION_DENIED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
 
@@ -39,7 +38,7 @@ def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
 
 
 def failure(code: grpc.StatusCode = UNAUTHENTICATED, *details: Any) -> Failure:
-    trailing = (("grpc-status-details-bin", _rich_status(list(details), code, "no")),) if details else ()
+    trailing = Refuse(code, "no", rich=list(details) or None).trailing_metadata
     return Failure(RuntimeError("no"), code, "no", (), trailing)
 
 

@@ -171,7 +171,7 @@ class TestAPackageWithoutItsPapers:
             + """
             import grpc_bearer
             print(grpc_bearer.__version__)
-            from grpc_bearer._cli import main
+            from grpc_bearer.__main__ import main
             main(["--version"])
         """
         )
