@@ -106,7 +106,7 @@ class BaseWorld:
         return self._wrap_method(made, self.auth) if self._wrap_method and self.auth else made
 
     def stub(self, make: Callable[[Any], Any]) -> Any:
-        """A generated stub, by way of this door."""
+        """A generated stub whose calls bring tokens."""
         stub = make(self.channel)
         return grpc_bearer.wrap_stub(stub, self.auth) if self._wrap_method and self.auth else stub
 
