@@ -236,6 +236,11 @@ asyncio.run(main())
 auth = grpc_bearer.BearerAuth(grpc_bearer.HTTPTokenSource(URL, json=BEAR, ca=CA, timeout=45), keep_warm=True)
 held = ProbeStub(open_channel()).Unary.future(ProbeRequest(), timeout=40)
 """,
+    "an auth that is closed": """
+held = ProbeStub(open_channel()).Unary.future(ProbeRequest(), timeout=40)
+until_the_endpoint_has_the_request()
+auth.close()
+""",
     "a coroutine": """
 begun = threading.Event()
 async def never():
@@ -262,7 +267,7 @@ def test_the_interpreter_exits_at_once_with_a_fetch_in_flight(waiter: str, groun
     hang = Hang()
     ground.tokens.script(hang)
     script = WAITERS[waiter]
-    if waiter not in ("a coroutine", "a cancelled asyncio.run"):
+    if "until_the_endpoint" not in script and waiter != "a coroutine":
         script += "\nuntil_the_endpoint_has_the_request()"
     process = ground.run(script + "\nprint('end', flush=True)\n")
     if waiter != "a coroutine":
