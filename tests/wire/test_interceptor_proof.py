@@ -43,20 +43,6 @@ def clear() -> Iterator[ProbeServer]:
         yield server
 
 
-@pytest.fixture
-def through_core(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """An item for each attempt whose token goes through core."""
-    made: list[None] = []
-    make = grpc.metadata_call_credentials
-
-    def counted(*args: Any) -> grpc.CallCredentials:
-        made.append(None)
-        return make(*args)
-
-    monkeypatch.setattr(grpc, "metadata_call_credentials", counted)
-    return made
-
-
 def tokens(server: ProbeServer) -> list[Any]:
     return [value for attempt in server.ledger for key, value in attempt.metadata if key == "authorization"]
 

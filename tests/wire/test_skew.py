@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from grpc_bearer import (
     JWTSource,
     TokenExchangeSource,
 )
-from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.clock_skew import MAX_SKEW, Skew, SkewedClock, measured, observed
 
 NOW = 1_700_000_000.0
@@ -35,15 +33,13 @@ class Off:
     """The system's clock, set wrong by some seconds."""
 
     monotonic = staticmethod(time.monotonic)
+    call_later = staticmethod(kit.ManualClock().call_later)  # nothing here waits for a timer
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
     def time(self) -> float:
         return time.time() + self.seconds
-
-    def call_later(self, delay: float, fn: Callable[[], object]) -> Callable[[], None]:
-        return SYSTEM_CLOCK.call_later(delay, fn)
 
 
 # ------------------------------------------------------------------------------------------------ the rules, pure
