@@ -37,7 +37,7 @@ help:  ## this list
 demo: $(VENV)/.run  ## run the five services on loopback, with real TLS
 	$(BIN)/grpc-bearer demo
 
-bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report; BENCH_ARGS="--only unary"
+bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report and the figures in README.md; BENCH_ARGS="--only unary"
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-check: $(VENV)/.bench $(VENV)/.test  ## the smallest run of all benchmarks: do they run, and report?
@@ -63,15 +63,15 @@ test-fast: $(VENV)/.test  ## the tests that need no network: half a minute
 test: $(VENV)/.test $(NPM_MODULES)  ## all tests but the long ones; choose with PYTEST_ARGS="tests/unit/test_token.py -k trim"
 	$(call pytest,$(BIN)/python,$(TESTS)) $(if $(findstring tests/,$(PYTEST_ARGS)),,-m "not nightly")
 
-test-parity: $(VENV)/.test  ## every way to attach against plain gRPC, in every scenario
-	$(BIN)/python -m pytest $(PARALLEL) tests/parity -m nightly $(PYTEST_ARGS)
+test-parity: $(VENV)/.test  ## what `make test` leaves out, above all: every way to attach against plain gRPC
+	$(call pytest,$(BIN)/python,$(TESTS)) -m nightly
 
 test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines
 	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev  ## which lines and branches no test runs
 	$(BIN)/python -m coverage erase
-	$(foreach folder,unit wire parity,$(BIN)/python -m coverage run --parallel-mode -m pytest -q tests/$(folder);)
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q --timeout 900 tests/unit tests/wire tests/parity -m "not nightly"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

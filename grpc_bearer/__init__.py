@@ -38,6 +38,7 @@ from grpc_bearer.sources import Source
 if TYPE_CHECKING:
     from grpc_bearer import events, profiles, rest
     from grpc_bearer._calls.attach_to import attach_to
+    from grpc_bearer._calls.if_refused import if_refused
     from grpc_bearer._config.toml_file import load
     from grpc_bearer.cache import SharedCache
     from grpc_bearer.events import Observer
@@ -97,6 +98,7 @@ __all__ = [
     "channel_credentials",
     "errors",
     "events",
+    "if_refused",
     "insecure_channel",
     "intercept_channel",
     "interceptor",
@@ -114,6 +116,7 @@ _LATER = {
     "Observer": "grpc_bearer.events",
     "SharedCache": "grpc_bearer.cache",
     "attach_to": "grpc_bearer._calls.attach_to",
+    "if_refused": "grpc_bearer._calls.if_refused",
     "load": "grpc_bearer._config.toml_file",
 }
 

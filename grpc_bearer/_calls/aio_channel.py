@@ -16,6 +16,7 @@ from grpc_bearer._base.arguments import checked_flag
 from grpc_bearer._calls.aio_multicallables import KINDS
 from grpc_bearer._calls.attach_token import Attach, check_attach, with_attach_options
 from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
+from grpc_bearer._calls.grpc_private import opens_as_told
 from grpc_bearer._calls.methods import Methods
 from grpc_bearer._calls.own_channels import own_channel
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
@@ -92,10 +93,11 @@ def secure_channel(
         composite = grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(bearer))
         with own_channel():
             return aio.secure_channel(target, composite, options, compression, interceptors=interceptors)
+    told = target if opens_as_told(aio.secure_channel) else None
     options = with_attach_options(options, attach)
     with own_channel():
         channel = aio.secure_channel(target, credentials, options, compression, interceptors=interceptors)
-    return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry))
+    return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry, target=told))
 
 
 def insecure_channel(

@@ -20,6 +20,14 @@ from grpc_bearer._engine.fetch import threadless_error
 from grpc_bearer.errors import GrpcBearerError
 
 Begin = Callable[[Lease | None, GrpcBearerError | None], None]
+#: What makes the history of a call, and its arguments: smaller than a partial, and thousands may wait.
+Begun = tuple[Any, ...]
+
+
+def made(begun: Begun) -> AttemptHistory:
+    """The history of a call that comes to have one."""
+    history: AttemptHistory = begun[0](*begun[1:])
+    return history
 
 
 class CallAttempts:

@@ -146,10 +146,12 @@ class Methods(Around):
         # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
         extra = {"_registered_method": True} if registered else {}
         # To send a request again as it was, it has to be serialised here, once; or copied, if others are to read it.
-        as_bytes = self._attachment.direct and Route(self._attachment, method).policy is not None
+        route = Route(self._attachment, method)
+        as_bytes = self._attachment.direct and route.policy is not None
         made = make(method, passthrough_serializer(serializer) if as_bytes else serializer, deserializer, **extra)
         attachment = leads_on(self._attachment, made, self._inner)
-        route = Route(attachment, method)
+        if attachment is not self._attachment:
+            route = Route(attachment, method)
         if route.policy is None:
             return wrapped(self._kinds, made, route)
         if as_bytes and not attachment.direct:

@@ -12,10 +12,8 @@ from grpc_bearer import (
     BearerAuth,
     ClientCredentialsSource,
     ConfigurationError,
-    DeviceCodeSource,
     GoogleAuthSource,
     HTTPTokenSource,
-    RefreshTokenSource,
     TokenError,
     TokenFormatError,
     TokenRejectedError,
@@ -24,7 +22,7 @@ from grpc_bearer import (
 )
 from grpc_bearer.testing import BigBody, ExpiredJWT, Garbage, Hang, NotJSON, Redirect, Reset, Status, Trickle
 
-from . import grants
+from . import grants, logins
 from . import material as m
 from .row import Row, Stage, build, fetch
 
@@ -57,16 +55,6 @@ def _assertion(stage: Stage, url: str | None = None, **how: Any) -> ClientCreden
     return ClientCredentialsSource(url or stage.oauth_url, m.CLIENT_ID, **how)
 
 
-def _refresh(stage: Stage, url: str | None = None, **how: Any) -> RefreshTokenSource:
-    how = {"ca": stage.ca_file, "refresh_token": m.REFRESH_TOKEN, **how}
-    return RefreshTokenSource(url or stage.oauth_url, m.CLIENT_ID, m.CLIENT_SECRET, **how)
-
-
-def _device(stage: Stage, url: str | None = None, **how: Any) -> DeviceCodeSource:
-    how = {"ca": stage.ca_file, "prompt": str, "device_authorization_url": url or stage.oauth_url, **how}
-    return DeviceCodeSource(stage.oauth_url, m.CLIENT_ID, m.CLIENT_SECRET, **how)
-
-
 def _bear(stage: Stage, url: str | None = None) -> BearerAuth:
     path = stage.file("bear.json", m.as_text(m.BEAR))
     return profiles.bear(path, url=url or stage.bear_url, ca=stage.ca_file)
@@ -94,8 +82,8 @@ _SOURCES: dict[str, Make] = {
     "private_key_jwt": _assertion,
     "TokenExchangeSource": grants.exchange,
     "JWTBearerSource": grants.bearer,
-    "refresh_token": _refresh,
-    "device_code": _device,
+    "refresh_token": logins.refresh,
+    "device_code": logins.device,
     "bear": _bear,
 }
 _OAUTH = (

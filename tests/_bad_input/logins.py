@@ -23,8 +23,18 @@ from .row import Row, Stage, build, fetch
 _URL = "https://auth.example.com/token"
 
 
+def refresh(stage: Stage, url: str | None = None, **how: Any) -> RefreshTokenSource:
+    how = {"ca": stage.ca_file, "refresh_token": m.REFRESH_TOKEN, **how}
+    return RefreshTokenSource(url or stage.oauth_url, m.CLIENT_ID, m.CLIENT_SECRET, **how)
+
+
+def device(stage: Stage, url: str | None = None, **how: Any) -> DeviceCodeSource:
+    how = {"ca": stage.ca_file, "prompt": str, "device_authorization_url": url or stage.oauth_url, **how}
+    return DeviceCodeSource(stage.oauth_url, m.CLIENT_ID, m.CLIENT_SECRET, **how)
+
+
 def arguments() -> Iterator[Row]:
-    refresh: dict[str, tuple[dict[str, Any], str]] = {
+    for_refresh: dict[str, tuple[dict[str, Any], str]] = {
         "no refresh token": ({}, "refresh_token: missing; or give store="),
         "one that is a number": ({"refresh_token": 7}, "refresh_token: expected a str, a path or a function, got int"),
         "one that is empty": ({"refresh_token": " "}, "refresh_token: expected a str that is not empty"),
@@ -38,14 +48,14 @@ def arguments() -> Iterator[Row]:
         "a scope that is a number": ({"store": "x", "scope": 7}, "scope: expected a str"),
         "an audience that is a list": ({"store": "x", "audience": [7]}, "audience: expected a str, got list"),
     }
-    for state, (how, words) in refresh.items():
+    for state, (how, words) in for_refresh.items():
         yield build(
             f"RefreshTokenSource: {state}",
             ConfigurationError,
             words,
             lambda stage, how=how: RefreshTokenSource(_URL, m.CLIENT_ID, **how),
         )
-    device: dict[str, tuple[dict[str, Any], str]] = {
+    for_device: dict[str, tuple[dict[str, Any], str]] = {
         "no address for devices": ({}, "device_authorization_url: expected a str, got NoneType"),
         "an address in the clear": ({"device_authorization_url": "http://example.com/"}, "device_authorization_url: "),
         "a prompt that is text": (
@@ -54,7 +64,7 @@ def arguments() -> Iterator[Row]:
         ),
         "a store that is bytes": ({"device_authorization_url": _URL, "store": b"x"}, "store: expected a path"),
     }
-    for state, (how, words) in device.items():
+    for state, (how, words) in for_device.items():
         yield build(
             f"DeviceCodeSource: {state}",
             ConfigurationError,

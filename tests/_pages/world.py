@@ -126,6 +126,7 @@ class World:
             "crm-token.txt": TOKENS[0] + "\n",
             "openfx-key.json": json.dumps(openfx),
             "client-secret.txt": "the-client-secret\n",
+            "service-account-token.txt": "the-token-of-the-platform\n",
             "service-account.json": json.dumps(account),
         }
         for name, content in contents.items():

@@ -29,7 +29,7 @@ from grpc_bearer import (
 )
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
-MODULES = (fields, tokens, keys, endpoints, grants, files, functions, commands, logins, doors)
+MODULES = (fields, tokens, keys, endpoints, grants, logins, files, commands, functions, doors)
 ROWS = [row for module in MODULES for row in module.ROWS]
 
 

@@ -394,7 +394,7 @@ def test_a_command_and_what_it_prints(world: World, tmp_path: Path, script: str)
     with BearerAuth(source, clock=world.clock) as auth:
         world.show(source, *world.call_all(world["bear"], auth))
         world.show_auth(auth)
-        world.watch.see("pickle", pickle.dumps(auth).decode("latin-1"))
+        world.watch.see("pickle", pickle.dumps(source).decode("latin-1"))
         try:
             world.show(source.fetch(CallContext(clock=world.clock)))
         except TokenError as error:
@@ -539,6 +539,10 @@ def test_everything_that_holds_a_secret_inline(world: World) -> None:
         grpc_bearer.JWTBearerSource(oauth, assertion=signed),
         grpc_bearer.RefreshTokenSource(oauth, "me", PASSWORD, refresh_token=PASSWORD),
         grpc_bearer.DeviceCodeSource(oauth, "me", PASSWORD, device_authorization_url=oauth),
+        grpc_bearer.ClientCredentialsSource(oauth, "me", client_assertion=PASSWORD),
+        grpc_bearer.TokenExchangeSource(oauth, subject_token=PASSWORD, actor_token=PASSWORD, actor_token_type="jwt"),
+        grpc_bearer.TokenExchangeSource(issuer=oauth, subject_token=grpc_bearer.StaticSource(PASSWORD)),
+        grpc_bearer.JWTBearerSource(oauth, assertion=signed),
         grpc_bearer.CallableSource(lambda secret=PASSWORD: secret),
         grpc_bearer.RoutedSource({"*": grpc_bearer.StaticSource(PASSWORD)}),
         grpc_bearer.profiles.openfx({"name": "k", "privateKey": pem}),
