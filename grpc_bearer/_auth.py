@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 import grpc
 
 from grpc_bearer._base.arguments import checked_flag, checked_wait
-from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock, checked_clock
 from grpc_bearer._base.clock_skew import SkewedClock
 from grpc_bearer._base.grpc_private_credentials import load_plugin_wrapper
 from grpc_bearer._base.not_credentials import NotCredentials
@@ -83,8 +83,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
             function that returns a token, google-auth credentials, or, with `scope`, those of azure-identity.
         header: the metadata key; upper case is lowered, as HTTP/2 wants it.
         scheme: the word before the token; `""` sends the bare token.
-        scope: for a credential of azure-identity: what to ask it for, such as `api://fleet/.default`, or several in a
-            list.
+        scope: what to ask a credential of azure-identity for, such as `api://fleet/.default`; or several.
         name: what to call it in log lines, events and metrics, where there are several.
         keep_warm: refresh on a timer, so that the first call after a long pause finds a fresh token too.
         max_keys: how many tokens are kept for a source whose tokens differ by call; the least recently used go first.
@@ -130,7 +129,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         pickle_secrets = checked_flag("pickle_secrets", pickle_secrets)
         self._max_keys = _checked_max_keys(max_keys)
         self._name = checked_name(name)
-        base, kind = _checked_clock(clock), type(self._source).__name__
+        base, kind = checked_clock(clock), type(self._source).__name__
         notify = Notifier(self._name, kind, checked_observers(observers), base.monotonic)
         self._clock = SkewedClock(base, notify.skew)
         # What is signed here has no others.
@@ -328,14 +327,6 @@ def _checked_max_keys(max_keys: object) -> int:
     return max_keys
 
 
-def _checked_clock(clock: Clock) -> Clock:
-    if isinstance(clock, type) or not all(
-        callable(getattr(clock, name, None)) for name in ("time", "monotonic", "call_later")
-    ):
-        raise ConfigurationError("expected an object with time(), monotonic() and call_later()", field="clock")
-    return clock
-
-
 #: What `auth=` takes, everywhere.
 AuthLike: TypeAlias = BearerAuth | SourceLike
 
@@ -351,17 +342,12 @@ def as_auth(auth: AuthLike) -> BearerAuth:
 
 def as_source(source: object, scope: str | Iterable[str] | None = None) -> Source:
     """A source, or what stands for one."""
-    if not isinstance(source, (Source, BearerAuth, type)) and callable(getattr(source, "get_token", None)):
-        if scope is None:
-            name = type(source).__name__
-            raise ConfigurationError(f"missing; give BearerAuth({name}, scope='api://…/.default')", field="scope")
-        from grpc_bearer.sources.azure import AzureIdentitySource
-
-        return AzureIdentitySource(cast("TokenCredential", source), scope)
-    if scope is not None:
-        raise ConfigurationError("only for a credential with get_token(scope), as azure-identity's are", field="scope")
-    if isinstance(source, Source):
+    if isinstance(source, Source) and scope is None:
         return source
+    if scope is not None or callable(getattr(source, "get_token", None)):
+        from grpc_bearer.sources.azure import with_scope
+
+        return with_scope(source, scope)
     # Recognised before anything callable, which a plugin is too.
     if isinstance(source, BearerAuth):
         raise ConfigurationError("this is a BearerAuth already; pass it as auth= to a channel", field="source")
