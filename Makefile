@@ -37,7 +37,7 @@ help:  ## this list
 demo: $(VENV)/.run  ## run the five services on loopback, with real TLS
 	$(BIN)/grpc-bearer demo
 
-bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report; BENCH_ARGS="--only unary"
+bench: $(VENV)/.bench  ## what auth costs a call: measure it, write benchmarks/report and the figures in README.md; BENCH_ARGS="--only unary"
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 bench-check: $(VENV)/.bench $(VENV)/.test  ## the smallest run of all benchmarks: do they run, and report?
@@ -49,6 +49,10 @@ docs: $(VENV)/.docs  ## build the documentation into docs/_build/html; a warning
 	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/trees docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+# A real authorization server, from npm. Where it cannot be had, its tests skip and say so.
+NPM_FOLDER  := tests/_authorization_server
+NPM_MODULES := $(NPM_FOLDER)/node_modules/.package-lock.json
+
 # $(call pytest,python,folders): those folders, or what PYTEST_ARGS names instead.
 TESTS  := tests/unit tests/wire tests/parity tests/project
 pytest  = $(1) -m pytest $(PARALLEL) $(if $(findstring tests/,$(PYTEST_ARGS)),,$(2)) $(PYTEST_ARGS)
@@ -56,18 +60,18 @@ pytest  = $(1) -m pytest $(PARALLEL) $(if $(findstring tests/,$(PYTEST_ARGS)),,$
 test-fast: $(VENV)/.test  ## the tests that need no network: half a minute
 	$(call pytest,$(BIN)/python,tests/unit)
 
-test: $(VENV)/.test  ## all tests but the long ones; choose with PYTEST_ARGS="tests/unit/test_token.py -k trim"
+test: $(VENV)/.test $(NPM_MODULES)  ## all tests but the long ones; choose with PYTEST_ARGS="tests/unit/test_token.py -k trim"
 	$(call pytest,$(BIN)/python,$(TESTS)) $(if $(findstring tests/,$(PYTEST_ARGS)),,-m "not nightly")
 
-test-parity: $(VENV)/.test  ## every way to attach against plain gRPC, in every scenario
-	$(BIN)/python -m pytest $(PARALLEL) tests/parity -m nightly $(PYTEST_ARGS)
+test-parity: $(VENV)/.test  ## what `make test` leaves out, above all: every way to attach against plain gRPC
+	$(call pytest,$(BIN)/python,$(TESTS)) -m nightly
 
 test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines
 	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev  ## which lines and branches no test runs
 	$(BIN)/python -m coverage erase
-	$(foreach folder,unit wire parity,$(BIN)/python -m coverage run --parallel-mode -m pytest -q tests/$(folder);)
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q --timeout 900 tests/unit tests/wire tests/parity -m "not nightly"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -89,7 +93,7 @@ test-wheel: package  ## run all tests on the built wheel, in a fresh environment
 	  cd "$$folder"; GRPC_BEARER_DIST="$(CURDIR)/dist" \
 	  $(call pytest,"$(abspath $(WHEEL_VENV))/bin/python",$(TESTS))
 
-test-floors: $(FLOORS_VENV)/.test  ## run all tests on the oldest supported versions (tests/floors.txt)
+test-floors: $(FLOORS_VENV)/.test $(NPM_MODULES)  ## run all tests on the oldest supported versions (tests/floors.txt)
 	$(call pytest,$(FLOORS_VENV)/bin/python,$(TESTS)) -p no:cacheprovider
 
 # Of each minor version the newest that pyenv or the system has.
@@ -139,6 +143,7 @@ check:  ## all that CI runs
 
 clean:  ## remove what the other targets made
 	rm -rf .venv* build dist docs/_build docs/_report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	rm -rf $(NPM_FOLDER)/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments. A stamp says what was installed; it is made again when the lists change.
@@ -165,6 +170,10 @@ $(VENV)/.docs: setup.cfg pyproject.toml | $(BIN)/python
 $(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[dev,neighbours]'
 	@touch $@ $(VENV)/.test $(VENV)/.run
+
+$(NPM_MODULES): $(NPM_FOLDER)/package-lock.json
+	@if npm ci --prefix $(NPM_FOLDER) --ignore-scripts --no-audit --no-fund --loglevel error; then touch $@; \
+	else echo "npm did not install the authorization server: its tests skip"; fi
 
 # From nothing each time the lists change: an old environment would keep versions that the new lists do not name.
 $(FLOORS_VENV)/.test: setup.cfg pyproject.toml tests/floors.txt

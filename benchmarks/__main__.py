@@ -14,11 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import machine, report, tables
+from benchmarks import face, machine, report, tables
 from benchmarks.jobs import NAMES, Scale, job
 from benchmarks.tables import Result
 
 ROOT = Path(__file__).parent.parent
+REPORT = ROOT / "benchmarks" / "report"
 #: How long one job may take, in seconds, before it is given up.
 PATIENCE = 420
 
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     results = {name: _read(chosen.work / f"{name}.json") for name in names if (chosen.work / f"{name}.json").exists()}
     facts |= {"load at the start": json.loads((chosen.work / "run.json").read_text("utf-8"))["load"]}
     report.write(chosen.out, results, facts, failed)
+    if chosen.out == REPORT:
+        face.write_into(ROOT / "README.md", results, facts)
     _summary(results, chosen.out, time.monotonic() - began)
     if not failed and not chosen.only:
         (chosen.work / "finished").touch()
@@ -58,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", choices=NAMES, help="this part; may be given several times")
     parser.add_argument("--scale", type=float, default=1.0, help="1: the report's; 0: the least that runs at all")
     parser.add_argument("--fresh", action="store_true", help="forget what an interrupted run has left")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "report", help="where the report goes")
+    parser.add_argument("--out", type=Path, default=REPORT, help="where the report goes")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench", help="where samples are kept")
     parser.add_argument("--job", choices=NAMES, help=argparse.SUPPRESS)
     return parser

@@ -19,7 +19,7 @@ from grpc_bearer.testing import ProbeStub
 
 @dataclass(frozen=True)
 class AioStubs:
-    """One stub a door; `plain` takes the header by hand."""
+    """One stub a door; `plain` takes the header by hand, and so do `users`, which have an interceptor of the user's."""
 
     plain: Any
     ours: Any
@@ -28,6 +28,10 @@ class AioStubs:
     google: Any
     plugin: Any
     plain_interceptor: Any
+    plain_interceptor_again: Any
+    users: Any
+    users_again: Any
+    users_on_ours: Any
 
 
 @asynccontextmanager
@@ -53,4 +57,10 @@ async def aio_stubs(server: Server) -> AsyncIterator[AioStubs]:
             google=await stub(with_plugin(peers.google_plugin(peers.GoogleCredentials()))),
             plugin=await stub(with_plugin(peers.BarePlugin())),
             plain_interceptor=await stub(plain(interceptors=[peers.PlainAioInterceptor()])),
+            plain_interceptor_again=await stub(plain(interceptors=[peers.PlainAioInterceptor()])),
+            users=await stub(plain(interceptors=[peers.UsersInterceptor()])),
+            users_again=await stub(plain(interceptors=[peers.UsersInterceptor()])),
+            users_on_ours=await stub(
+                grpc_bearer.aio.secure_channel(target, ssl, interceptors=[peers.UsersInterceptor()], auth=auth)
+            ),
         )

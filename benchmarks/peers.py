@@ -124,6 +124,13 @@ class PlainAioInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
         return await continuation(new, request)
 
 
+class UsersInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
+    """An interceptor that users have for something else."""
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(details, request)
+
+
 class ThreadedCredential:
     """A credential that keeps itself fresh on a thread of its own."""
 

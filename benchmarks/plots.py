@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import face
 from benchmarks.tables import Result, Table
 
 _COLOURS = {"floor": "#888888", "A/A": "#888888", "ours": "#0b6e4f", "peer": "#c8553d"}
@@ -27,18 +29,25 @@ def draw(folder: Path, results: Mapping[str, Result]) -> list[str]:
         "auths.svg": ("many_auths", _auths),
     }
     drawn = []
+    if chosen := face.ways(results):
+        _save(folder / face.PLOT, lambda figure: face.draw(figure, chosen), (4.6, 4.2))
+        drawn.append(face.PLOT)
     for file, (job, drawer) in drawers.items():
         if job in results:
-            _figure(folder / file, drawer, results[job])
+            _save(folder / file, functools.partial(_drawn, drawer, results[job]), (11, 4))
             drawn.append(file)
     return drawn
 
 
-def _figure(path: Path, drawer: Callable[[Any, Result], None], result: Result) -> None:
+def _drawn(drawer: Callable[[Any, Result], None], result: Result, figure: Any) -> None:
+    drawer(figure, result)
+
+
+def _save(path: Path, draw_on: Callable[[Any], None], size: tuple[float, float]) -> None:
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(11, 4))
-    drawer(figure, result)
+    figure = pyplot.figure(figsize=size)
+    draw_on(figure)
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     pyplot.close(figure)

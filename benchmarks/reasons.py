@@ -26,9 +26,7 @@ def read(file: Path = FILE) -> dict[str, str]:
 def section(checks: Sequence[Check], known: Mapping[str, str]) -> list[str]:
     """The report's section, in pieces; none if nothing is missed."""
     missed = [check for check in checks if check.verdict.startswith("missed")]
-    if not missed:
-        return []
-    return ["## Why goals are missed\n", *(f"**{check.what}** {_reason(check, known)}\n" for check in missed)]
+    return [f"**{check.what}** {_reason(check, known)}\n" for check in missed]
 
 
 def _reason(check: Check, known: Mapping[str, str]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, reasons, tables
+from benchmarks import face, plots, reasons, tables
 from benchmarks.tables import Check, Grid, Result, Row, Table, interval_text
 
 TITLES = {
@@ -19,8 +20,10 @@ TITLES = {
     "lookup": "The token lookup alone",
     "signing": "Signing",
     "openfx": "A whole OpenFX call",
+    "opening": "Opening a channel",
     "cold_start": "Cold start",
     "refresh": "Calls during a refresh ahead",
+    "renewal": "Fetching a token after a pause",
     "many_auths": "Many auths in one process",
     "retry": "The retry policy",
     "import_time": "Import time",
@@ -62,18 +65,29 @@ def all_checks(results: Mapping[str, Result]) -> list[Check]:
 def markdown(
     results: Mapping[str, Result], facts: Mapping[str, str], failed: Mapping[str, str], drawn: Sequence[str]
 ) -> str:
-    """The whole report as text."""
-    parts = ["# What auth costs a call\n", _HOW, "To repeat it: `make bench`, under fifteen minutes on two cores.\n"]
-    parts += ["## The goals\n", _grid(["what", "goal", "measured", "verdict"], _lines(all_checks(results)))]
+    """The whole report as text: what is asked first, and below it everything, folded."""
+    checks = all_checks(results)
+    met = sum(check.verdict == "met" for check in checks)
+    parts = ["# What auth costs a call\n"]
+    parts += [f"![Ways to attach a token]({face.PLOT})\n"] if face.PLOT in drawn else []
+    parts += [face.markdown(results, facts), "To repeat it: `make bench`, under fifteen minutes on two cores.\n"]
     parts += [f"**{name} failed:** {why}\n" for name, why in failed.items()]
-    parts += reasons.section(all_checks(results), reasons.read())
+    goals = _grid(["what", "goal", "measured", "verdict"], _lines(checks))
+    parts += ["## Everything that was measured\n", _HOW, _folded(f"The goals: {met} of {len(checks)} met", [goals])]
+    why = reasons.section(checks, reasons.read())
+    parts += [_folded("Why goals are missed", why)] if why else []
     for name, result in results.items():
-        parts.append(f"## {TITLES[name]}\n")
-        if _PLOTS.get(name) in drawn:
-            parts.append(f"![{TITLES[name]}]({_PLOTS[name]})\n")
-        parts += [_table(table) for table in result.tables] + [_facts(grid) for grid in result.grids]
-    parts += ["## Machine and versions\n", _grid(["", ""], [[key, value] for key, value in facts.items()])]
+        shown = [f"![{TITLES[name]}]({_PLOTS[name]})\n"] if _PLOTS.get(name) in drawn else []
+        shown += [_table(table) for table in result.tables] + [_facts(grid) for grid in result.grids]
+        parts.append(_folded(TITLES[name], shown))
+    parts.append(_folded("Machine and versions", [_grid(["", ""], [[key, value] for key, value in facts.items()])]))
     return "\n".join(parts)
+
+
+def _folded(title: str, parts: Sequence[str]) -> str:
+    """Something long under its title. No headings inside: a section cannot begin in one fold and end in another."""
+    summary = re.sub("`(.*?)`", r"<code>\1</code>", title)
+    return f"<details>\n<summary>{summary}</summary>\n\n{chr(10).join(parts)}\n</details>\n"
 
 
 def _lines(checks: Sequence[Check]) -> list[list[str]]:
@@ -84,20 +98,20 @@ def _lines(checks: Sequence[Check]) -> list[list[str]]:
 
 
 def _table(table: Table) -> str:
-    rows = [_row(table, row) for row in table.rows]
     judged = any(row.goal for row in table.rows)
-    columns = ["", "", table.unit, "ratio (95 %)", *(["goal", ""] if judged else [])]
+    columns = ["", table.unit, "ratio (95 %)", *(["goal"] if judged else [])]
+    rows = [_row(table, row)[: len(columns)] for row in table.rows]
     notes = "".join(f"\n{note}\n" for note in [f"{table.samples:,} samples of the floor.", *table.notes])
-    return f"### {table.title}\n\n{_grid(columns, [row if judged else row[:4] for row in rows])}{notes}"
+    return f"**{table.title}**\n\n{_grid(columns, rows)}{notes}"
 
 
 def _row(table: Table, row: Row) -> list[str]:
     value = "" if row.value is None else number(row.value)
     value += "" if row.spread is None else f" ± {100 * row.spread:.0f} %"
     ratio = "1" if row.role == "floor" else "" if row.ratio is None else interval_text(row.ratio)
-    goal = "" if row.goal is None else tables.goal_text(row.goal, table)
-    name = f"**{row.name}**" if row.role == "ours" else row.name
-    return [name, row.role, value, ratio, goal, table.verdict(row)]
+    goal = "" if row.goal is None else f"{tables.goal_text(row.goal, table)}: {table.verdict(row)}"
+    name = {"ours": f"**{row.name}**", "peer": row.name}.get(row.role, f"{row.name} ({row.role})")
+    return [name, value, ratio, goal]
 
 
 def number(value: float) -> str:
@@ -106,7 +120,7 @@ def number(value: float) -> str:
 
 
 def _facts(grid: Grid) -> str:
-    return f"### {grid.title}\n\n{_grid(grid.columns, grid.rows)}" + "".join(f"\n{note}\n" for note in grid.notes)
+    return f"**{grid.title}**\n\n{_grid(grid.columns, grid.rows)}" + "".join(f"\n{note}\n" for note in grid.notes)
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

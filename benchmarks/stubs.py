@@ -48,6 +48,7 @@ class Stubs:
     google: Any
     plugin: Any
     plain_interceptor: Any
+    plain_interceptor_again: Any
     access_token: Any
 
     @property
@@ -82,6 +83,7 @@ def stubs(server: Server) -> Iterator[Stubs]:
             google=stub(peers.google_channel(peers.GoogleCredentials(), target, ssl)),
             plugin=stub(grpc.secure_channel(target, peers.plugin_credentials(ssl, peers.BarePlugin()))),
             plain_interceptor=stub(grpc.intercept_channel(plain(), peers.PlainInterceptor())),
+            plain_interceptor_again=stub(grpc.intercept_channel(plain(), peers.PlainInterceptor())),
             access_token=stub(grpc.secure_channel(target, grpc.composite_channel_credentials(ssl, static))),
         )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import pyperf
 
 from benchmarks import stats
-from benchmarks.loop import Samples
+from benchmarks.loop import Role, Samples
 from benchmarks.stats import Estimate, Statistic
 
 #: The floor against itself may be off by so much; a table where it is more shows nothing.
@@ -142,6 +142,29 @@ def compare(
     floor = next(each for each in samples if each.role == "floor")
     rows = [_row(each, floor, (goals or {}).get(each.name), statistic, factor, throughput) for each in samples]
     return Table(key, title, unit, rows, samples=len(floor.values), notes=list(notes))
+
+
+def among(samples: Sequence[Samples], roles: Mapping[str, Role]) -> list[Samples]:
+    """Some of the samples of a loop, to be compared with another floor; by name, what each is compared as."""
+    chosen = {each.name: each for each in samples}
+    return [replace(chosen[name], role=role) for name, role in roles.items()]
+
+
+#: What an interceptor of ours may take of the time, and of the client's CPU, of a plain one.
+_INTERCEPTORS = Goal(1.03), Goal(1.06)
+
+
+def interceptors(
+    key: str, title: str, wall: Sequence[Samples], cpu: Sequence[Samples], roles: Mapping[str, Role]
+) -> list[Table]:
+    """Ours against a plain one, which adds a header that never changes: time and client CPU."""
+    ours = [name for name, role in roles.items() if role == "ours"]
+    return [
+        compare(f"{key}-among-{kind}", f"{title}, {what}", among(samples, roles), dict.fromkeys(ours, goal))
+        for kind, what, samples, goal in zip(
+            ("wall", "cpu"), ("wall time", "client CPU"), (wall, cpu), _INTERCEPTORS, strict=True
+        )
+    ]
 
 
 def _row(

@@ -37,6 +37,8 @@ from grpc_bearer.sources import Source
 
 if TYPE_CHECKING:
     from grpc_bearer import events, profiles, rest
+    from grpc_bearer._calls.attach_to import attach_to
+    from grpc_bearer._calls.if_refused import if_refused
     from grpc_bearer._config.toml_file import load
     from grpc_bearer.cache import SharedCache
     from grpc_bearer.events import Observer
@@ -89,10 +91,12 @@ __all__ = [
     "TokenRejectedError",
     "TokenUnavailableError",
     "aio",
+    "attach_to",
     "call_credentials",
     "channel_credentials",
     "errors",
     "events",
+    "if_refused",
     "insecure_channel",
     "intercept_channel",
     "interceptor",
@@ -106,7 +110,13 @@ __all__ = [
 
 # What only some programs need is imported when it is first asked for: half of the time that the whole would take. All
 # of it that is not named here is a source.
-_LATER = {"Observer": "grpc_bearer.events", "SharedCache": "grpc_bearer.cache", "load": "grpc_bearer._config.toml_file"}
+_LATER = {
+    "Observer": "grpc_bearer.events",
+    "SharedCache": "grpc_bearer.cache",
+    "attach_to": "grpc_bearer._calls.attach_to",
+    "if_refused": "grpc_bearer._calls.if_refused",
+    "load": "grpc_bearer._config.toml_file",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 
@@ -14,7 +15,7 @@ import grpc
 from grpc_bearer._base.arguments import checked_flag, checked_wait
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._base.clock_skew import SkewedClock
-from grpc_bearer._base.grpc_private import load_plugin_wrapper
+from grpc_bearer._base.grpc_private_credentials import load_plugin_wrapper
 from grpc_bearer._base.not_credentials import NotCredentials
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import (
@@ -29,7 +30,7 @@ from grpc_bearer._base.token import (
     is_b64token,
     secrets_may_travel,
 )
-from grpc_bearer._engine.engine import Engine
+from grpc_bearer._engine.engine import Engine, Lease
 from grpc_bearer._engine.notify import Notifier, checked_name, checked_observers
 from grpc_bearer.errors import ConfigurationError
 
@@ -62,6 +63,10 @@ class HeaderOptions(AuthOptions, total=False):
 
     header: str
     scheme: str
+
+
+#: The token that was handed out last in this context, and whose it was.
+handed_out: ContextVar[tuple[BearerAuth, Lease] | None] = ContextVar("grpc_bearer_handed_out", default=None)
 
 
 class BearerAuth(Shared, grpc.AuthMetadataPlugin):
@@ -171,17 +176,39 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
             SigningError: the key cannot be used.
             ConfigurationError: called on the event loop that the source itself needs.
         """
-        return self._engine.token(self._context(url, method), checked_wait("timeout", timeout)).token
+        return self._lease(url, method, timeout).token
 
     async def atoken(self, url: str = "", method: str = "") -> Token:
         """`token` without blocking the event loop. Cancelling it cancels nobody else's wait."""
         lease = await self._engine.atoken(self._context(url, method))
         return lease.token
 
+    def bearer(self, url: str = "", method: str = "", *, timeout: float | None = None) -> str:
+        """The bare token, for clients that take a function that returns one: hand them `auth.bearer` itself.
+
+        Arguments and errors are those of `token`. `grpc_bearer.if_refused` heals such clients.
+        """
+        return self._handed_out(self._lease(url, method, timeout)).token.value
+
+    async def abearer(self, url: str = "", method: str = "") -> str:
+        """`bearer` without blocking the event loop."""
+        return self._handed_out(await self._engine.atoken(self._context(url, method))).token.value
+
+    def metadata(self, url: str = "", method: str = "", *, timeout: float | None = None) -> tuple[tuple[str, str], ...]:
+        """The header as gRPC metadata: `stub.Method(request, metadata=auth.metadata())`. As `bearer` otherwise."""
+        lease = self._handed_out(self._lease(url, method, timeout))
+        return tuple((name, str(value)) for name, value in lease.metadata)
+
     def headers(self, url: str = "", method: str = "", *, timeout: float | None = None) -> dict[str, str]:
-        """The same header for a REST call to the same service."""
-        lease = self._engine.token(self._context(url, method), checked_wait("timeout", timeout))
-        return {name: str(value) for name, value in lease.metadata}
+        """The same header for a REST call to the same service. As `bearer` otherwise."""
+        return dict(self.metadata(url, method, timeout=timeout))
+
+    def _lease(self, url: str, method: str, timeout: float | None) -> Lease:
+        return self._engine.token(self._context(url, method), checked_wait("timeout", timeout))
+
+    def _handed_out(self, lease: Lease) -> Lease:
+        handed_out.set((self, lease))
+        return lease
 
     def invalidate(self, token: Token | str) -> bool:
         """Say that the server refused this token, so that the next call gets another.

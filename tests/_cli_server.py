@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from _forked import run_module
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -73,20 +74,21 @@ def run(
         extras: whether the packages of the `cli` extra can be imported.
         warnings: what becomes of them.
     """
-    command = ["-m", "grpc_bearer", *arguments] if extras else ["-c", _WITHOUT_EXTRAS, *arguments]
-    done = subprocess.run(
-        [sys.executable, "-W", warnings, *command],
-        input=stdin,
-        env={**clean_environment(), **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    environment = {**clean_environment(), **(env or {})}
+    if extras and warnings == "error" and not any(name.startswith("PYTHON") for name in env or {}):
+        code, out, err = run_module("grpc_bearer", *arguments, env=environment, stdin=stdin, strict=True)
+    else:
+        command = ["-m", "grpc_bearer", *arguments] if extras else ["-c", _WITHOUT_EXTRAS, *arguments]
+        python = [sys.executable, "-W", warnings]
+        ran = subprocess.run(
+            [*python, *command], input=stdin, env=environment, capture_output=True, text=True, timeout=60
+        )
+        code, out, err = ran.returncode, ran.stdout, ran.stderr
     secrets = [TOKEN, *(each for each in (env or {}).values() if each.startswith("tok-"))]
     if arguments[:1] != ("token",):
-        assert not [secret for secret in secrets if secret in done.stdout + done.stderr], "a secret is shown"
-    assert "Traceback" not in done.stderr, done.stderr
-    return Ran(done.returncode, done.stdout, done.stderr)
+        assert not [secret for secret in secrets if secret in out + err], "a secret is shown"
+    assert "Traceback" not in err, err
+    return Ran(code, out, err)
 
 
 _WITHOUT_EXTRAS = """

@@ -19,8 +19,6 @@ from hyperframe.frame import (
     SettingsFrame,
 )
 
-from grpc_bearer._base.http2 import PREFACE, SETTINGS
-
 CANCEL, ENHANCE_YOUR_CALM = 8, 11
 _BODY = b"<html><body><h1>No</h1></body></html>"
 
@@ -84,8 +82,8 @@ class Peer:
     def _talk(self, connection: socket.socket) -> None:
         decoder, encoder, block = hpack.Decoder(max_header_list_size=1 << 20), hpack.Encoder(), b""
         with connection, contextlib.suppress(OSError, EOFError):
-            _exactly(connection, len(PREFACE))
-            connection.sendall(SETTINGS)
+            _exactly(connection, len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+            connection.sendall(SettingsFrame(0).serialize())
             while True:
                 frame = _read(connection)
                 if isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:

@@ -13,8 +13,10 @@ from types import FunctionType, ModuleType
 import pytest
 
 from grpc_bearer import _calls
-from grpc_bearer._base import grpc_private
+from grpc_bearer._base import grpc_private_credentials
+from grpc_bearer._calls import grpc_private
 
+MODULES = (grpc_private, grpc_private_credentials)
 PRIVATE = re.compile(r"_[a-z]\w*|grpc\.(aio\.)?_\w+(\.\w+)*")
 
 
@@ -53,13 +55,13 @@ def names_in(module: ModuleType) -> set[str]:
     return rename.seen
 
 
-NAMES = names_in(grpc_private)
+NAMES = set().union(*map(names_in, MODULES))
 
 
-def renamed(names: set[str]) -> ModuleType:
-    """`grpc_private` as it is where gRPC has other names for these: its source, but it looks for what is not there."""
+def renamed(known: ModuleType, names: set[str]) -> ModuleType:
+    """A module as it is where gRPC has other names for these: its source, but it looks for what is not there."""
     module = ModuleType("renamed")
-    tree = _Rename(names).visit(ast.parse(inspect.getsource(grpc_private)))
+    tree = _Rename(names).visit(ast.parse(inspect.getsource(known)))
     exec(compile(tree, module.__name__, "exec"), vars(module))
     return module
 
@@ -77,7 +79,8 @@ def take_away(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
     """Wherever a function of `grpc_private` was imported, it no longer finds these names in gRPC."""
     for info in pkgutil.iter_modules(_calls.__path__, f"{_calls.__name__}."):
         importlib.import_module(info.name)  # all that could import one later, and keep it
-    known, other = functions(grpc_private), functions(renamed(names))
+    known = {name: value for module in MODULES for name, value in functions(module).items()}
+    other = {name: value for module in MODULES for name, value in functions(renamed(module, names)).items()}
     users = [module for name, module in sys.modules.items() if name.partition(".")[0] == "grpc_bearer"]
     for module in users:
         for name, value in list(vars(module).items()):

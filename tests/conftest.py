@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 import grpc
 import pytest
+
+if TYPE_CHECKING:
+    from _authorization_server import AuthorizationServer
+    from _refusing import Place, Side
+
+    from grpc_bearer.testing import ManualClock
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -13,3 +23,61 @@ def pytest_configure(config: pytest.Config) -> None:
         for forgotten in (r"<coroutine object Queue\.put", r"<socket\.socket fd=\d+, family=AddressFamily\.AF_UNIX"):
             ignored = f"ignore:Exception ignored in. {forgotten}:pytest.PytestUnraisableExceptionWarning"
             config.addinivalue_line("filterwarnings", ignored)
+
+
+@pytest.fixture(scope="session")
+def authorization_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorizationServer]:
+    """A real one; skips where node or its packages are missing."""
+    from _authorization_server import running
+
+    with running(tmp_path_factory.mktemp("authorization-server")) as server:
+        yield server
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Moved by hand."""
+    from grpc_bearer.testing import ManualClock
+
+    return ManualClock()
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Place]:
+    """A server that tests of refused tokens call."""
+    from _refusing import place
+
+    with place() as here:
+        yield here
+
+
+@pytest.fixture
+def through_core(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """An item for each attempt whose token goes through core."""
+    made: list[None] = []
+    make = grpc.metadata_call_credentials
+
+    def counted(*args: Any) -> grpc.CallCredentials:
+        made.append(None)
+        return make(*args)
+
+    monkeypatch.setattr(grpc, "metadata_call_credentials", counted)
+    return made
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def calls(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Side]:
+    """One test for both: calls made on this thread, or on an event loop."""
+    from _refusing import side
+
+    with side(request.param, caplog) as calls:
+        yield calls
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end; without this, each `gc.collect()` of a test would look at all of it."""
+    import hypothesis  # noqa: F401 - when it is imported it asks the collector who refers to what
+
+    gc.collect()
+    gc.freeze()

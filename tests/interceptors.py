@@ -232,3 +232,36 @@ NOT_IN_AIO = {
     *(("responds", kind) for kind in AIO_KINDS if kind.startswith("client_stream") or kind.endswith("write")),
     *(("awaits", kind) for kind in AIO_KINDS if kind.endswith("write")),
 }
+
+
+def _serialised(message: Any) -> bytes:
+    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
+
+
+#: What a redirected call takes along of what was below us.
+CARRIES = {
+    "metadata": lambda details: {"metadata": details.metadata},
+    "metadata and credentials": lambda details: {"metadata": details.metadata, "credentials": details.credentials},
+}
+
+
+class Redirect:
+    """What an interceptor does that sends calls elsewhere, once it is switched on."""
+
+    def __init__(self, channel: Any, carries: str = "metadata", *, on: bool = True) -> None:
+        self.channel, self.carries, self.on = channel, CARRIES[carries], on
+
+    def _method(self, kind: str, details: Any) -> Any:
+        return getattr(self.channel, kind)(details.method, _serialised, ProbeReply.FromString)
+
+    def sync(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
+        if not self.on:
+            return continuation(details, request)
+        method = self._method(kind, details)
+        begin = method if kind.endswith("stream") else method.future
+        return begin(request, timeout=details.timeout, **self.carries(details))
+
+    async def aio(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
+        if not self.on:
+            return await continuation(details, request)
+        return self._method(kind, details)(request, timeout=details.timeout, **self.carries(details))

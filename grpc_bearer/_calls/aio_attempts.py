@@ -15,15 +15,6 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import (
-    if_interceptors_raise,
-    is_plain,
-    is_response,
-    let_status_come,
-    locally_cancelled,
-    went_well,
-)
-from grpc_bearer._base.grpc_types import AnyAioCall, DoneCallback, Metadata
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.aio_errors import (
     Broken,
@@ -37,8 +28,17 @@ from grpc_bearer._calls.aio_errors import (
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
 from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
 from grpc_bearer._calls.attempt_history import AttemptHistory
-from grpc_bearer._calls.attempts import Begin, CallAttempts
+from grpc_bearer._calls.attempts import Begin, Begun, CallAttempts, made
 from grpc_bearer._calls.failure import blame
+from grpc_bearer._calls.grpc_private import (
+    if_interceptors_raise,
+    is_plain,
+    is_response,
+    let_status_come,
+    locally_cancelled,
+    went_well,
+)
+from grpc_bearer._calls.grpc_types import AnyAioCall, DoneCallback, Metadata
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer.errors import GrpcBearerError
 
@@ -74,7 +74,7 @@ class AioAttempts(CallAttempts):
 
     def __init__(
         self,
-        begun: Callable[[], AttemptHistory],
+        begun: Begun,
         replay: AsyncReplayBuffer | None,
         inner: Any,
         carrier: Carrier,
@@ -91,7 +91,7 @@ class AioAttempts(CallAttempts):
     def _attempt_history(self) -> AttemptHistory:
         """The history of the call."""
         if self._history is None:
-            self._history = self._begun()
+            self._history = made(self._begun)
         return self._history
 
     @property

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import aio_channel_of
-from grpc_bearer._base.grpc_types import AnyAioCall, Asked
 from grpc_bearer._calls.aio_attempts import AioAttempts
 from grpc_bearer._calls.aio_errors import insecure, local_end
+from grpc_bearer._calls.grpc_private import aio_channel_of
+from grpc_bearer._calls.grpc_types import AnyAioCall, Asked
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import raw_read
-from grpc_bearer._base.grpc_types import AnyAioCall, Asked, Awaiting
 from grpc_bearer._calls.aio_call import ENDS, AioCall
 from grpc_bearer._calls.aio_errors import FINISHED, Broken, Ended
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
 from grpc_bearer._calls.attach_token import Carrier
+from grpc_bearer._calls.grpc_private import raw_read
+from grpc_bearer._calls.grpc_types import AnyAioCall, Asked, Awaiting
 
 # Where type-arg is ignored: generic in gRPC's stubs only, not when the program runs.
 

@@ -16,7 +16,9 @@ from grpc_bearer._base.arguments import checked_flag
 from grpc_bearer._calls.aio_multicallables import KINDS
 from grpc_bearer._calls.attach_token import Attach, check_attach, with_attach_options
 from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
+from grpc_bearer._calls.grpc_private import opens_as_told
 from grpc_bearer._calls.methods import Methods
+from grpc_bearer._calls.own_channels import own_channel
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer.errors import ConfigurationError
 
@@ -89,11 +91,13 @@ def secure_channel(
     # By name: where a program is instrumented, OpenTelemetry stands in gRPC's place here and adds its own to them.
     if check_attach(attach) == "call_credentials":
         composite = grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(bearer))
-        return aio.secure_channel(target, composite, options, compression, interceptors=interceptors)
-    channel = aio.secure_channel(
-        target, credentials, with_attach_options(options, attach), compression, interceptors=interceptors
-    )
-    return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry))
+        with own_channel():
+            return aio.secure_channel(target, composite, options, compression, interceptors=interceptors)
+    told = target if opens_as_told(aio.secure_channel) else None
+    options = with_attach_options(options, attach)
+    with own_channel():
+        channel = aio.secure_channel(target, credentials, options, compression, interceptors=interceptors)
+    return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry, target=told))
 
 
 def insecure_channel(
@@ -111,7 +115,8 @@ def insecure_channel(
     if not checked_flag("allow_plaintext", allow_plaintext):
         raise refuse_plaintext()
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
-    channel = aio.insecure_channel(target, options, compression, interceptors=interceptors)
+    with own_channel():
+        channel = aio.insecure_channel(target, options, compression, interceptors=interceptors)
     return Channel(channel, attachment_for(channel, bearer, plaintext=True, retry=retry))
 
 

@@ -10,10 +10,10 @@ from typing import NoReturn, TypeVar
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import intercepted
-from grpc_bearer._base.grpc_types import AnyAioCall, Asked, Awaiting, DoneCallback
 from grpc_bearer._calls.attach_token import Attempt, Carrier, explain, honest_code
 from grpc_bearer._calls.failure import Failure
+from grpc_bearer._calls.grpc_private import intercepted
+from grpc_bearer._calls.grpc_types import AnyAioCall, Asked, Awaiting, DoneCallback
 from grpc_bearer._calls.retry_block import LocalError
 from grpc_bearer.errors import GrpcBearerError
 

@@ -7,7 +7,6 @@ has proved it, and everywhere else through core.
 from __future__ import annotations
 
 import contextvars
-import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -16,16 +15,16 @@ import grpc
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
-from grpc_bearer._base.grpc_private import aio_channel_behind, aio_is_closed
-from grpc_bearer._base.grpc_types import AioRequests, CallDetails, Metadata
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import Ended, refused
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
-from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
+from grpc_bearer._calls.attach_token import NOBODY, WAIT, Attachment, Route, materialised
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.call_details import changed
 from grpc_bearer._calls.channel_security import attachment_for, unproved
+from grpc_bearer._calls.grpc_private import aio_channel_behind, aio_is_closed
+from grpc_bearer._calls.grpc_types import AioRequests, CallDetails, Metadata
 from grpc_bearer._calls.replay import UNKNOWN, serialise, snapshot
 from grpc_bearer._calls.retry_policy import DEFAULT, UNKEPT, RetryPolicy, checked_policy
 from grpc_bearer._engine.engine import Lease
@@ -107,59 +106,41 @@ class Interceptor(TokenMetadata):
         request: object,
         replay: AsyncReplayBuffer | None = None,
     ) -> Any:
-        metadata, timeout, credentials = materialised(details.metadata), details.timeout, details.credentials
-        carrier: Any = None
+        metadata, credentials, first = details.metadata, details.credentials, request
+        lease, timeout, began = None, details.timeout, time.monotonic()
         if not metadata and credentials is None and not details.wait_for_ready:
-            carrier = route.at_hand()
-        if carrier is not None:
-            first = self._made[1] if carrier is self._made[0] else self._metadata_of(carrier)
-            carried = None
+            lease = route.at_hand()
+        carrier: Any = lease
+        if lease is not None:
+            sent, carried = (self._made[1] if lease is self._made[0] else self._metadata_of(lease)), None
         else:
-            sent, carried, carrier = route.plan(metadata, credentials, details.wait_for_ready)
-            first = None if sent is None or carrier is WAIT else aio.Metadata(*sent)
-
-        def send(left: float | None, sent: aio.Metadata | None, credentials: Any) -> Awaitable[Any]:
-            requests = request if replay is None else replay.reader()
-            return continuation(changed(details, left, sent, credentials), requests)
-
-        def make(left: float | None, sent: Metadata | None, credentials: grpc.CallCredentials | None) -> Awaitable[Any]:
-            # Interceptors after us expect one of grpc.aio's, and may change it.
-            return send(left, sent if sent is None else aio.Metadata(*sent), credentials)
-
-        if carrier is None:
-            if replay is not None:
+            metadata = materialised(metadata)
+            planned, carried, carrier = route.plan(metadata, credentials, details.wait_for_ready)
+            sent = None if planned is None or carrier is WAIT else aio.Metadata(*planned)
+        if replay is not None:
+            if carrier is None:
                 replay.release()
-            return await send(timeout, first, carried)
-        began = time.monotonic()
-        begun = functools.partial(
-            AttemptHistory,
-            route,
-            make,
-            metadata,
-            credentials,
-            details.wait_for_ready,
-            None if timeout is None else began + timeout,
-            began,
-            contextvars.copy_context(),
-        )
-        if carrier is WAIT:
-            return self._call(begun, replay, None, carrier)
-        try:
-            inner = await send(timeout, first, carried)
-        except aio.UsageError as error:
-            inner = refused(carrier, error)
-        except aio.AioRpcError as error:  # of an interceptor that has awaited the call
-            inner = Ended(error)
+            if carrier is not WAIT:
+                first = replay.reader()
+        inner = None
+        if carrier is None:
+            return await continuation(changed(details, timeout, sent, carried), first)
+        if carrier is not WAIT:
+            try:
+                inner = await continuation(changed(details, timeout, sent, carried), first)
+            except aio.UsageError as error:
+                inner = refused(carrier, error)
+            except aio.AioRpcError as error:  # of an interceptor that has awaited the call
+                inner = Ended(error)
+        caller = contextvars.copy_context() or NOBODY
+        begun = (_history_of, continuation, details, metadata, route, request, replay, began, caller)
         return self._call(begun, replay, inner, carrier)
-
-    def _route(self, continuation: Continuation, details: CallDetails) -> Route:
-        return self._attachments.behind(continuation).route(details.method)
 
     # The names of arguments are gRPC's.
     def _intercept_one(
         self, continuation: Continuation, client_call_details: CallDetails, request: object
     ) -> Coroutine[Any, Any, Any]:
-        route = self._route(continuation, client_call_details)
+        route = self._attachments.behind(continuation).route(client_call_details.method)
         if self._serializer is not UNKNOWN:
             request = serialise(self._serializer, request)
         elif route.policy is not None:
@@ -169,13 +150,36 @@ class Interceptor(TokenMetadata):
     def _intercept_many(
         self, continuation: Continuation, client_call_details: CallDetails, request_iterator: AioRequests
     ) -> Coroutine[Any, Any, Any]:
-        route = self._route(continuation, client_call_details)
+        route = self._attachments.behind(continuation).route(client_call_details.method)
         if self._serializer is UNKNOWN:
             replay = unkept(request_iterator)
         else:
             policy = route.policy or UNKEPT
             replay = AsyncReplayBuffer(request_iterator, self._serializer, policy.replay_messages, policy.replay_bytes)
         return self._intercept(continuation, client_call_details, route, request_iterator, replay)
+
+
+def _history_of(
+    continuation: Continuation,
+    details: CallDetails,
+    metadata: Metadata | None,
+    route: Route,
+    request: object,
+    replay: AsyncReplayBuffer | None,
+    began: float,
+    caller: contextvars.Context,
+) -> AttemptHistory:
+    """The history of an intercepted call; what its arguments mean is said at `AttemptHistory` and `_intercept`."""
+
+    def make(left: float | None, sent: Metadata | None, credentials: grpc.CallCredentials | None) -> Awaitable[Any]:
+        # Interceptors after us expect one of grpc.aio's, and may change it.
+        mine = sent if sent is None else aio.Metadata(*sent)
+        requests = request if replay is None else replay.reader()
+        return continuation(changed(details, left, mine, credentials), requests)
+
+    deadline = None if details.timeout is None else began + details.timeout
+    own, wait_for_ready = details.credentials, details.wait_for_ready
+    return AttemptHistory(route, make, metadata, own, wait_for_ready, deadline, began, caller)
 
 
 class _UnaryUnary(Interceptor, aio.UnaryUnaryClientInterceptor):

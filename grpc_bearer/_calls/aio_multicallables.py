@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +10,15 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from grpc_bearer._base.grpc_private import aio_interceptors, aio_is_closed, below, core_of, is_grpcs
-from grpc_bearer._base.grpc_types import Metadata
 from grpc_bearer._calls.aio_call import AioCall
 from grpc_bearer._calls.aio_call_kinds import StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from grpc_bearer._calls.aio_errors import refused
 from grpc_bearer._calls.aio_interceptor import KINDS as INTERCEPTORS
 from grpc_bearer._calls.aio_interceptor import Interceptor, OneAttachment, TokenMetadata
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer, unkept
-from grpc_bearer._calls.attach_token import WAIT, materialised
+from grpc_bearer._calls.attach_token import NOBODY, WAIT, materialised
+from grpc_bearer._calls.grpc_private import aio_interceptors, aio_is_closed, below, core_of, is_grpcs
+from grpc_bearer._calls.grpc_types import Metadata
 from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
 from grpc_bearer._calls.replay import NotReplayable
 from grpc_bearer._engine.engine import Lease
@@ -57,9 +56,16 @@ class _AioMultiCallable(TokenMetadata, MultiCallable):
     def _open(self, request: Any, options: CallOptions) -> Any:
         """Begin a call."""
         route, call, began = self._route, self._inner, time.monotonic()
-        if self._is_grpcs and aio_interceptors(call):
-            return self._below_users()(request, **options._asdict())
         timeout, metadata, credentials, wait_for_ready, compression = options
+        if self._is_grpcs and aio_interceptors(call):
+            return self._below_users()(
+                request,
+                timeout=timeout,
+                metadata=metadata,
+                credentials=credentials,
+                wait_for_ready=wait_for_ready,
+                compression=compression,
+            )
         one, replay = self._held(request)
         carrier: Any = None
         sent: Metadata | None
@@ -89,8 +95,8 @@ class _AioMultiCallable(TokenMetadata, MultiCallable):
                 return inner
         elif route.attachment.closing or aio_is_closed(call):
             raise aio.UsageError("Channel is closed.")  # as grpc.aio does, which is not asked before the token is there
-        caller = contextvars.copy_context()
-        begun = functools.partial(history_of, route, call, one, replay, options, began, caller)
+        caller = contextvars.copy_context() or NOBODY
+        begun = (history_of, route, call, one, replay, options, began, caller)
         return self._call(begun, replay, inner, carrier)
 
 

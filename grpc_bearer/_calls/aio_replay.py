@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 
-from grpc_bearer._base.grpc_types import AioRequests, Serializer
+from grpc_bearer._calls.grpc_types import AioRequests, Serializer
 from grpc_bearer._calls.replay import Item, Kept, serialise
 
 

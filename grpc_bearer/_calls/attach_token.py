@@ -13,7 +13,6 @@ with the auth.
 from __future__ import annotations
 
 import contextvars
-import functools
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
@@ -23,10 +22,10 @@ import grpc
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.arguments import checked_flag
-from grpc_bearer._base.grpc_types import Entry, Metadata
 from grpc_bearer._base.token import CallContext, Shared
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.combine import CALLER, both, doubled, filling, owner_of
+from grpc_bearer._calls.grpc_types import Entry, Metadata
 from grpc_bearer._calls.retry_policy import RetryPolicy, checked_policy
 from grpc_bearer._engine.engine import Engine, Lease
 from grpc_bearer.errors import (
@@ -145,7 +144,7 @@ class Attempt(grpc.AuthMetadataPlugin):
         self._patient = patient
         self._impossible = impossible
         # Thousands of calls may wait for one token: what they can share they share.
-        self._caller = contextvars.copy_context() or _NOBODY
+        self._caller = contextvars.copy_context() or NOBODY
         self.context = route.context
         self.ran = False
         self.same = False
@@ -163,7 +162,7 @@ class Attempt(grpc.AuthMetadataPlugin):
 
     def retire(self) -> None:
         """The attempt is over: hold on to nothing. grpc.aio (1.85) never lets go of the credentials of a call."""
-        self._route, self._caller = None, _NOBODY
+        self._route, self._caller = None, NOBODY
         self.context, self.lease = _NOWHERE, None
 
     def waits(self) -> bool:
@@ -185,9 +184,8 @@ class Attempt(grpc.AuthMetadataPlugin):
             return
         attachment = route.attachment
         attachment.prove(context.service_url, route.service_path)
-        url, method = sys.intern(context.service_url), sys.intern(context.method_name)  # the same for thousands
-        self.context = CallContext(url, method, attachment.auth._clock)
-        deliver, patient = functools.partial(_deliver, self, callback), self.waits if self._patient else None
+        self.context = route.context_of(context)
+        deliver, patient = _Delivery(self, callback), self.waits if self._patient else None
         attachment.engine.request(self.context, deliver, own_thread=True, patient=patient)
 
     def take(self, lease: Lease | None, error: GrpcBearerError | None) -> tuple[Lease | None, GrpcBearerError | None]:
@@ -199,17 +197,23 @@ class Attempt(grpc.AuthMetadataPlugin):
         return lease, error
 
 
-def _deliver(
-    attempt: Attempt,
-    callback: grpc.AuthMetadataPluginCallback,
-    lease: Lease | None,
-    error: GrpcBearerError | None,
-) -> None:
-    lease, error = attempt.take(lease, error)
-    callback(() if lease is None else lease.metadata, error)
+class _Delivery:
+    """Brings core what has come for an attempt; smaller than a partial."""
+
+    __slots__ = ("_attempt", "_callback")
+
+    def __init__(self, attempt: Attempt, callback: grpc.AuthMetadataPluginCallback) -> None:
+        self._attempt = attempt
+        self._callback = callback
+
+    def __call__(self, lease: Lease | None, error: GrpcBearerError | None) -> None:
+        lease, error = self._attempt.take(lease, error)
+        self._callback(() if lease is None else lease.metadata, error)
 
 
-_NOWHERE, _NOBODY = CallContext(), contextvars.Context()
+_NOWHERE = CallContext()
+#: The context variables of a caller that has none: thousands of calls share it. It is copied, never entered.
+NOBODY = contextvars.Context()
 
 
 #: What carried the token of an attempt: metadata, call credentials, or nothing of ours.
@@ -254,6 +258,13 @@ class Route:
         if self.attachment.url:  # until core has told where the channel leads, this is but a guess
             self._context = context
         return context
+
+    def context_of(self, asked: grpc.AuthMetadataContext) -> CallContext:
+        """The same for a call of which core tells; one for all calls, unless core tells something new."""
+        known, url, method = self.context, asked.service_url, asked.method_name
+        if known.service_url == url and known.method == method:
+            return known
+        return CallContext(sys.intern(url), sys.intern(method), self.attachment.auth._clock)
 
     def at_hand(self) -> Lease | None:
         """The token for a call with nothing of its own, if it can go as metadata right away: the hot path of `plan`."""

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from grpc_bearer._base.grpc_types import Metadata
 from grpc_bearer._base.token import CallContext
 from grpc_bearer._calls.attach_token import Attempt, Carrier, Route, explain
 from grpc_bearer._calls.failure import Failure, too_large
+from grpc_bearer._calls.grpc_types import Metadata
 from grpc_bearer._calls.retry_block import renewable
 from grpc_bearer._calls.retry_policy import RetryPolicy, delay_before, means_stale
 from grpc_bearer._engine.engine import Deliver, Lease

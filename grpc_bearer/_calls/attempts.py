@@ -11,15 +11,23 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_types import DoneCallback, Metadata
 from grpc_bearer._calls.attach_token import WAIT, Carrier
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
 from grpc_bearer._calls.failure import Failure
+from grpc_bearer._calls.grpc_types import DoneCallback, Metadata
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer._engine.fetch import threadless_error
 from grpc_bearer.errors import GrpcBearerError
 
 Begin = Callable[[Lease | None, GrpcBearerError | None], None]
+#: What makes the history of a call, and its arguments: smaller than a partial, and thousands may wait.
+Begun = tuple[Any, ...]
+
+
+def made(begun: Begun) -> AttemptHistory:
+    """The history of a call that comes to have one."""
+    history: AttemptHistory = begun[0](*begun[1:])
+    return history
 
 
 class CallAttempts:

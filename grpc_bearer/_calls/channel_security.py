@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import grpc
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._base.grpc_private import channel_in, core_of, credentials_kind, interceptors_of, is_grpcs, target_of
+from grpc_bearer._base.grpc_private_credentials import credentials_kind
 from grpc_bearer._calls.attach_token import Attach, Attachment
 from grpc_bearer._calls.combine import doubled
+from grpc_bearer._calls.grpc_private import channel_in, core_of, interceptors_of, is_grpcs, target_of
 from grpc_bearer._calls.retry_policy import RetryPolicy
 from grpc_bearer.errors import ConfigurationError, InsecureChannelError
 
@@ -50,6 +51,7 @@ def attachment_for(
     plaintext: bool = False,
     attach: Attach = "auto",
     retry: RetryPolicy | None = None,
+    target: str | None = None,
 ) -> Attachment:
     """What is known of a channel, or a multicallable, that shall carry the tokens of an auth.
 
@@ -58,6 +60,7 @@ def attachment_for(
         auth: whose tokens.
         credentials: what the channel was made with, where that is known.
         plaintext: as for `Attachment`; and so on.
+        target: where the channel leads if it does not tell itself, from whoever had gRPC open it.
 
     Raises:
         ConfigurationError: another auth fills the same header there.
@@ -67,20 +70,21 @@ def attachment_for(
             raise doubled(auth.header)
     # Of credentials that do not say what they are, nobody knows.
     may_be_xds = credentials is not None and credentials_kind(credentials) in ("XDSChannelCredentials", "")
-    target = None if may_be_xds else _provable_target(channel)
+    target = None if may_be_xds else _provable_target(channel, target)
     return Attachment(auth, target, direct=is_grpcs(channel), plaintext=plaintext, attach=attach, retry=retry)
 
 
-def _provable_target(channel: object) -> str | None:
+def _provable_target(channel: object, told: str | None) -> str | None:
     """Where a channel or multicallable leads, or `None` if that is not known, or may change.
 
-    Whoever stands between us and gRPC's own objects may send a call elsewhere, in the clear, at any later moment.
+    It is asked itself; if it does not say, what was `told` holds. Whoever stands between us and gRPC's own objects may
+    send a call elsewhere, in the clear, at any later moment.
     """
     attachment = _own_attachment(channel)
     if attachment is not None:
         # The interceptors of an asyncio channel run above the inner attachment, but below this one.
         return attachment.target if isinstance(channel, grpc.Channel) else None
-    target = target_of(channel) if is_grpcs(channel) else None
+    target = target_of(channel) or told if is_grpcs(channel) else None
     return None if target is None or target.startswith(_XDS_SCHEMES) else target
 
 

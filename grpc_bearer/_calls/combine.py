@@ -11,8 +11,8 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_types import Metadata
 from grpc_bearer._base.token import HiddenText
+from grpc_bearer._calls.grpc_types import Metadata
 from grpc_bearer.errors import ConfigurationError
 
 #: The caller's own: it goes out as it is, and ours does not.

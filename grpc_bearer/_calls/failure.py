@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_types import Entry
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._base.token import LARGE_TOKEN, Token
+from grpc_bearer._calls.grpc_types import Entry
 from grpc_bearer.errors import GrpcBearerError
 
 # Core's words for a connection that the peer has ended by an error (11 is ENHANCE_YOUR_CALM, which gRPC's own servers

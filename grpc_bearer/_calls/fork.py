@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from grpc_bearer._base import fork_hooks
-from grpc_bearer._base.grpc_private import connectivity_of, is_sync_grpcs
+from grpc_bearer._calls.grpc_private import connectivity_of, is_sync_grpcs
 
 #: Seconds for which a fork waits for plugins. What core holds longer belongs to a call that goes on.
 PLUGINS = 0.5

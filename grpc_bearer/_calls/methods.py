@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from grpc_bearer._base.grpc_types import Begin, Deserializer, Metadata, Serializer
 from grpc_bearer._calls.around import Around
 from grpc_bearer._calls.attach_token import Attachment, Route
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.channel_security import leads_on
+from grpc_bearer._calls.grpc_types import Begin, Deserializer, Metadata, Serializer
 from grpc_bearer._calls.replay import UNKNOWN, NotReplayable, passthrough_serializer, serialise, snapshot
 from grpc_bearer.errors import ConfigurationError
 
@@ -146,10 +146,12 @@ class Methods(Around):
         # Generated stubs say `_registered_method`; channels older than that, and other libraries', do not know it.
         extra = {"_registered_method": True} if registered else {}
         # To send a request again as it was, it has to be serialised here, once; or copied, if others are to read it.
-        as_bytes = self._attachment.direct and Route(self._attachment, method).policy is not None
+        route = Route(self._attachment, method)
+        as_bytes = self._attachment.direct and route.policy is not None
         made = make(method, passthrough_serializer(serializer) if as_bytes else serializer, deserializer, **extra)
         attachment = leads_on(self._attachment, made, self._inner)
-        route = Route(attachment, method)
+        if attachment is not self._attachment:
+            route = Route(attachment, method)
         if route.policy is None:
             return wrapped(self._kinds, made, route)
         if as_bytes and not attachment.direct:

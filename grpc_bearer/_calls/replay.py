@@ -12,8 +12,8 @@ from _thread import RLock  # what is in threading is a function around it
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from grpc_bearer._base.grpc_types import Serializer
 from grpc_bearer._base.interrupts import is_interrupt
+from grpc_bearer._calls.grpc_types import Serializer
 
 #: In place of a serializer: it is not ours to know, so requests are passed on as they are.
 UNKNOWN: Any = object()

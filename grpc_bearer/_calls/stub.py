@@ -9,11 +9,11 @@ import grpc
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, as_auth
-from grpc_bearer._base.grpc_private import core_of, method_of
 from grpc_bearer._calls import aio_multicallables, fork, sync_multicallables
 from grpc_bearer._calls.aio_channel import Channel as AioChannel
 from grpc_bearer._calls.attach_token import Attachment, Route
 from grpc_bearer._calls.channel_security import attachment_for, unproved
+from grpc_bearer._calls.grpc_private import core_of, method_of
 from grpc_bearer._calls.methods import wrapped
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy
 from grpc_bearer._calls.sync_channel import Channel

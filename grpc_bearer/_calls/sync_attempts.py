@@ -21,11 +21,11 @@ import grpc
 
 from grpc_bearer._base import threads
 from grpc_bearer._base.clock import SYSTEM_CLOCK
-from grpc_bearer._base.grpc_private import status_of
-from grpc_bearer._base.grpc_types import AnyCall, Metadata
 from grpc_bearer._calls.attach_token import WAIT, Attempt, Carrier
 from grpc_bearer._calls.attempt_history import AttemptHistory
-from grpc_bearer._calls.attempts import Begin, CallAttempts
+from grpc_bearer._calls.attempts import Begin, Begun, CallAttempts, made
+from grpc_bearer._calls.grpc_private import status_of
+from grpc_bearer._calls.grpc_types import AnyCall, Metadata
 from grpc_bearer._calls.replay import NotReplayable, ReplayBuffer
 from grpc_bearer._calls.sync_errors import concluded, deadline_exceeded, failure_of, raised_later, tokenless
 from grpc_bearer._engine.engine import Lease
@@ -63,7 +63,7 @@ class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type
 
     def __init__(
         self,
-        begun: Callable[[], AttemptHistory],
+        begun: Begun,
         replay: NotReplayable | ReplayBuffer | None,
         inner: Any,
         carrier: Carrier,
@@ -93,7 +93,7 @@ class SyncAttempts(CallAttempts, grpc.RpcError, grpc.Call, grpc.Future):  # type
         history = self._history
         if history is None:
             # Of two who come here at once, the first one's counts.
-            history = self._history = vars(self).setdefault("history", self._begun())
+            history = self._history = vars(self).setdefault("history", made(self._begun))
         return history
 
     @property

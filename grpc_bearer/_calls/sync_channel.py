@@ -10,13 +10,14 @@ import grpc
 
 from grpc_bearer._auth import AuthLike, as_auth
 from grpc_bearer._base.arguments import checked_flag
-from grpc_bearer._base.grpc_private import is_closed
-from grpc_bearer._base.grpc_types import Deserializer, Serializer
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.attach_token import Attach, Attachment, check_attach, with_attach_options
 from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
 from grpc_bearer._calls.combine import CALLER, filling
+from grpc_bearer._calls.grpc_private import is_closed
+from grpc_bearer._calls.grpc_types import Deserializer, Serializer
 from grpc_bearer._calls.methods import Methods
+from grpc_bearer._calls.own_channels import own_channel
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._calls.sync_multicallables import KINDS
 from grpc_bearer.errors import ConfigurationError
@@ -96,10 +97,12 @@ def secure_channel(
     checked_policy(retry)
     if check_attach(attach) == "call_credentials":
         composite = channel_credentials(bearer, credentials)
-        plain = grpc.secure_channel(target, composite, options, compression)
+        with own_channel():
+            plain = grpc.secure_channel(target, composite, options, compression)
         fork.watch(plain)
         return plain
-    channel = grpc.secure_channel(target, credentials, with_attach_options(options, attach), compression)
+    with own_channel():
+        channel = grpc.secure_channel(target, credentials, with_attach_options(options, attach), compression)
     return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry))
 
 
@@ -122,7 +125,8 @@ def insecure_channel(
         raise refuse_plaintext()
     # Core's retries would send a single-use token again, and here it can only go as metadata.
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
-    channel = grpc.insecure_channel(target, options, compression)
+    with own_channel():
+        channel = grpc.insecure_channel(target, options, compression)
     return Channel(channel, attachment_for(channel, bearer, plaintext=True, retry=retry))
 
 

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 import grpc
 
-from grpc_bearer._base.grpc_private import headers_at_hand, hidden_failure
-from grpc_bearer._base.grpc_types import AnyCall
 from grpc_bearer._base.interrupts import is_interrupt
 from grpc_bearer._calls.attach_token import Attempt, Carrier, honest_code
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.failure import Failure, blame
+from grpc_bearer._calls.grpc_private import headers_at_hand, hidden_failure
+from grpc_bearer._calls.grpc_types import AnyCall
 from grpc_bearer._calls.retry_block import LocalError
 from grpc_bearer.errors import GrpcBearerError
 

@@ -7,7 +7,6 @@ our plugin on it through an interceptor once, the token goes as metadata; everyw
 from __future__ import annotations
 
 import contextvars
-import functools
 import time
 import weakref
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from weakref import WeakKeyDictionary
 import grpc
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
-from grpc_bearer._base.grpc_private import is_blocking, sync_channel_behind
-from grpc_bearer._base.grpc_types import CallDetails
 from grpc_bearer._base.not_credentials import NotCredentials
-from grpc_bearer._calls.attach_token import WAIT, Attachment, Route, materialised
+from grpc_bearer._calls.attach_token import NOBODY, WAIT, Attachment, Carrier, Route, materialised
 from grpc_bearer._calls.attempt_history import AttemptHistory
 from grpc_bearer._calls.call_details import changed
 from grpc_bearer._calls.channel_security import attachment_for
+from grpc_bearer._calls.grpc_private import is_blocking, sync_channel_behind
+from grpc_bearer._calls.grpc_types import CallDetails, Metadata
 from grpc_bearer._calls.replay import NotReplayable, snapshot
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._calls.sync_call import SyncCall
@@ -61,18 +60,23 @@ class BearerInterceptor(
     def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
         self._auth(context, callback)
 
-    def _attachment_behind(self, continuation: Continuation) -> Attachment:
-        channel = sync_channel_behind(continuation)
+    def _attachment_of(self, channel: Any) -> Attachment:
+        """The attachment of a channel that is behind a call; `None`: it is not known what is."""
         if channel is None:
             return self._attachment
-        last, attachment = self._last
-        if last() is not channel:
-            # Of two threads that make one at once, the first one's counts.
-            attachment = self._attachments.get(channel) or self._attachments.setdefault(
-                channel, self._intercepting(attachment_for(channel, self._auth, **self._how))
-            )
-            self._last = weakref.ref(channel), attachment
+        # Of two threads that make one at once, the first one's counts.
+        attachment = self._attachments.get(channel) or self._attachments.setdefault(
+            channel, self._intercepting(attachment_for(channel, self._auth, **self._how))
+        )
+        self._last = weakref.ref(channel), attachment
         return attachment
+
+    def _route(self, continuation: Continuation, details: CallDetails) -> Route:
+        channel = sync_channel_behind(continuation)
+        last, attachment = self._last
+        if channel is None or last() is not channel:
+            attachment = self._attachment_of(channel)
+        return attachment.route(details.method)
 
     def _intercepting(self, attachment: Attachment) -> Attachment:
         attachment.intercepts = True
@@ -86,52 +90,37 @@ class BearerInterceptor(
         request: object,
         replay: NotReplayable | None = None,
     ) -> Any:
-        metadata, timeout = materialised(details.metadata), details.timeout
-        wait_for_ready = getattr(details, "wait_for_ready", None)
-        credentials = getattr(details, "credentials", None)
-        carrier: Any = None
-        if metadata is None and credentials is None and not wait_for_ready:
-            carrier = route.at_hand()
-        if carrier is not None:
-            sent, carried = carrier.metadata, None
-        else:
-            sent, carried, carrier = route.plan(metadata, credentials, wait_for_ready)
-        began = time.monotonic()
+        metadata, began = materialised(details.metadata), time.monotonic()
+        sent, carried, carrier = route.plan(metadata, *_own(details))
         inner = None
         if carrier is not WAIT:
-            inner = whole(continuation(changed(details, timeout, sent, carried), request))
+            inner = whole(continuation(changed(details, details.timeout, sent, carried), request))
             # A blocking call has ended by now, and gRPC's own object for its outcome says it best.
             if carrier is None or (inner.done() and not isinstance(inner, grpc.RpcError)):
                 return inner
-
-        def make(left: float | None, sent: Any, credentials: Any) -> Any:
-            return whole(continuation(changed(details, left, sent, credentials), request))
-
-        deadline = None if timeout is None else began + timeout
-        begun = functools.partial(
-            AttemptHistory,
-            route,
-            make,
-            metadata,
-            credentials,
-            wait_for_ready,
-            deadline,
-            began,
-            contextvars.copy_context(),
-        )
-        call = SyncCall(begun, replay, inner, carrier)
-        return call.outcome() or call
+        return _call(continuation, details, metadata, route, request, replay, inner, carrier, began)
 
     # The names of arguments are gRPC's, and so are their types.
     def _intercept_one(self, continuation: Continuation, client_call_details: Any, request: Any) -> Any:
-        route = self._attachment_behind(continuation).route(client_call_details.method)
-        # A call that is handed out goes on while the caller does what they want with the request.
-        if route.policy is not None and not is_blocking(continuation):
+        route, details = self._route(continuation, client_call_details), client_call_details
+        if is_blocking(continuation):
+            # Nearly every call comes with nothing of its own and finds the token at hand: in as few steps as can be.
+            lease, waits = None, getattr(details, "wait_for_ready", None)
+            if details.metadata is None and getattr(details, "credentials", None) is None and not waits:
+                lease = route.at_hand()
+            if lease is not None:
+                began = time.monotonic()
+                outcome = continuation(changed(details, details.timeout, lease.metadata, None), request)
+                if not isinstance(outcome, grpc.RpcError):  # gRPC's own object says it best
+                    return outcome
+                return _call(continuation, details, None, route, request, None, outcome, lease, began)
+        elif route.policy is not None:
+            # A call that is handed out goes on while the caller does what they want with the request.
             request = snapshot(request)
-        return self._intercept(continuation, client_call_details, route, request)
+        return self._intercept(continuation, details, route, request)
 
     def _intercept_many(self, continuation: Continuation, client_call_details: Any, request_iterator: Any) -> Any:
-        route = self._attachment_behind(continuation).route(client_call_details.method)
+        route = self._route(continuation, client_call_details)
         return self._intercept(
             continuation, client_call_details, route, request_iterator, NotReplayable(request_iterator)
         )
@@ -143,6 +132,35 @@ class BearerInterceptor(
 
     def __repr__(self) -> str:
         return f"BearerInterceptor({self._auth!r})"
+
+
+def _own(details: CallDetails) -> tuple[grpc.CallCredentials | None, bool | None]:
+    """Credentials and `wait_for_ready`, where whoever made the details knows them."""
+    return getattr(details, "credentials", None), getattr(details, "wait_for_ready", None)
+
+
+def _call(
+    continuation: Continuation,
+    details: CallDetails,
+    metadata: Metadata | None,
+    route: Route,
+    request: object,
+    replay: NotReplayable | None,
+    inner: Any,
+    carrier: Carrier,
+    began: float,
+) -> Any:
+    """What the user gets of a call that may be made again: what counts, if that is known by now."""
+    credentials, wait_for_ready = _own(details)
+
+    def make(left: float | None, sent: Metadata | None, credentials: grpc.CallCredentials | None) -> Any:
+        return whole(continuation(changed(details, left, sent, credentials), request))
+
+    deadline = None if details.timeout is None else began + details.timeout
+    caller = contextvars.copy_context() or NOBODY
+    begun = (AttemptHistory, route, make, metadata, credentials, wait_for_ready, deadline, began, caller)
+    call = SyncCall(begun, replay, inner, carrier)
+    return call.outcome() or call
 
 
 def interceptor(

@@ -14,9 +14,9 @@ from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_private import is_grpcs
-from grpc_bearer._base.grpc_types import Begin, DoneCallback
 from grpc_bearer._calls.around import Around
+from grpc_bearer._calls.grpc_private import is_grpcs
+from grpc_bearer._calls.grpc_types import Begin, DoneCallback
 
 
 def whole(call: Any) -> Any:

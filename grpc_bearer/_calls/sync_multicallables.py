@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_types import AnyCall, Begin, Metadata
-from grpc_bearer._calls.attach_token import WAIT, Carrier, materialised
+from grpc_bearer._calls.attach_token import NOBODY, WAIT, Carrier, materialised
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
+from grpc_bearer._calls.grpc_types import AnyCall, Begin, Metadata
 from grpc_bearer._calls.methods import CallOptions, MultiCallable, history_of
 from grpc_bearer._calls.replay import NotReplayable, ReplayBuffer
 from grpc_bearer._calls.sync_call import SyncCall
@@ -76,8 +75,8 @@ class _SyncMultiCallable(MultiCallable):
             inner = call(requests, timeout, sent, carried, wait_for_ready, compression)
             if plain:
                 return inner
-        caller = contextvars.copy_context()
-        begun = functools.partial(history_of, route, call, request, replay, options, began, caller)
+        caller = contextvars.copy_context() or NOBODY
+        begun = (history_of, route, call, request, replay, options, began, caller)
         return SyncCall(begun, replay, inner, carrier)
 
 

@@ -67,6 +67,14 @@ def _run(arguments: Namespace) -> int:
         from grpc_bearer._cli import call
 
         return call.main(arguments)
+    if arguments.command == "login":
+        from grpc_bearer._cli import login
+
+        return login.main(arguments)
+    if arguments.command == "auths":
+        from grpc_bearer._cli import auths
+
+        return auths.main(arguments)
     if arguments.command == "completion":
         from grpc_bearer._cli import completion
 

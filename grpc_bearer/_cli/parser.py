@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 from grpc_bearer._cli.codes import CommandFailure, Exit, table
+from grpc_bearer._cli.sources import FIELD, add_login_options, add_options, option
 from grpc_bearer._cli.streams import write
 from grpc_bearer._config.fields import Field, path
 from grpc_bearer._config.kinds import PROFILES
 from grpc_bearer._config.toml_file import VARIABLE
 
-#: Where a command line keeps the fields of `--profile`: `field:credentials_file`.
-FIELD = "field:"
 _NOT_FOR_ONE_TOKEN = ("cache", "keep_warm", "max_keys", "name", "observers", "pickle_secrets", "presign")
-_RENAMED = {"ca": "token-ca"}  # --ca is the channel's
 _OPTIONAL_WORDS = {"call": ("method", "request"), "inspect": ("token",)}
 _SHELLS = ("bash", "zsh", "fish")
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # has no public name
@@ -27,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     top = _parser(_Parser, prog="grpc-bearer", description="Bearer tokens on gRPC calls.")
     top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    for add in (_token, _inspect, _check, _call, _demo, _bench, _completion):
+    for add in (_token, _inspect, _check, _call, _login, _auths, _demo, _bench, _completion):
         add(commands)
     return top
 
@@ -175,6 +173,23 @@ def _call(commands: _Commands) -> None:
     _auth(made)
 
 
+def _login(commands: _Commands) -> None:
+    made = _command(
+        commands,
+        "login",
+        "log in by a browser, and keep the login in a file",
+        "Show a page and a code, wait until somebody has confirmed it in a browser on any device (RFC 8628), and keep "
+        "the login in a file for programs: source device_code or refresh_token, or --store of the other commands.",
+    )
+    _by_config(made.add_argument_group("auth", "one of a TOML file whose source is device_code, or the options below"))
+    add_login_options(made)
+
+
+def _auths(commands: _Commands) -> None:
+    made = _command(commands, "auths", "list the auths of a TOML file")
+    made.add_argument("--config", metavar="FILE", help=f"the TOML file (default: ${VARIABLE})")
+
+
 def _demo(commands: _Commands) -> None:
     _command(commands, "demo", "call five services on loopback, with real TLS, and check their ledgers")
 
@@ -225,11 +240,16 @@ def _channel(made: argparse.ArgumentParser, timeout: float, what: str) -> None:
 
 def _auth(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group("auth", "a named one from a TOML file, or a profile and its options")
-    group.add_argument("--auth", metavar="NAME", help="which one of the file (default: its default, or the only one)")
-    group.add_argument("--config", metavar="FILE", help=f"the TOML file (default: ${VARIABLE})")
+    _by_config(group)
     group.add_argument("--profile", choices=sorted(PROFILES), metavar="NAME", help=", ".join(sorted(PROFILES)))
     for name, (field, used_by) in sorted(_fields().items()):
         _add_field(group, name, field, ", ".join(used_by))
+    add_options(made)
+
+
+def _by_config(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--auth", metavar="NAME", help="which one of the file (default: its default, or the only one)")
+    group.add_argument("--config", metavar="FILE", help=f"the TOML file (default: ${VARIABLE})")
 
 
 def _fields() -> dict[str, tuple[Field, list[str]]]:
@@ -256,11 +276,6 @@ def _add_field(group: argparse._ArgumentGroup, name: str, field: Field, used_by:
     else:
         kind, metavar = (seconds, "S") if name == "lifetime" else (str, "FILE" if field.check is path else "TEXT")
         group.add_argument(option(name), dest=FIELD + name, type=kind, metavar=metavar, help=text)
-
-
-def option(field: str) -> str:
-    """How a field is called on the command line."""
-    return f"--{_RENAMED.get(field, field).replace('_', '-')}"
 
 
 def seconds(text: str) -> float:

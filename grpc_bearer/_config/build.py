@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.arguments import did_you_mean
 from grpc_bearer._base.credential_files import shown
+from grpc_bearer._base.source import Source
 from grpc_bearer._base.translating import translating
 from grpc_bearer._config.cache_fields import Cache, in_words_of_a_file
-from grpc_bearer._config.fields import Given
-from grpc_bearer._config.kinds import PROFILES, SOURCES, Kind
+from grpc_bearer._config.fields import Given, PlacedError
+from grpc_bearer._config.kinds import AUTH, HEADER, PROFILES, SOURCES, Kind
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 
 
 def kind_of(given: Given) -> tuple[str, Kind]:
-    """Its profile or kind of source, and the name of that.
+    """Its profile or kind of source, and the name of that; within another source, that of a source.
 
     Raises:
         ConfigurationError: neither, both, or one that does not exist.
@@ -50,6 +51,32 @@ class Spec:
     values: Mapping[str, object]
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Inner:
+    """A source within another one, checked and not built yet."""
+
+    spec: Spec
+    given: Given = field(compare=False)
+
+    def opened(self) -> Source:
+        """The source."""
+        return built(self.spec, self.given)._source
+
+
+def inner(given: Given) -> Inner:
+    """What stands in a table within an auth's.
+
+    Raises:
+        PlacedError: as `specified`.
+    """
+    # The others are of the auth around it.
+    others = [name for name in ("profile", *AUTH, *HEADER) if name in given.values]
+    if others:
+        raise PlacedError(f"{given.where(others[0])}: not known here, where only a source can be")
+    with translating(ConfigurationError, to=lambda error: PlacedError(str(error))):
+        return Inner(specified(given), given)
+
+
 def specified(given: Given) -> Spec:
     """Check everything that can be checked without building; all problems are told at once, a line each.
 
@@ -64,9 +91,11 @@ def specified(given: Given) -> Spec:
         if each not in allowed and each not in ("profile", "source")
     ]
     values: dict[str, object] = {}
-    for known, field in kind.fields.items():
+    for known, each_field in kind.fields.items():
         try:
-            value = field.value(known, given)
+            value = each_field.value(known, given)
+        except PlacedError as error:
+            problems.append(str(error))
         except ConfigurationError as error:
             problems.append(f"{given.where(error._field)}: {error._reason}")
         else:
@@ -83,9 +112,10 @@ def built(spec: Spec, given: Given) -> BearerAuth:
     Raises:
         ConfigurationError, SigningError: what the profile or source found, with the field as it was given.
     """
+    sources = {name: value.opened() for name, value in spec.values.items() if isinstance(value, Inner)}
     with translating(GrpcBearerError, to=lambda error: type(error)(_told(error, spec, given))):
         opened = {name: value.opened() for name, value in spec.values.items() if isinstance(value, Cache)}
-        return spec.kind.build(**{**spec.values, **opened})
+        return spec.kind.build(**{**spec.values, **opened, **sources})
 
 
 def _told(error: GrpcBearerError, spec: Spec, given: Given) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,6 +26,10 @@ _T = TypeVar("_T")
 WAYS = ("", "_file", "_env")
 
 
+class PlacedError(ConfigurationError):
+    """One that tells already where it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """The fields of one auth as they were given.
@@ -38,7 +42,9 @@ class Given:
         spelled: how a field is written where this comes from.
         inline: whether secrets may be written there themselves.
         once: whether a pipe in place of a file is read here and now, since one token is all that is wanted.
-        distrusted: why no module that is named here may be imported; nothing if it may.
+        distrusted: why no module or command that is named here may be run; nothing if it may.
+        inner: makes what `value.opened()` makes a source of, from the table of one within this auth; `None`: there are
+            none where this comes from.
     """
 
     values: Mapping[str, object] = field(repr=False)
@@ -49,6 +55,7 @@ class Given:
     inline: bool = True
     once: bool = False
     distrusted: Callable[[], str] = lambda: ""
+    inner: Callable[[Given], object] | None = None
 
     def path(self, text: str, name: str = "") -> Path:
         return self.folder / expanded_path(name, text)
@@ -117,6 +124,8 @@ class Field:
 
 def _told_of(name: str, given: Given, error: ValueError) -> ConfigurationError | None:
     """What is wrong with a field, with its name; `None` if the error has a name already."""
+    if isinstance(error, PlacedError):
+        return None
     if not isinstance(error, ConfigurationError):
         return ConfigurationError(f"{error}, got {_kind(given.values[name])}", field=name)
     return None if error._field else ConfigurationError(error._reason, field=name)
@@ -191,6 +200,27 @@ def _not_imported(module: str, error: Exception) -> str:
     missing = f" ({error.name})" if isinstance(error, ModuleNotFoundError) and error.name else ""
     raised = f"{type(error).__name__}{missing}"
     return f"importing {module} raised {raised}; expected a module of this name on the path of Python"
+
+
+def command(value: object, given: Given) -> list[str]:
+    """A program and its arguments, which are run."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError('expected a list of texts: ["program", "argument"]')
+    if problem := given.distrusted():
+        raise ConfigurationError(problem)
+    return value
+
+
+def token_or_source(name: str) -> Callable[[object, Given], object]:
+    """A check of the field `name`, which holds a token, or in a table of its own the source of one."""
+
+    def check(value: object, given: Given) -> object:
+        if not isinstance(value, dict) or given.inner is None:
+            return _of(value, str, "a text or a table with source = …")
+        where = lambda field: given.where(f"{name}.{field}" if field else name)  # noqa: E731
+        return given.inner(replace(given, values=value, where=where))
+
+    return check
 
 
 def functions(value: object, given: Given) -> list[Callable[..., object]]:

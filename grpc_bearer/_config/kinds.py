@@ -1,4 +1,4 @@
-"""What a configuration can name: five profiles and eight kinds of source, each with its fields, as one table."""
+"""What a configuration can name: profiles and kinds of source, each with its fields, as one table."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from grpc_bearer._config.cache_fields import cache
 from grpc_bearer._config.fields import Field
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources.callable import CallableSource
+from grpc_bearer.sources.device import DeviceCodeSource
+from grpc_bearer.sources.exec import ExecSource
 from grpc_bearer.sources.file import FileSource
 from grpc_bearer.sources.google import GoogleAuthSource
 from grpc_bearer.sources.http import HTTPTokenSource
 from grpc_bearer.sources.jwt import JWTSource, nonce
+from grpc_bearer.sources.jwt_bearer import JWTBearerSource
 from grpc_bearer.sources.oauth import ClientCredentialsSource
+from grpc_bearer.sources.refresh import RefreshTokenSource
+from grpc_bearer.sources.token_exchange import TokenExchangeSource
 
 _TEXT, _NUMBER, _FLAG, _PATH, _TEXTS = Field(f.text), Field(f.number), Field(f.flag), Field(f.path), Field(f.texts)
 _TOKEN = Field(f.text, secret=True, by_file=Path, help="the token")
@@ -34,7 +39,7 @@ _CREDENTIALS = Field(
 _LIFETIME = Field(f.number, help="the token's lifetime in seconds")
 _CA = Field(f.path, help="certificate authorities of the token endpoint")
 #: What every auth takes beside its own.
-_AUTH = {
+AUTH = {
     "name": _TEXT,
     "keep_warm": _FLAG,
     "max_keys": Field(f.whole),
@@ -43,13 +48,39 @@ _AUTH = {
     "observers": Field(f.functions),
 }
 #: What every source takes that a profile decides itself.
-_HEADER = {"header": _TEXT, "scheme": _TEXT}
+HEADER = {"header": _TEXT, "scheme": _TEXT}
 _ENDPOINT = {
     "ca": _CA,
     "cert": Field(f.paths),
     "timeout": _NUMBER,
     "max_bytes": Field(f.whole),
     "allow_http_loopback": _FLAG,
+}
+
+
+def _token_field(name: str, text: str, required: bool = False) -> Field:
+    return Field(f.token_or_source(name), secret=True, required=required, by_file=Path, help=text)
+
+
+#: What all OAuth sources take.
+_CLIENT = {
+    "token_url": Field(f.text, help="the token endpoint"),
+    "issuer": Field(f.text, help="the authorization server, whose metadata tells its endpoints"),
+    "client_id": Field(f.text, help="as registered"),
+    "client_secret": Field(f.text, secret=True, by_file=Path, help="the client's secret"),
+    "client_assertion": _token_field("client_assertion", "a token that was issued to the client"),
+    "auth_method": Field(f.text, help="how the client proves itself"),
+    "key": Field(f.text, secret=True, names_file=True, by_file=Path),
+    "algorithm": _TEXT,
+    "passphrase": _PASSPHRASE,
+    "key_id": _TEXT,
+    "assertion_audience": _TEXT,
+    "scope": Field(f.texts, help="what is asked for"),
+    "audience": Field(f.texts, help="who the token is for"),
+    "resource": Field(f.texts, help="the API that the token is for, a URI"),
+    "extra": Field(f.text_table),
+    "lifetime": _LIFETIME,
+    **_ENDPOINT,
 }
 
 
@@ -119,7 +150,7 @@ def _google(service_account_file: Path | None = None, scopes: str | list[str] | 
 
 
 def _of_source(build: Callable[..., Source], **options: Any) -> BearerAuth:
-    outer = {name: options.pop(name) for name in (*_AUTH, *_HEADER) if name in options}
+    outer = {name: options.pop(name) for name in (*AUTH, *HEADER) if name in options}
     return BearerAuth(build(**options), **outer)
 
 
@@ -137,14 +168,14 @@ class Kind:
 
 
 def _source(build: Callable[..., Source], **fields: Field) -> Kind:
-    return Kind(functools.partial(_of_source, build), {**fields, **_HEADER, **_AUTH})
+    return Kind(functools.partial(_of_source, build), {**fields, **HEADER, **AUTH})
 
 
 #: By the value of `profile`.
 PROFILES: Mapping[str, Kind] = {
     "bear": Kind(
         profiles.bear,
-        {"credentials": _CREDENTIALS, "url": Field(f.text, help="the token endpoint"), "ca": _CA, **_AUTH},
+        {"credentials": _CREDENTIALS, "url": Field(f.text, help="the token endpoint"), "ca": _CA, **AUTH},
     ),
     "bitbroker": Kind(
         profiles.bitbroker,
@@ -154,10 +185,10 @@ PROFILES: Mapping[str, Kind] = {
             "contributor": Field(f.text, secret=True, by_file=Path, help="the Contributor API's token"),
             "consumer": Field(f.text, secret=True, by_file=Path, help="the Consumer API's token"),
             "routes": Field(f.text_table, help="which calls take which role"),
-            **_AUTH,
+            **AUTH,
         },
     ),
-    "crm": Kind(profiles.crm, {"token": Field(f.text, True, True, by_file=Path), **_AUTH}),
+    "crm": Kind(profiles.crm, {"token": Field(f.text, True, True, by_file=Path), **AUTH}),
     "openfx": Kind(
         profiles.openfx,
         {
@@ -166,7 +197,7 @@ PROFILES: Mapping[str, Kind] = {
             "issuer": Field(f.text, help="the iss claim"),
             "lifetime": _LIFETIME,
             "presign": Field(f.whole),
-            **_AUTH,
+            **AUTH,
         },
     ),
     "skykit": Kind(
@@ -176,7 +207,7 @@ PROFILES: Mapping[str, Kind] = {
             "issuer": Field(f.text, required=True, help="the iss claim: the address the key is registered with"),
             "passphrase": _PASSPHRASE,
             "lifetime": _LIFETIME,
-            **_AUTH,
+            **AUTH,
         },
     ),
 }
@@ -186,22 +217,22 @@ SOURCES: Mapping[str, Kind] = {
     "callable": _source(
         _callable, function=Field(f.function, required=True), key=Field(f.function), timeout=_NUMBER, max_age=_NUMBER
     ),
-    "client_credentials": _source(
-        ClientCredentialsSource,
-        token_url=Field(f.text, required=True),
-        client_id=Field(f.text, required=True),
-        client_secret=Field(f.text, secret=True, by_file=Path),
-        scope=_TEXTS,
-        audience=_TEXT,
-        auth_method=_TEXT,
-        key=Field(f.text, secret=True, names_file=True, by_file=Path),
-        algorithm=_TEXT,
-        passphrase=_PASSPHRASE,
-        key_id=_TEXT,
-        assertion_audience=_TEXT,
-        extra=Field(f.text_table),
-        lifetime=_LIFETIME,
-        **_ENDPOINT,
+    "client_credentials": _source(ClientCredentialsSource, **_CLIENT),
+    "device_code": _source(
+        DeviceCodeSource,
+        device_authorization_url=_TEXT,
+        store=Field(f.path, help="the file that keeps the login"),
+        prompt=Field(f.function),
+        **_CLIENT,
+    ),
+    "exec": _source(
+        ExecSource,
+        command=Field(f.command, required=True, help="a program that prints a token, and its arguments"),
+        env=_TEXTS,
+        json_field=_TEXT,
+        max_age=_NUMBER,
+        timeout=_NUMBER,
+        max_bytes=Field(f.whole),
     ),
     "file": _source(FileSource, path=Field(f.path, required=True), strip=_FLAG, json_field=_TEXT, poll=_NUMBER),
     "google": _source(_google, service_account_file=_PATH, scopes=_TEXTS),
@@ -239,5 +270,21 @@ SOURCES: Mapping[str, Kind] = {
         presign=Field(f.whole),
         passphrase=_PASSPHRASE,
     ),
+    "jwt_bearer": _source(JWTBearerSource, assertion=_token_field("assertion", "the assertion", True), **_CLIENT),
+    "refresh_token": _source(
+        RefreshTokenSource,
+        refresh_token=Field(f.text, secret=True, by_file=Path, help="the refresh token, replaced by those that follow"),
+        store=Field(f.path, help="the file that keeps the login"),
+        **_CLIENT,
+    ),
     "static": _source(_static, token=Field(f.text, True, True, by_file=Path)),
+    "token_exchange": _source(
+        TokenExchangeSource,
+        subject_token=_token_field("subject_token", "the token to exchange", True),
+        subject_token_type=Field(f.text, help="its type: access_token, id_token, jwt, …"),
+        actor_token=_token_field("actor_token", "the token of who acts for the subject"),
+        actor_token_type=Field(f.text, help="its type"),
+        requested_token_type=Field(f.text, help="the type to ask for"),
+        **_CLIENT,
+    ),
 }

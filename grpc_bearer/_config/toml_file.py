@@ -16,7 +16,7 @@ from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base import fork_hooks
 from grpc_bearer._base.arguments import did_you_mean, expanded_path
 from grpc_bearer._base.credential_files import read_text, shown
-from grpc_bearer._config.build import Spec, built, specified
+from grpc_bearer._config.build import Spec, built, inner, specified
 from grpc_bearer._config.fields import Given
 from grpc_bearer._config.trust import distrusted
 from grpc_bearer.errors import ConfigurationError
@@ -43,12 +43,13 @@ def load(name: str | None = None, config: str | os.PathLike[str] | None = None) 
         client_id = "me"
         client_secret_env = "ORDERS_SECRET"
 
-    A table has a `profile` (one of `grpc_bearer.profiles`) or a `source` (`static`, `file`, `http`,
-    `client_credentials`, `jwt`, `google`, `callable`), and their arguments under the same names. A secret `x` is given
-    as `x_file`, `x_env` or `x`. Relative file names start at the TOML file's folder (that of the link, if it is a
-    symbolic link), and `~` is the home folder. `cache` is a table with the arguments of `SharedCache`, and its store as
-    `directory` or `url`. Functions (`function` of `callable`, `observers`) are named as `package.module:name`, and that
-    module is imported; not if others can write the file.
+    A table has a `profile` (one of `grpc_bearer.profiles`) or a `source` (`static`, `file`, `exec`, `callable`, `http`,
+    `jwt`, `google`, or of OAuth `client_credentials`, `token_exchange`, `jwt_bearer`, `refresh_token`, `device_code`),
+    and their arguments under the same names; where a source takes another, that is a table with its `source`. A secret
+    `x` is given as `x_file`, `x_env` or `x`. Relative file names start at the TOML file's folder (that of the link, if
+    it is a symbolic link), and `~` is the home folder. `cache` is a table with the arguments of `SharedCache`, and its
+    store as `directory` or `url`. Functions (`function` of `callable`, `observers`) are named as `package.module:name`,
+    and that module is imported, and the `command` of `exec` is run; neither if others can write the file.
 
     The same name from the same file gives the same object, whose token all callers share, until the file's table, a
     variable it names or the auth itself (`close()`) changes; then a new one is made. May be called from any thread.
@@ -162,7 +163,7 @@ def given_by(file: ConfigFile, name: str | None) -> tuple[str, Given]:
     # Its name in log lines, events and metrics, unless it says another.
     folder = Path(os.getcwd(), file.path).parent  # a later chdir changes nothing
     distrust = functools.partial(distrusted, file.path, file.text)
-    return chosen, Given({"name": chosen, **file.auths[chosen]}, where, folder, distrusted=distrust)
+    return chosen, Given({"name": chosen, **file.auths[chosen]}, where, folder, distrusted=distrust, inner=inner)
 
 
 def _named(name: str, auths: Mapping[str, object]) -> str:

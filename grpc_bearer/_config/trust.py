@@ -28,20 +28,20 @@ def distrusted(path: Path, text: str) -> str:
             status = each.stat()
             if status.st_uid not in (0, os.geteuid()):
                 return (
-                    f"names a module to import, but {each} belongs to another user, who could name any; make it your "
+                    f"names code to run, but {each} belongs to another user, who could name any; make it your "
                     "own or root's"
                 )
             # In a sticky folder (/tmp) nobody can replace what is another's.
             if _writable(status) and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
                 mode = f"{stat.S_IMODE(status.st_mode):04o}"
                 return (
-                    f"names a module to import, but {each} can be written by others ({mode}), who could name any; "
+                    f"names code to run, but {each} can be written by others ({mode}), who could name any; "
                     "take that right away with chmod go-w"
                 )
     except OSError as error:
-        return f"names a module to import, but who can write {path} cannot be told: {error.strerror}"
+        return f"names code to run, but who can write {path} cannot be told: {error.strerror}"
     if read_file(path, "config").removeprefix(codecs.BOM_UTF8) != text.encode():
-        return "names a module to import, but another file was put in its place meanwhile; load it again"
+        return "names code to run, but another file was put in its place meanwhile; load it again"
     return ""
 
 

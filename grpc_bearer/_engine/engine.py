@@ -28,11 +28,11 @@ from grpc_bearer._engine.fetch import (
     Fetcher,
     Lease,
     Metadata,
+    Telling,
     closed_error,
     fetching_for,
     is_lasting,
     system_random,
-    telling,
     threadless_error,
 )
 from grpc_bearer._engine.known import Answer
@@ -324,7 +324,7 @@ class Engine:
         elif weakref.ref(answer.fetch.pending) in fetching_for.get():
             deliver(None, self._asks_itself())
         else:
-            answer.fetch.pending.then(telling(later))
+            answer.fetch.pending.then(Telling(later))
 
     # -------------------------------------------------------------------------------------------- single-use tokens
 

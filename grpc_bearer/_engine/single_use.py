@@ -13,9 +13,9 @@ from grpc_bearer._engine.fetch import (
     Lease,
     Outcome,
     Pending,
+    Telling,
     closed_error,
     fetching_for,
-    telling,
     threadless_error,
 )
 from grpc_bearer._engine.notify import FetchReport
@@ -43,10 +43,10 @@ class SingleUse:
         """See `Engine.request`."""
         report = self._fetcher.report(quiet=not self._fetcher.notify.heard)
         if self._fetcher.source.local:
-            telling(deliver)(contextvars.copy_context().run(self._make, context, report))
+            Telling(deliver)(contextvars.copy_context().run(self._make, context, report))
             return
         pending: Pending = Promise()
-        pending.then(telling(deliver))
+        pending.then(Telling(deliver))
         fetch = functools.partial(self._fetch, pending, context, report)
         job = functools.partial(contextvars.copy_context().run, fetch)
         try:

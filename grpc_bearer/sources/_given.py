@@ -43,7 +43,7 @@ class Given(ABC):
 
     #: Whether nobody can put another in its place.
     fixed: bool = True
-    #: Whether it is signed on this machine for each request: the clock then decides what it is worth.
+    #: Whether it is signed on this machine: the clock then decides what it is worth.
     signs: bool = False
     #: Modules that `shown` imports; see `Source.needs`.
     needs: tuple[str, ...] = ()
@@ -143,8 +143,7 @@ class GivenSource(Given):
         self._engines: dict[str, Engine] = {}  # one, once it is needed
         self.key = key
         self.needs = source.needs
-        self.signs = source.signs and not self._kept
-        self.fixed = source.signs
+        self.signs = self.fixed = source.signs
 
     def __getstate__(self) -> dict[str, object]:
         """Configuration only."""
@@ -192,7 +191,10 @@ class GivenAuth(GivenSource):
         if not isinstance(engine, Engine) or not isinstance(source, Source):
             raise _not_given(field, "a BearerAuth or what it is made of", auth)
         super().__init__(source, _key_of(source), kept=True)
-        self._auth = auth
+        self._auth, self._field = auth, field
+
+    def __reduce__(self) -> tuple[type[GivenAuth], tuple[object, str]]:
+        return GivenAuth, (self._auth, self._field)  # the auth decides what of it may travel
 
     def _engine(self, context: CallContext) -> Engine:
         engine: Engine = self._auth._engine

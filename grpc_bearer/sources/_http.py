@@ -75,14 +75,14 @@ class Endpoint:
         allow_http_loopback: bool = False,
     ) -> None:
         parts = _checked_url(url, field, checked_flag("allow_http_loopback", allow_http_loopback))
-        self.url = url
-        self.host = parts.netloc
-        self.timeout = checked_seconds("timeout", timeout)
+        self.url: str = url
+        self.host: str = parts.netloc
+        self.timeout: float = checked_seconds("timeout", timeout)
         if not isinstance(max_bytes, int) or isinstance(max_bytes, bool) or max_bytes <= 0:
             raise ConfigurationError("expected a whole number above 0", field="max_bytes")
-        self.max_bytes = max_bytes
-        self.ca = _checked_ca(ca)
-        self.cert = _checked_cert(cert)
+        self.max_bytes: int = max_bytes
+        self.ca: str | None = _checked_ca(ca)
+        self.cert: tuple[str, str] | None = _checked_cert(cert)
         self._loopback = _is_loopback(parts.hostname or "")
         self._pool: tuple[int, WatchedAdapter] | None = None
         self._last_used = 0.0

@@ -39,7 +39,7 @@ from grpc_bearer._base.identity import Identity
 from grpc_bearer._base.source import Source
 from grpc_bearer._base.token import CallContext, Secret, Token
 from grpc_bearer.errors import ConfigurationError, TokenError, TokenUnavailableError
-from grpc_bearer.sources._client_auth import AuthMethod, client_authentication
+from grpc_bearer.sources._client_auth import AuthMethod, ClientAuthentication, client_authentication
 from grpc_bearer.sources._discovery import TOKEN_ENDPOINT, AuthorizationServer
 from grpc_bearer.sources._form import checked_extra
 from grpc_bearer.sources._given import Given, SecretGiven, TokenGiven
@@ -117,7 +117,7 @@ class OAuthClient:
         max_bytes: int = MAX_BYTES,
         allow_http_loopback: bool = False,
     ) -> None:
-        self.server = AuthorizationServer(
+        self.server: AuthorizationServer = AuthorizationServer(
             issuer,
             {TOKEN_ENDPOINT: ("token_url", token_url), **(endpoints or {})},
             timeout=timeout,
@@ -126,7 +126,7 @@ class OAuthClient:
             cert=cert,
             allow_http_loopback=allow_http_loopback,
         )
-        self.authentication = client_authentication(
+        self.authentication: ClientAuthentication = client_authentication(
             auth_method,
             client_id,
             client_secret,
@@ -140,7 +140,7 @@ class OAuthClient:
             key_id=key_id,
             assertion_audience=assertion_audience,
         )
-        self.extra = checked_extra(extra)
+        self.extra: dict[str, Secret] = checked_extra(extra)
 
     def ask(self, context: CallContext, grant: Grant, *, at: str = TOKEN_ENDPOINT) -> Reply:
         """The server's answer to a grant, whatever it is.
@@ -166,7 +166,8 @@ class OAuthClient:
             if attempt == 2 or answer.status in SUCCESS:
                 break
             clock_was_off = self._signs(grant) and (corrected or suspects(context.clock))
-            if not clock_was_off and (attempt or not self._replaced(context, grant, shown, answer)):
+            replaced = (clock_was_off or not attempt) and self._replaced(context, grant, shown, answer)
+            if not (clock_was_off or replaced):
                 break
         if answer.status in _GONE:
             self.server.forget()
@@ -267,7 +268,7 @@ class OAuthSource(Source):
         self.needs = (*NEEDS, *(name for given in givens for name in given.needs))
         keys = tuple(given.key for given in givens if given.key is not None)
         if keys:
-            self.key = partial(_keys, keys)  # type: ignore[method-assign]  # only then: the engine is faster without
+            vars(self)["key"] = partial(_keys, keys)  # only then: the engine is faster without
 
     def __repr__(self) -> str:
         method = self._client.authentication.method

@@ -22,8 +22,8 @@ _GRANT = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TYPE = "urn:ietf:params:oauth:token-type:"
 # RFC 8693 section 3.
 _NAMES = ("access_token", "refresh_token", "id_token", "saml1", "saml2", "jwt")
-# What nobody can use as a bearer token, unless it was asked for by name.
-_NO_BEARER = frozenset(_TYPE + name for name in ("refresh_token", "saml1", "saml2"))
+# What no API expects, unless somebody asked for it by name.
+_NO_ACCESS_TOKEN = ("refresh_token", "id_token", "saml1", "saml2")
 
 
 class TokenExchangeSource(OAuthSource):
@@ -120,19 +120,19 @@ class TokenExchangeSource(OAuthSource):
         issued = reply.document().get("issued_token_type")  # some servers leave it out, though the RFC demands it
         if issued in (None, "", self._requested):
             return
-        if self._requested is None and isinstance(issued, str) and issued not in _NO_BEARER:
-            return
-        if self._requested == f"{_TYPE}access_token" and issued == f"{_TYPE}jwt":  # both are right for many tokens
-            return
         name = issued.removeprefix(_TYPE) if isinstance(issued, str) else ""
+        # A JWT that is an access token is both. What a server calls by a name of its own, only it knows.
+        if name == "jwt" and self._requested in (None, f"{_TYPE}access_token"):
+            return
+        if self._requested is None and name and name not in _NO_ACCESS_TOKEN:
+            return
         got = name if name in _NAMES else "of another type"
-        wanted = self._client_wants()
-        raise TokenFormatError(f"{reply.where}: issued_token_type: the token is {got}, {wanted}", suspect="endpoint")
-
-    def _client_wants(self) -> str:
-        if self._requested is None:
-            return "which no call can carry; ask for another with requested_token_type="
-        return f"where {self._requested.removeprefix(_TYPE)} was requested"
+        wanted = (
+            "if that is right, ask for it with requested_token_type="
+            if self._requested is None
+            else f"{self._requested.removeprefix(_TYPE)} was requested"
+        )
+        raise TokenFormatError(f"{reply.where}: issued_token_type: the token is {got}; {wanted}", suspect="endpoint")
 
 
 def _checked_type(field: str, value: object) -> str:

@@ -48,7 +48,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a handler gets. Header names are in lower case.
+    """What a handler gets. Header names are in lower case; `query` is what follows a `?` in the address.
 
     >>> Request("POST", "/token", {"content-type": "application/json"}, b"{}")
     Request(method='POST', path='/token')
@@ -58,6 +58,7 @@ class Request:
     path: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    query: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, urlsplit(self.path).path, headers, self.rfile.read(length))
+        address = urlsplit(self.path)
+        request = Request(self.command, address.path, headers, self.rfile.read(length), address.query)
         response, _ = self.server.listener.answer(request)
         if response.reset:
             self._reset()

@@ -151,7 +151,7 @@ def answers() -> Iterator[Row]:
         return lambda stage: exchange(stage, stage.answering(text), requested_token_type="jwt")
 
     for state, (members, words) in {
-        "another type": ({"issued_token_type": f"{_URN}saml2"}, "the token is saml2, where jwt was requested"),
+        "another type": ({"issued_token_type": f"{_URN}saml2"}, "the token is saml2; jwt was requested"),
         "a type of its own": ({"issued_token_type": m.HIDDEN}, "the token is of another type"),
         "a type that is a number": ({"issued_token_type": 7}, "the token is of another type"),
     }.items():

@@ -10,12 +10,15 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from _pages.page import Block, blocks, commands
 from _pages.world import World
 
+#: Where platforms mount what they give to a workload. Here that lies below the page's own folder.
+_MOUNTED = '"/var/run/'
 #: In console blocks: the world's gRPC server, by a name that needs no proxy.
 _LOCAL = "localhost:50051"
 
@@ -33,6 +36,8 @@ class Run:
         self._exec(Block("hidden", "request = fleet_pb2.ListRequest(site='north')\n", 1))
 
     def block(self, block: Block) -> None:
+        if block.language != "hidden":
+            block = replace(block, code=block.code.replace(_MOUNTED, f'"{self._world.folder}{_MOUNTED[1:]}'))
         if block.caption is not None:
             path = Path(block.caption)
             path.parent.mkdir(parents=True, exist_ok=True)

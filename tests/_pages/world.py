@@ -34,6 +34,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         sys.path.insert(0, str(STUBS))
+        from _clouds import Clouds
         from fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
 
         from grpc_bearer import testing
@@ -42,7 +43,7 @@ class World:
             """Its certificates are good for the names of the pages too."""
 
             def issue(self, *names: str) -> testing.Certificate:
-                return super().issue(*(names or (*testing.LOOPBACK_NAMES, *NAMES)))
+                return super().issue(*(names or (*testing.LOOPBACK_NAMES, *NAMES, *CLOUD_NAMES)))
 
         def fleet(server: Any) -> None:
             add_FleetServicer_to_server(FleetServicer(), server)
@@ -51,6 +52,7 @@ class World:
         self.ca = CA()
         self.tokens = testing.TokenServer(self.ca)
         self.opaque = testing.OpaqueVerifier(TOKENS)
+        self.clouds = Clouds(self.tokens, folder)
         self._write_files()
         self.verifier = AnyOf(self.opaque, *self._verifiers())
         self.server = testing.ProbeServer(self.verifier, self.ca, register=[fleet])
@@ -60,6 +62,12 @@ class World:
         self._serve_tokens()
         self.proxy = Proxy(self._route)
         self._enter()
+
+    def arrived(self) -> dict[str, Any]:
+        """The claims of the token that came with the last call; it was accepted."""
+        attempt = self.server.ledger.attempts[-1]
+        assert attempt.accepted
+        return dict(attempt.claims)
 
     @property
     def ledgers(self) -> list[Any]:
@@ -77,7 +85,7 @@ class World:
 
     def _route(self, address: str) -> int:
         host = address.partition(":")[0]
-        if host in TOKEN_HOSTS:
+        if host in TOKEN_HOSTS or host in self.clouds.hosts:
             return int(self.tokens.url("/").split(":")[2].rstrip("/"))
         server = self.mesh if host == "mesh.example.com" else self.server
         return int(server.target.rpartition(":")[2])
@@ -118,6 +126,7 @@ class World:
             "crm-token.txt": TOKENS[0] + "\n",
             "openfx-key.json": json.dumps(openfx),
             "client-secret.txt": "the-client-secret\n",
+            "service-account-token.txt": "the-token-of-the-platform\n",
             "service-account.json": json.dumps(account),
         }
         for name, content in contents.items():
@@ -154,7 +163,7 @@ class World:
             return Response(200, json.dumps(body).encode(), content_type="application/json", token=token)
 
         self.tokens.serve_bear(BEAR)
-        self.tokens.serve("/token", answer)
+        self.clouds.serve("auth.example.com/token", answer)
         self.tokens.serve_client_credentials(
             "fleet-client",
             "the-client-secret",
@@ -191,5 +200,13 @@ class AnyOf:
         return next((verdict for verdict in verdicts if verdict.token is not None), verdicts[0])
 
 
+#: Where the clouds' token services are.
+CLOUD_NAMES = (
+    "login.microsoftonline.com",
+    "sts.eu-west-1.amazonaws.com",
+    "*.actions.githubusercontent.com",
+    "example.okta.com",
+    "example.eu.auth0.com",
+)
 TOKEN_HOSTS = ("auth.example.com", "api-auth.bearrobotics.ai", "oauth2.googleapis.com")
 NAMES = ("*.example.com", "*.googleapis.com", *TOKEN_HOSTS)

@@ -18,7 +18,7 @@ import pytest
 from _contract.aio_doors import DOORS, Noop, World, users, wait
 from _contract.observe import aended, aoutcome, astanding, error, outcome, plain, rough, scrubbed, types
 from _contract.runner import LATER, OLD_COMPLAINTS, Known, before_1_80, contract
-from _contract.stage import DEADLINES, KINDS, PATIENCE, SERVICE, Act, Stage, in_flight
+from _contract.stage import DEADLINES, KINDS, PATIENCE, SERVICE, Act, Stage, in_flight, nobody, own
 from grpc import aio
 
 import grpc_bearer
@@ -44,13 +44,6 @@ OLD_CLOSE = before_1_80(
 OLD_START = "grpc.aio before 1.80 looks at metadata when a call is sent; in the clear ours does when it begins"
 
 pytestmark = OLD_COMPLAINTS
-
-
-@pytest.fixture(scope="module")
-def stages() -> Iterator[dict[str, Stage]]:
-    stages = {"tls": Stage(), "clear": Stage("insecure")}
-    with stages["tls"].server, stages["clear"].server:
-        yield stages
 
 
 async def drain(call: Any) -> Any:
@@ -79,19 +72,9 @@ async def read(w: World, call: Any) -> Any:
     return await drain(call) if w.kind in STREAM_REPLY else await aoutcome(call)
 
 
-def nobody() -> str:
-    """A loopback address where nobody listens."""
-    return "127.0.0.1:1"
-
-
 def arrived(act: Act) -> Any:
     """The user's metadata at the server."""
     return sorted((k, v) for k, v in act.context.invocation_metadata() if k in ("a", "b-bin", "c", "added"))
-
-
-def own(act: Act) -> Any:
-    """What arrived under our header."""
-    return [value for key, value in act.context.invocation_metadata() if key == "authorization"]
 
 
 class TestOneCall:

@@ -24,7 +24,7 @@ import grpc.experimental
 import pytest
 from _contract.observe import ended, error, outcome, plain, rough, standing, types
 from _contract.runner import LATER, Known, before_1_80, contract
-from _contract.stage import DEADLINES, KINDS, PATIENCE, SERVICE, Act, Stage, in_flight
+from _contract.stage import DEADLINES, KINDS, PATIENCE, SERVICE, Act, Stage, in_flight, nobody, own
 from _contract.sync_doors import DOORS, Noop, World
 
 import grpc_bearer.testing as kit
@@ -40,13 +40,6 @@ TOKEN_AS_METADATA = [name for name in DOORS if name not in ("core", "wrap_stub",
 STUMBLES = "gRPC before 1.80 shows the metadata it complains of, and stumbles over that if there are two, as ours"
 UNARY_REPLY = ("unary_unary", "stream_unary")
 STREAM_REPLY = ("unary_stream", "stream_stream")
-
-
-@pytest.fixture(scope="module")
-def stages() -> Iterator[dict[str, Stage]]:
-    stages = {"tls": Stage(), "clear": Stage("insecure")}
-    with stages["tls"].server, stages["clear"].server:
-        yield stages
 
 
 def wait(event: threading.Event) -> bool:
@@ -79,11 +72,6 @@ def drain(call: Any) -> Any:
     except Exception as caught:
         return messages, error(caught)
     return messages, "ended"
-
-
-def nobody() -> str:
-    """A loopback address where nobody listens."""
-    return "127.0.0.1:1"
 
 
 def read(w: World, call: Any) -> Any:
@@ -805,11 +793,6 @@ def arrived(act: Act) -> Any:
     """The user's metadata at the server."""
     mine = ("a", "b-bin", "c", "added")
     return sorted((key, value) for key, value in act.context.invocation_metadata() if key in mine)
-
-
-def own(act: Act) -> Any:
-    """What arrived under our header."""
-    return [value for key, value in act.context.invocation_metadata() if key == "authorization"]
 
 
 def encoding(act: Act) -> Any:

@@ -37,9 +37,13 @@ def test_a_small_run_writes_tables_json_and_plots(tmp_path: Path) -> None:
     text = (tmp_path / "report/README.md").read_text("utf-8")
     data = json.loads((tmp_path / "report/report.json").read_text("utf-8"))
     assert list(data["results"]) == list(parts)
-    assert "| header by hand, again | A/A |" in text
+    assert "| header by hand, again (A/A) |" in text
+    assert text.index("face.svg") < text.index("| A call on our channel |") < text.index("<details>")
+    assert text.count("<details>") == text.count("</details>") > len(parts)
+    assert "### " not in text  # a section cannot begin in one fold and end in another
     assert data["machine"]["grpcio"] in text
-    assert "<svg" in (tmp_path / "report/doors.svg").read_text("utf-8")
+    for picture in ("face.svg", "doors.svg"):
+        assert "<svg" in (tmp_path / "report" / picture).read_text("utf-8")
 
 
 @with_tools
@@ -88,12 +92,36 @@ def test_a_missed_reach_is_explained_in_the_report_and_one_that_is_met_is_not() 
         Check("Import time: ours", "≤ 15 ms more", "20 ms", "missed (A/A off)"),
     ]
 
-    title, streams, imports = reasons.section(checks, known)
+    streams, imports = reasons.section(checks, known)
 
-    assert title.startswith("## ")
     assert streams == "**Streams, per call: ours** (1.070, goal ≤ 1.05): They are kept.\n"
     assert "not explained yet" in imports
     assert reasons.section(checks[1:2], known) == []
+
+
+@with_tools
+def test_the_figures_in_the_readme_are_those_of_the_committed_report() -> None:
+    from benchmarks import face, tables
+
+    data = json.loads((ROOT / "benchmarks/report/report.json").read_text("utf-8"))
+    results = {name: tables.from_json(result) for name, result in data["results"].items()}
+    text, readme = face.markdown(results, data["machine"]), (ROOT / "README.md").read_text("utf-8")
+
+    assert len(face.figures(results)) == 5
+    assert face.into(readme, text) == readme, "made by `make bench`, which writes both"
+    assert text in (ROOT / "benchmarks/report/README.md").read_text("utf-8")
+
+
+@with_tools
+def test_figures_that_were_not_measured_are_left_out_and_a_page_without_a_place_for_them_is_refused() -> None:
+    from benchmarks import face
+    from benchmarks.tables import Result
+
+    assert face.figures({"lookup": Result()}) == []
+    assert face.markdown({}, {}) == ""
+    assert face.into(f"a\n{face.BEGIN}\nold\n{face.END}\nb", "new\n") == f"a\n{face.BEGIN}\n\nnew\n\n{face.END}\nb"
+    with pytest.raises(ValueError, match="no place"):
+        face.into("a page", "new")
 
 
 @with_tools

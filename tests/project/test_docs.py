@@ -1,12 +1,13 @@
-"""The documentation: each page's examples run as they are printed, each picture is the code's, and the site builds."""
+"""The documentation: each page's examples run as they are printed, and each picture is the code's.
+
+That the site builds without a warning is for `make docs` to say.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -136,18 +137,6 @@ def test_the_words_that_the_architecture_explains_are_in_the_code() -> None:
 
     assert words
     assert {word for word in words if not re.search(rf"^\s*(?:class|def)? ?{word}\b", code, re.MULTILINE)} == set()
-
-
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("sphinx", reason="needs the docs extra")
-    for package in ("myst_parser", "furo", "sphinx_copybutton"):
-        pytest.importorskip(package, reason="needs the docs extra")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(tmp_path / "trees")]
-    built = subprocess.run([*command, str(DOCS), str(tmp_path / "html")], capture_output=True, text=True, check=False)
-
-    assert built.stderr == ""
-    assert built.returncode == 0
-    assert [name for name in PAGES if not (tmp_path / "html" / f"{name}.html").exists()] == []
 
 
 def test_the_site_asks_nothing_of_other_machines(tmp_path: Path) -> None:

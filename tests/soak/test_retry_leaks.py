@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 import pytest
 import tenacity
-from _refusing import AIO, PATIENCE, SYNC, Place, expected, place, request, requests, soon
+from _refusing import AIO, PATIENCE, SYNC, Place, expected, request, requests, soon
 from doors import eventually
 
 import grpc_bearer
@@ -33,12 +33,6 @@ CALLS = int(os.environ.get("GRPC_BEARER_LEAK_CALLS", "3000"))
 EMPTY_ATTEMPT = 300
 OLD_GRPC = tuple(map(int, grpc.__version__.split(".")[:2])) < (1, 80)
 OURS = os.path.dirname(grpc_bearer.__file__)
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 def descriptors() -> int:

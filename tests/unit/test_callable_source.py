@@ -297,7 +297,7 @@ def test_our_own_errors_are_passed_on(make: Callable[[BaseException], Any], erro
         (unsigned_jwt(exp=NOW - 5), "expired 5 s ago"),
     ],
 )
-def test_what_is_no_token_is_a_format_error(value: object, words: str) -> None:
+def test_trap_06_what_is_no_token_is_a_format_error(value: object, words: str) -> None:
     error = failure(lambda: CallableSource(lambda: value).fetch(CONTEXT), TokenFormatError, words)
 
     assert_hidden(error, "hid", unsigned_jwt(exp=NOW - 5))

@@ -358,9 +358,7 @@ def test_a_file_that_others_can_write_imports_nothing(field: str, tmp_path: Path
 
     said = refused(folder, IMPORTING[field])
 
-    assert (
-        f"] {field}: names a module to import, but auths.toml can be written by others (0646), who could name" in said
-    )
+    assert f"] {field}: names code to run, but auths.toml can be written by others (0646), who could name" in said
     assert said.endswith("take that right away with chmod go-w")
     assert not marked()
 

@@ -7,13 +7,13 @@ import email.utils
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from _refusing import AIO, SYNC, UNAUTHENTICATED, Place, place, request, soon
+from _refusing import AIO, BOTH, SYNC, UNAUTHENTICATED, Place, Side, Sync, request, soon
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -22,16 +22,9 @@ from grpc_bearer import BearerAuth, FileSource, StaticSource, Token, TokenReject
 from grpc_bearer._calls.diagnosis import diagnose
 from grpc_bearer._calls.failure import Failure, blame
 from grpc_bearer.testing import ManualClock, ProbeServer, ProbeStub, Refuse
-from grpc_bearer.testing._script import _rich_status
 
 NOW = 1_700_000_000.0
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 def part(content: Any) -> str:
@@ -105,7 +98,7 @@ class TestText:
     )
     def test_a_reason_is_told_if_it_is_a_fixed_word(self, reason: str, told: bool) -> None:
         info = error_details_pb2.ErrorInfo(reason=reason, domain="example.com")
-        trailing = (("grpc-status-details-bin", _rich_status(info, UNAUTHENTICATED, "no")),)
+        trailing = Refuse(UNAUTHENTICATED, "no", rich=info).trailing_metadata
         said = str(diagnose(Token("s3cret"), Failure(None, UNAUTHENTICATED, "no", (), trailing), NOW))
 
         assert (f"it says {reason}" in said) is told
@@ -129,49 +122,28 @@ class TestText:
 class TestSurfaced:
     """On the real stack: the server's own error, untouched, with ours as its cause."""
 
-    @pytest.mark.parametrize("kind", SYNC)
+    @pytest.mark.parametrize(("calls", "kind"), BOTH, indirect=["calls"])
     @pytest.mark.parametrize("path", ["cold", "warm"])
-    def test_a_static_token_that_was_revoked(self, here: Place, kind: str, path: str) -> None:
+    def test_a_static_token_that_was_revoked(self, here: Place, calls: Side, kind: str, path: str) -> None:
         here.verifier.accept("static")
-        with here.stub(BearerAuth(StaticSource("static"))) as stub:
+        with calls.door("secure_channel", here, BearerAuth(StaticSource("static"))) as stub:
             here.refuse()
             if path == "warm":
-                stub.Unary(request())
+                calls.make("unary", stub)
             here.verifier.revoke("static")
             here.server.ledger.clear()
             with pytest.raises(grpc.RpcError) as caught:
-                SYNC[kind](stub)
+                calls.make(kind, stub)
 
         error: Any = caught.value
         assert (error.code(), error.details()) == (UNAUTHENTICATED, "token revoked")
         assert ("www-authenticate", 'Bearer error="invalid_token", error_description="token revoked"') in list(
             error.trailing_metadata()
         )
-        assert type(error).__module__ == "grpc._channel"
+        assert type(error).__module__ == ("grpc._channel" if isinstance(calls, Sync) else "grpc.aio._call")
         assert isinstance(error.__cause__, TokenRejectedError)
         assert "no other" in str(error.__cause__)
         assert "invalid_token" in str(error.__cause__)
-        assert len(here.server.ledger) == 1
-
-    @pytest.mark.parametrize("kind", AIO)
-    @pytest.mark.parametrize("path", ["cold", "warm"])
-    async def test_a_static_token_that_was_revoked_in_asyncio(self, here: Place, kind: str, path: str) -> None:
-        here.verifier.accept("static")
-        async with here.aio_stub(BearerAuth(StaticSource("static"))) as stub:
-            here.refuse()
-            if path == "warm":
-                await stub.Unary(request())
-            here.verifier.revoke("static")
-            here.server.ledger.clear()
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await soon(AIO[kind](stub))
-
-        error = caught.value
-        assert type(error) is grpc.aio.AioRpcError
-        assert (error.code(), error.details()) == (UNAUTHENTICATED, "token revoked")
-        assert "www-authenticate" in dict(tuple(error.trailing_metadata()))
-        assert isinstance(error.__cause__, TokenRejectedError)
-        assert "no other" in str(error.__cause__)
         assert len(here.server.ledger) == 1
 
     def test_a_file_that_gives_another_token_is_read_again(self, here: Place, tmp_path: Path) -> None:
@@ -364,32 +336,22 @@ def raised_again_with_another_cause(call: Callable[[], Any]) -> Exception:
 class TestNoted:
     """Our diagnosis is a note too, for clients that put a cause of their own in place of it."""
 
-    @pytest.mark.parametrize("kind", SYNC)
+    @pytest.mark.parametrize(("calls", "kind"), BOTH, indirect=["calls"])
     @pytest.mark.parametrize("path", ["cold", "warm"])
-    def test_the_servers_error_has_one_note(self, here: Place, kind: str, path: str) -> None:
+    def test_the_servers_error_has_one_note(self, here: Place, calls: Side, kind: str, path: str) -> None:
         auth = here.auth()
-        with here.stub(auth) as stub:
+        with calls.door("secure_channel", here, auth) as stub:
             here.refuse()
             if path == "warm":
-                stub.Unary(request())
+                calls.make("unary", stub)
             here.refuse(*[Refuse()] * 2)
             with pytest.raises(grpc.RpcError) as caught:
-                SYNC[kind](stub)
+                calls.make(kind, stub)
 
         error: Any = caught.value
         assert getattr(error, "__notes__", []) == noted(error)
         assert isinstance(error.__cause__, TokenRejectedError)
         assert here.minted(auth)[-1] not in str(noted(error))
-
-    @pytest.mark.parametrize("kind", AIO)
-    async def test_the_servers_error_has_one_note_in_asyncio(self, here: Place, kind: str) -> None:
-        async with here.aio_stub(here.auth()) as stub:
-            here.refuse(*[Refuse()] * 2)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await soon(AIO[kind](stub))
-
-        assert isinstance(caught.value.__cause__, TokenRejectedError)
-        assert getattr(caught.value, "__notes__", []) == noted(caught.value)
 
     def test_asked_again_it_has_no_other(self, here: Place) -> None:
         with here.stub(here.auth()) as stub:

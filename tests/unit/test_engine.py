@@ -7,15 +7,12 @@ import contextvars
 import copyreg
 import gc
 import logging
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from itertools import pairwise
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -287,7 +284,7 @@ def test_the_fetch_sees_the_context_variables_of_the_caller_that_began_it(make: 
 
 
 @pytest.mark.parametrize("life", [60.0, 120.0])
-def test_a_short_token_is_not_fetched_on_each_call(make: Any, clock: ManualClock, life: float) -> None:
+def test_trap_38_a_short_token_is_not_fetched_on_each_call(make: Any, clock: ManualClock, life: float) -> None:
     source = Scripted(life=life)
     engine = make(source)
     for _ in range(int(life) * 10):  # a call a second for ten lives
@@ -416,7 +413,9 @@ def test_a_token_that_arrives_expired_is_an_error_that_names_the_clock(make: Any
     assert value(engine) == "t2"
 
 
-def test_a_wall_clock_that_is_put_back_changes_nothing_for_a_token_in_hand(make: Any, clock: ManualClock) -> None:
+def test_trap_39_a_wall_clock_that_is_put_back_changes_nothing_for_a_token_in_hand(
+    make: Any, clock: ManualClock
+) -> None:
     engine = make(Scripted())
     engine.token(CALL, SOON)
     clock.step_wall(-1e6)
@@ -782,7 +781,7 @@ def test_sources_that_ask_other_auths_do_not_starve_each_other(make: Any) -> Non
 # --------------------------------------------------------------------------------------------------- forced refresh
 
 
-def test_many_refusals_of_one_token_cost_one_fetch(make: Any) -> None:
+def test_trap_35_many_refusals_of_one_token_cost_one_fetch(make: Any) -> None:
     source = Scripted()
     engine = make(source)
     refused = engine.token(CALL, SOON).token.fingerprint
@@ -807,7 +806,9 @@ def test_a_refused_token_is_not_handed_out(make: Any) -> None:
     assert waiting.result(SOON).token.value == "t2"
 
 
-def test_a_flight_begun_before_the_refusal_is_flown_again_for_the_same_waiters(make: Any, clock: ManualClock) -> None:
+def test_trap_36_a_flight_begun_before_the_refusal_is_flown_again_for_the_same_waiters(
+    make: Any, clock: ManualClock
+) -> None:
     same = Token("same", expires_at=clock.time() + 1000)
     source = Scripted(same, same, Token("new"))
     engine = make(source)
@@ -1091,35 +1092,6 @@ def _drain() -> None:
     barrier = threading.Barrier(2)
     threads.submit(lambda: barrier.wait(SOON))
     barrier.wait(SOON)
-
-
-EXIT = """
-import threading, time
-from grpc_bearer._engine.engine import Engine
-from grpc_bearer import CallContext, Token
-from grpc_bearer import Source
-
-class Hangs(Source):
-    def fetch(self, context):
-        began.set()
-        time.sleep(60)
-
-began = threading.Event()
-engine = Engine(Hangs(), metadata_of=lambda token: (), keep_warm=True)
-engine.request(CallContext(), lambda lease, error: None)
-assert began.wait(10)
-print("leaving", flush=True)
-"""
-
-
-@pytest.mark.parametrize("last", ["", "engine.close()"])
-def test_the_interpreter_exits_at_once_with_a_fetch_in_flight(last: str) -> None:
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, "-c", EXIT + last], cwd=root, capture_output=True, text=True, timeout=30, check=True
-    )
-
-    assert (run.stdout, run.stderr) == ("leaving\n", "")
 
 
 # ------------------------------------------------------------------------------------------------------- keep warm

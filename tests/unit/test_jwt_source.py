@@ -138,7 +138,7 @@ def test_what_is_new_in_each_token_does_not_part_calls() -> None:
     assert decoded(source)[1]["jti"] != decoded(source)[1]["jti"]
 
 
-def test_nonces_are_128_bits_in_hexadecimal_and_do_not_repeat() -> None:
+def test_trap_42_nonces_are_128_bits_in_hexadecimal_and_do_not_repeat() -> None:
     nonces = [nonce() for _ in range(1000)]
 
     assert all(re.fullmatch("[0-9a-f]{32}", str(text)) for text in nonces)

@@ -125,11 +125,6 @@ def test_each_event_has_its_level_and_its_words(event: Event, level: int, text: 
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def log(clock: ManualClock) -> Log:
     return Log(clock.monotonic)
 

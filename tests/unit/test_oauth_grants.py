@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pickle
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from _https import Reply, Server, assert_hidden, failure, https_server, unsigned_jwt
+from _https import Reply, Server, assert_hidden, failure, https_server, in_a_child, unsigned_jwt
 from jose import verified
 
 from grpc_bearer import (
@@ -231,6 +234,19 @@ def test_a_subject_that_differs_by_call_makes_the_exchanges_differ(server: Serve
     assert exchange(JWTSource(KEY)).key(a) == ()
 
 
+def test_each_caller_has_an_exchange_of_their_own(server: Server, exchange: Make) -> None:
+    # A gateway that acts on behalf of its callers: whose token is kept is told by the key.
+    caller: ContextVar[str] = ContextVar("caller")
+    auth = BearerAuth(exchange(CallableSource(caller.get, key=lambda call: caller.get())))
+    for name in ("ann", "bob", "ann", "bob"):
+        context = copy_context()
+        context.run(caller.set, name)
+        context.run(auth.token)
+
+    assert sent(server, "subject_token") == ["ann", "bob"]
+    auth.close()
+
+
 @pytest.mark.parametrize(
     ("requested", "issued", "kind", "words"),
     [
@@ -242,10 +258,17 @@ def test_a_subject_that_differs_by_call_makes_the_exchanges_differ(server: Serve
         ("id_token", f"{URN}id_token", "N_A", ""),
         ("id_token", f"{URN}id_token", "n_a", ""),
         (None, f"{URN}id_token", "N_A", "token_type is not Bearer"),
-        (None, f"{URN}refresh_token", "Bearer", "the token is refresh_token, which no call can carry"),
-        ("id_token", f"{URN}access_token", "Bearer", "the token is access_token, where id_token was requested"),
-        ("jwt", "urn:hidden", "Bearer", "the token is of another type, where jwt was requested"),
-        ("jwt", ["hidden"], "Bearer", "the token is of another type, where jwt was requested"),
+        (
+            None,
+            f"{URN}refresh_token",
+            "Bearer",
+            "the token is refresh_token; .* with requested_token_type=$",
+        ),
+        (None, f"{URN}id_token", "Bearer", "the token is id_token; if that is right"),
+        (None, ["hidden"], "Bearer", "the token is of another type; if that is right"),
+        ("id_token", f"{URN}access_token", "Bearer", "the token is access_token; id_token was requested$"),
+        ("jwt", "urn:hidden", "Bearer", "the token is of another type; jwt was requested$"),
+        ("jwt", ["hidden"], "Bearer", "the token is of another type; jwt was requested$"),
         ("jwt", f"{URN}jwt", "DPoP", "token_type is not Bearer"),
     ],
 )
@@ -508,3 +531,25 @@ def test_no_part_of_a_chain_is_shown(server: Server, exchange: Make, caplog: pyt
     for text in (caplog.text, repr(source), repr(vars(source)), repr(vars(source._client))):
         assert token not in text
         assert "hunter2" not in text
+
+
+async def test_a_chain_that_needs_this_very_loop_is_refused_instead_of_waited_for(exchange: Make) -> None:
+    async def token() -> str:
+        return "s3cret"
+
+    auth = BearerAuth(exchange(CallableSource(token, loop=asyncio.get_running_loop())))
+    failure(auth.token, ConfigurationError, "its coroutine needs the event loop that runs on this thread")
+
+    assert (await auth.atoken()).value == "t0ken"
+    auth.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_goes_on_with_the_chain(server: Server, exchange: Make) -> None:
+    inner = Counted()
+    source = exchange(inner)
+    source.fetch(CONTEXT)
+
+    assert in_a_child(lambda: source.fetch(CONTEXT).value == "t0ken" and inner.fetched == 1)
+    source.close()

@@ -244,7 +244,7 @@ def test_an_issuer_that_gives_the_same_token_again_is_left_alone() -> None:
     assert state.held.margin_at == NOW + 970  # measured afresh it would creep up to the expiry
 
 
-def test_a_new_token_that_expires_no_later_is_kept_and_backs_off() -> None:
+def test_trap_37_a_new_token_that_expires_no_later_is_kept_and_backs_off() -> None:
     state = in_flight(kept(State()))
     no_later = held("b", life=150, flight=2, at=850)
 

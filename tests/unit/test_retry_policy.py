@@ -7,13 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 import tenacity
-from _refusing import UNAUTHENTICATED, Place, place, request
+from _refusing import UNAUTHENTICATED, Place, request
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from hypothesis import given
@@ -24,15 +23,8 @@ from grpc_bearer import RetryPolicy, TokenRejectedError
 from grpc_bearer._calls.failure import Failure, rich
 from grpc_bearer._calls.retry_policy import MAX_ATTEMPTS, MAX_TIME, delay_after, delay_before, means_stale
 from grpc_bearer.testing import Refuse
-from grpc_bearer.testing._script import _rich_status
 
 UNAVAILABLE, PERMISSION_DENIED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 def error_info(reason: str) -> error_details_pb2.ErrorInfo:
@@ -46,7 +38,7 @@ def retry_info(seconds: float) -> error_details_pb2.RetryInfo:
 
 
 def failure(code: grpc.StatusCode = UNAUTHENTICATED, *details: Any) -> Failure:
-    trailing = (("grpc-status-details-bin", _rich_status(list(details), code, "no")),) if details else ()
+    trailing = Refuse(code, "no", rich=list(details) or None).trailing_metadata
     return Failure(RuntimeError("no"), code, "no", (), trailing)
 
 
@@ -73,7 +65,7 @@ class TestRetries:
         assert here.server.ledger.tokens == here.minted(auth)
         assert len(here.minted(auth)) == 2
 
-    def test_by_default_a_call_refused_twice_is_not_made_a_third_time(self, here: Place) -> None:
+    def test_trap_45_by_default_a_call_refused_twice_is_not_made_a_third_time(self, here: Place) -> None:
         error, attempts = asked(here, here.auth(), RetryPolicy(), Refuse(details="1"), Refuse(details="2"))
 
         assert (error.code(), error.details(), attempts) == (UNAUTHENTICATED, "2", 2)
@@ -122,7 +114,7 @@ class TestRetries:
         assert (list(reply.indexes), attempts, len(here.minted(auth))) == ([7], 2, 2)
 
     @pytest.mark.parametrize("code", [PERMISSION_DENIED, UNAVAILABLE, grpc.StatusCode.INTERNAL])
-    def test_other_codes_do_not(self, here: Place, code: grpc.StatusCode) -> None:
+    def test_trap_44_other_codes_do_not(self, here: Place, code: grpc.StatusCode) -> None:
         auth = here.auth()
         error, attempts = asked(here, auth, RetryPolicy(), Refuse(code, "no"))
 

@@ -52,6 +52,7 @@ NEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "aio.insecure_channel": lambda: {"target": "localhost:1", "auth": "s3cret"},
     "aio.intercept_channel": lambda: {"channel": grpc.aio.insecure_channel("localhost:1"), "auth": "s3cret"},
     "aio.interceptors": lambda: {"auth": "s3cret"},
+    "attach_to": lambda: {"auth": "s3cret", "targets": "localhost:1"},
     "insecure_channel": lambda: {"target": "localhost:1", "auth": "s3cret"},
     "intercept_channel": lambda: {"channel": PLAIN(), "auth": "s3cret"},
     "interceptor": lambda: {"auth": "s3cret"},

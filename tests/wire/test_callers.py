@@ -345,7 +345,7 @@ class TestTheCallerIsTheCaller:
     @pytest.mark.parametrize("state", STATES)
     @pytest.mark.parametrize("kind", SYNC_KINDS)
     @pytest.mark.parametrize("way", SYNC_WAYS)
-    def test_in_sync(self, way: str, kind: str, state: str, servers: dict[bool, ProbeServer]) -> None:
+    def test_trap_11_in_sync(self, way: str, kind: str, state: str, servers: dict[bool, ProbeServer]) -> None:
         scene = Scene(SYNC_WAYS[way], kind, state, servers[SYNC_WAYS[way].clear])
         stub = scene.stub
         for _ in range(0 if scene.ready else 2):
@@ -360,7 +360,7 @@ class TestTheCallerIsTheCaller:
     @pytest.mark.parametrize("state", STATES)
     @pytest.mark.parametrize("kind", FOUR)
     @pytest.mark.parametrize("way", AIO_WAYS)
-    def test_in_asyncio(self, way: str, kind: str, state: str, servers: dict[bool, ProbeServer]) -> None:
+    def test_trap_11_in_asyncio(self, way: str, kind: str, state: str, servers: dict[bool, ProbeServer]) -> None:
         async def main() -> None:
             scene = Scene(AIO_WAYS[way], kind, state, servers[AIO_WAYS[way].clear])
             for _ in range(0 if scene.ready else 2):

@@ -21,7 +21,7 @@ from grpc_bearer.testing import CA, Hang, OpaqueVerifier, ProbeServer, TokenServ
 
 pty = pytest.importorskip("pty", reason="no terminals of this kind here")
 
-COMMANDS = ("token", "inspect", "check", "call", "demo", "bench", "completion")
+COMMANDS = ("token", "inspect", "check", "call", "login", "auths", "demo", "bench", "completion")
 PATIENCE = 30.0
 
 

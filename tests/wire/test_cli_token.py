@@ -131,7 +131,7 @@ def test_an_auth_of_the_file_by_option_environment_and_default(tmp_path: Path) -
         (["--profile", "crm"], "--token-file or --token-env: missing"),
         (["--profile", "crm", "--key-file", "x"], "--key-file: not known to crm"),
         (["--profile", "crm", "--auth", "x"], "--profile beside --auth"),
-        (["--token-file", "x"], "--token-file goes with --profile"),
+        (["--client-id", "x"], "--client-id goes with --profile"),
         (["--profile", "crm", "--token-env", "NOT_SET_X"], "--token-env: environment variable NOT_SET_X is not set"),
         (["--profile", "skykit", "--issuer", "me", "--key-file", "nix.pem"], "--key-file: cannot read nix.pem"),
         (["--config", "nix.toml"], "cannot read nix.toml"),

@@ -134,7 +134,7 @@ def test_trap_20_future_and_streams_return_at_once_while_the_endpoint_hangs(door
 
 
 @pytest.mark.parametrize("door", AIO_DOORS)
-def test_the_event_loop_goes_on_while_the_endpoint_hangs(door: str, setting: Setting) -> None:
+def test_trap_32_the_event_loop_goes_on_while_the_endpoint_hangs(door: str, setting: Setting) -> None:
     hang = Hang()
     setting.tokens.script(hang)
 
@@ -316,29 +316,6 @@ def test_with_the_endpoint_down_calls_go_on_until_the_token_truly_expires(ca_fil
         assert len(setting.server.ledger.tokens) == 2
 
 
-def test_a_failing_endpoint_sees_backoff_and_not_one_request_a_call(ca_file: str) -> None:
-    clock = ManualClock()
-    with Setting(ca_file, clock) as setting:
-        setting.tokens.fail_with(Status(503))
-        stub = setting.stub()
-
-        def call() -> BaseException | None:
-            with pytest.raises(grpc.RpcError) as caught:
-                stub.Unary(ProbeRequest(), timeout=PATIENCE)
-            return caught.value.__cause__
-
-        errors = [call() for _ in range(100)]
-        after_a_hundred = len(setting.tokens.exchanges)
-        for _ in range(300):  # ten minutes
-            clock.advance(2)
-            errors.append(call())
-
-        assert {type(error) for error in errors} == {TokenUnavailableError}
-        assert len({id(error) for error in errors}) == 400  # a fresh instance for each
-        assert after_a_hundred == 1
-        assert 5 <= len(setting.tokens.exchanges) <= 20
-
-
 def test_retry_after_of_the_endpoint_is_honoured(ca_file: str) -> None:
     clock = ManualClock()
     with Setting(ca_file, clock) as setting:
@@ -354,21 +331,6 @@ def test_retry_after_of_the_endpoint_is_honoured(ca_file: str) -> None:
 
         assert refused == 1
         assert len(setting.tokens.exchanges) == 2
-
-
-@pytest.mark.parametrize("lifetime", [60, 120])
-def test_trap_38_a_short_token_is_not_fetched_anew_for_each_call(lifetime: int, ca_file: str) -> None:
-    clock = ManualClock()
-    lives = 6
-    with Setting(ca_file, clock, lifetime=lifetime) as setting:
-        stub = setting.stub()
-        for _ in range(lives * 60):
-            stub.Unary(ProbeRequest(), timeout=PATIENCE)
-            assert eventually(lambda: nothing_in_flight(setting.auth))
-            clock.advance(lifetime / 60)
-
-        assert len(setting.server.ledger.accepted) == lives * 60
-        assert lives <= len(setting.tokens.exchanges) <= lives / 0.7
 
 
 # ------------------------------------------------------------------------------------- wait_for_ready and a late server

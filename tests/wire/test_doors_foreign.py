@@ -1,4 +1,4 @@
-"""Doors around what others built: one thing that looks whole may lead to several places, or bring its own options."""
+"""Attached to what others built: one thing that looks whole may lead to several places, or bring its own options."""
 
 from __future__ import annotations
 

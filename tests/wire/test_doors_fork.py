@@ -85,6 +85,20 @@ def finish(process: subprocess.Popen[str], *, told: str = "go\n") -> str:
     return output
 
 
+def child_and_parent_call(ground: Ground, process: subprocess.Popen[str], hang: Hang) -> None:
+    """It forks while its own fetch hangs; when the child's call has come, the fetch goes on."""
+    assert hang.arrived.wait(PATIENCE)
+    assert process.stdin is not None
+    process.stdin.write("fork\n")
+    process.stdin.flush()
+    arrived = ground.server.ledger.wait_for(1, 40)
+    hang.release.set()
+    output = finish(process)
+
+    assert arrived
+    assert output.splitlines() == ["fetching", "child 0", "parent 1"]
+
+
 FORK_SUPPORT = pytest.mark.parametrize("fork_support", ["0", "1", None], ids=["off", "on", "default"])
 
 
@@ -111,16 +125,7 @@ def test_trap_43_a_child_forked_in_the_middle_of_a_fetch_works(
         """,
         fork_support=fork_support,
     )
-    assert hang.arrived.wait(PATIENCE)
-    assert process.stdin is not None
-    process.stdin.write("fork\n")
-    process.stdin.flush()
-    arrived = ground.server.ledger.wait_for(1, 40)
-    hang.release.set()
-    output = finish(process)
-
-    assert arrived
-    assert output.splitlines() == ["fetching", "child 0", "parent 1"]
+    child_and_parent_call(ground, process, hang)
     assert len(ground.tokens.exchanges) == 2  # one each
     assert len(ground.server.ledger.tokens) == 2
 
@@ -154,16 +159,7 @@ def test_trap_43_a_child_forked_while_calls_wait_in_core_works(waiting: str, gro
         """,
         fork_support="1",
     )
-    assert hang.arrived.wait(PATIENCE)
-    assert process.stdin is not None
-    process.stdin.write("fork\n")
-    process.stdin.flush()
-    arrived = ground.server.ledger.wait_for(1, 40)
-    hang.release.set()
-    output = finish(process)
-
-    assert arrived
-    assert output.splitlines() == ["fetching", "child 0", "parent 1"]
+    child_and_parent_call(ground, process, hang)
     assert len(ground.tokens.exchanges) == 2
 
 
@@ -240,6 +236,11 @@ asyncio.run(main())
 auth = grpc_bearer.BearerAuth(grpc_bearer.HTTPTokenSource(URL, json=BEAR, ca=CA, timeout=45), keep_warm=True)
 held = ProbeStub(open_channel()).Unary.future(ProbeRequest(), timeout=40)
 """,
+    "an auth that is closed": """
+held = ProbeStub(open_channel()).Unary.future(ProbeRequest(), timeout=40)
+until_the_endpoint_has_the_request()
+auth.close()
+""",
     "a coroutine": """
 begun = threading.Event()
 async def never():
@@ -266,7 +267,7 @@ def test_the_interpreter_exits_at_once_with_a_fetch_in_flight(waiter: str, groun
     hang = Hang()
     ground.tokens.script(hang)
     script = WAITERS[waiter]
-    if waiter not in ("a coroutine", "a cancelled asyncio.run"):
+    if "until_the_endpoint" not in script and waiter != "a coroutine":
         script += "\nuntil_the_endpoint_has_the_request()"
     process = ground.run(script + "\nprint('end', flush=True)\n")
     if waiter != "a coroutine":

@@ -17,8 +17,17 @@ from doors import PATIENCE, TLS, eventually
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, HTTPTokenSource, Source, Token, TokenUnavailableError
 from grpc_bearer._calls.attach_token import Attempt
-from grpc_bearer.testing import Hang, ManualClock, OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub, TokenServer
-from grpc_bearer.testing._http import Request, Response
+from grpc_bearer.testing import (
+    Hang,
+    ManualClock,
+    OpaqueVerifier,
+    ProbeRequest,
+    ProbeServer,
+    ProbeStub,
+    Request,
+    Response,
+    TokenServer,
+)
 
 BEAR = {"api_key": "key-1", "scope": "all", "secret": "s3cret"}
 THREADS, FUTURES, TASKS = 300, 350, 350

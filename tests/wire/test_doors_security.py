@@ -16,13 +16,19 @@ import grpc
 import grpc.experimental
 import pytest
 from doors import (
+    AIO_DOORS,
+    AIO_KINDS,
     ALL_DOORS,
     CORE_ONLY,
     EXPLAINING,
     FOREIGN,
     PATIENCE,
+    SYNC_DOORS,
+    SYNC_KINDS,
     TLS,
     Waiting,
+    _ended,
+    _ended_aio,
     causes,
     codes,
     everywhere,
@@ -536,8 +542,6 @@ def test_trap_08_the_caller_s_own_metadata_under_our_header_wins(door: str, shap
 
 def _each_kind(door: str, server: ProbeServer, auth: BearerAuth, metadata: Callable[[], Any], **how: Any) -> Any:
     """Like `try_all`, with metadata made anew for each call."""
-    from doors import AIO_DOORS, AIO_KINDS, SYNC_DOORS, SYNC_KINDS, _ended, _ended_aio
-
     credentials = server.channel_credentials()
     how = {"timeout": PATIENCE, **how}
     if door in SYNC_DOORS:
@@ -619,55 +623,47 @@ def test_somebody_else_s_plugin_or_call_credentials_are_answered_with_what_to_do
 # ------------------------------------------------------------------------------------------- sent one way or the other
 
 
+class Here(grpc_bearer.Source):
+    """Tells which threads have asked for its token."""
+
+    local = True
+
+    def __init__(self) -> None:
+        self.asking: list[str] = []
+
+    def key(self, context: grpc_bearer.CallContext) -> Any:
+        self.asking.append(threading.current_thread().name)
+        return ()
+
+    def fetch(self, context: grpc_bearer.CallContext) -> grpc_bearer.Token:
+        return grpc_bearer.Token(SECRET)
+
+
 @pytest.mark.parametrize("door", ["secure_channel", "intercept_channel", "wrap_stub"])
 def test_once_core_has_proven_a_channel_the_token_goes_without_the_plugin(door: str, ledger_of: ProbeServer) -> None:
     """How it went out shows in who made it: a single-use token is made by whoever asks for it."""
-    asking: list[str] = []
-
-    class Here(grpc_bearer.Source):
-        local = True
-
-        def key(self, context: grpc_bearer.CallContext) -> Any:
-            asking.append(threading.current_thread().name)
-            return ()
-
-        def fetch(self, context: grpc_bearer.CallContext) -> grpc_bearer.Token:
-            return grpc_bearer.Token(SECRET)
-
-    from doors import SYNC_DOORS
-
-    with SYNC_DOORS[door](ledger_of.target, ledger_of.channel_credentials(), BearerAuth(Here())) as stub:
+    here = Here()
+    with SYNC_DOORS[door](ledger_of.target, ledger_of.channel_credentials(), BearerAuth(here)) as stub:
         stub.Unary(ProbeRequest(), timeout=PATIENCE)
-        cold = set(asking)
-        asking.clear()
+        cold = set(here.asking)
+        here.asking.clear()
         for _ in range(20):
             stub.Unary(ProbeRequest(), timeout=PATIENCE)
 
     me = threading.current_thread().name
     assert cold - {me}
-    assert set(asking) == {me}
+    assert set(here.asking) == {me}
 
 
 def test_xds_credentials_are_never_proven(ledger_of: ProbeServer) -> None:
     """Their control plane may change what protects the channel at any time, so core is asked each time."""
-    asking: list[str] = []
-
-    class Here(grpc_bearer.Source):
-        local = True
-
-        def key(self, context: grpc_bearer.CallContext) -> Any:
-            asking.append(threading.current_thread().name)
-            return ()
-
-        def fetch(self, context: grpc_bearer.CallContext) -> grpc_bearer.Token:
-            return grpc_bearer.Token(SECRET)
-
+    here = Here()
     tls = ledger_of.channel_credentials()
     assert tls is not None
-    with grpc_bearer.secure_channel(ledger_of.target, _xds(tls), auth=Here()) as channel:
+    with grpc_bearer.secure_channel(ledger_of.target, _xds(tls), auth=here) as channel:
         stub = ProbeStub(channel)
         for _ in range(5):
             stub.Unary(ProbeRequest(), timeout=PATIENCE)
 
-    assert len(set(asking) - {threading.current_thread().name}) == 5  # each on a thread of core's
+    assert len(set(here.asking) - {threading.current_thread().name}) == 5  # each on a thread of core's
     assert ledger_of.ledger.tokens == [SECRET]

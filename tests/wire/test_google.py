@@ -138,7 +138,7 @@ def test_a_service_account_may_sign_its_access_tokens_itself() -> None:
     assert verified(token.value, KEY, "RS256")[1]["scope"] == "scope"
 
 
-def test_on_demand_credentials_sign_anew_for_each_service_and_each_fetch() -> None:
+def test_trap_41_on_demand_credentials_sign_anew_for_each_service_and_each_fetch() -> None:
     credentials = google.auth.jwt.OnDemandCredentials.from_service_account_info(
         service_account_info("https://unused.example"), token_lifetime=60, additional_claims={"n": 1}
     )

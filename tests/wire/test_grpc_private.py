@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.experimental
 import pytest
-from _refusing import AIO, SYNC, UNAUTHENTICATED, Place, expected, place, requests, soon
+from _refusing import AIO, SYNC, UNAUTHENTICATED, Place, expected, requests, soon
 from _renamed_grpc import NAMES, take_away
 from doors import (
     AIO_DOORS,
@@ -30,11 +30,11 @@ from doors import (
     try_sync,
 )
 from grpc import aio
-from interceptors import aio_interceptors, sync_interceptor
+from interceptors import Redirect, aio_interceptors, sync_interceptor
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, ConfigurationError, InsecureChannelError
-from grpc_bearer.testing import ProbeReply, ProbeRequest, ProbeServer, ProbeStub
+from grpc_bearer.testing import ProbeRequest, ProbeServer, ProbeStub
 
 OK = grpc.StatusCode.OK
 ROOT = Path(grpc_bearer.__file__).parent
@@ -46,26 +46,6 @@ AIO_WAYS = [name for name in AIO_DOORS if name in EXPLAINING]
 @pytest.fixture
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     take_away(monkeypatch, NAMES)
-
-
-@pytest.fixture
-def through_core(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """An item for each attempt whose token goes through core."""
-    made: list[None] = []
-    make = grpc.metadata_call_credentials
-
-    def counted(*args: Any) -> grpc.CallCredentials:
-        made.append(None)
-        return make(*args)
-
-    monkeypatch.setattr(grpc, "metadata_call_credentials", counted)
-    return made
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 @pytest.fixture(scope="module")
@@ -199,39 +179,13 @@ def below_sync(channel: grpc.Channel, below: Any, auth: BearerAuth) -> dict[str,
     }
 
 
-class Redirect:
-    """Sends calls to another channel, once it is switched on, with the metadata they have."""
-
-    on = False
-
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-
-    def sync(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
-        method = self._elsewhere(kind, details)
-        if method is None:
-            return continuation(details, request)
-        begin = method if kind.endswith("stream") else method.future
-        return begin(request, timeout=details.timeout, metadata=details.metadata)
-
-    async def aio(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
-        method = self._elsewhere(kind, details)
-        if method is None:
-            return await continuation(details, request)
-        return method(request, timeout=details.timeout, metadata=details.metadata)
-
-    def _elsewhere(self, kind: str, details: Any) -> Any:
-        make = getattr(self._channel, kind) if self.on else None
-        return make and make(details.method, ProbeRequest.SerializeToString, ProbeReply.FromString)
-
-
 BELOW_SYNC = ("intercept_channel", "wrap_stub", "interceptor")
 
 
 def redirected(way: str, here: Place, clear: ProbeServer) -> None:
     """Calls go well, and then to the plaintext server, with nothing of ours."""
     with clear.channel() as elsewhere, grpc.secure_channel(here.server.target, here.credentials) as channel:
-        redirect = Redirect(elsewhere)
+        redirect = Redirect(elsewhere, on=False)
         stub = below_sync(channel, sync_interceptor(redirect.sync), here.auth())[way]
         for on in (False, False, True):
             redirect.on = on
@@ -245,7 +199,7 @@ def redirected(way: str, here: Place, clear: ProbeServer) -> None:
 async def redirected_aio(way: str, here: Place, clear: ProbeServer) -> None:
     auth, target, credentials = here.auth(), here.server.target, here.credentials
     async with aio.insecure_channel(clear.target) as elsewhere:
-        redirect = Redirect(elsewhere)
+        redirect = Redirect(elsewhere, on=False)
         users = aio_interceptors(redirect.aio)
         if way == "aio.interceptors":
             users = [*grpc_bearer.aio.interceptors(auth), *users]
@@ -355,7 +309,7 @@ def test_no_other_module_reads_a_private_name_of_grpcs() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in ROOT.rglob("*.py")
-        if path.name != "grpc_private.py" and "testing" not in path.relative_to(ROOT).parts
+        if not path.name.startswith("grpc_private") and "testing" not in path.relative_to(ROOT).parts
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.expr) and reads_private(node)
     ]

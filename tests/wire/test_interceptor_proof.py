@@ -21,6 +21,7 @@ from interceptors import aio_interceptors, sync_interceptor
 
 import grpc_bearer
 from grpc_bearer import InsecureChannelError
+from grpc_bearer._calls import channel_security
 from grpc_bearer.testing import OpaqueVerifier, ProbeReply, ProbeRequest, ProbeServer, ProbeStub
 
 #: Before that, an asyncio channel does not tell where it leads, and so is never proved.
@@ -40,20 +41,6 @@ def secure() -> Iterator[ProbeServer]:
 def clear() -> Iterator[ProbeServer]:
     with ProbeServer(credentials="insecure") as server:
         yield server
-
-
-@pytest.fixture
-def through_core(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """An item for each attempt whose token goes through core."""
-    made: list[None] = []
-    make = grpc.metadata_call_credentials
-
-    def counted(*args: Any) -> grpc.CallCredentials:
-        made.append(None)
-        return make(*args)
-
-    monkeypatch.setattr(grpc, "metadata_call_credentials", counted)
-    return made
 
 
 def tokens(server: ProbeServer) -> list[Any]:
@@ -206,7 +193,6 @@ class TestAsyncio:
             assert len(through_core) == count
         assert tokens(secure) == [f"Bearer {SECRET}"] * 2 * CALLS
 
-    @can_be_proved
     async def test_so_is_it_below_interceptors_of_the_users(
         self, secure: ProbeServer, through_core: list[None]
     ) -> None:
@@ -223,6 +209,26 @@ class TestAsyncio:
         async with self._secure(secure, *grpc_bearer.aio.interceptors(SECRET), *users) as channel:
             await self._calls(channel)
         assert len(through_core) == 1 + CALLS  # these stand between us and core
+
+    async def test_a_channel_of_ours_is_proved_though_grpc_does_not_say_where_it_leads(
+        self, secure: ProbeServer, through_core: list[None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(channel_security, "target_of", lambda channel: None)  # as before grpcio 1.81
+        opened = aio.secure_channel
+        for count in (1, 1 + CALLS):
+            async with grpc_bearer.aio.secure_channel(
+                secure.target, secure.channel_credentials(), auth=SECRET
+            ) as channel:
+                await self._calls(channel)
+            assert len(through_core) == count
+            # Somebody else opens it next, who may have it lead elsewhere, under xDS's control too.
+            monkeypatch.setattr(aio, "secure_channel", lambda *args, **how: opened(*args, **how))
+
+    async def test_an_xds_target_is_not_proved_by_being_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(channel_security, "target_of", lambda channel: None)
+        for target, provable in (("xds:///crm", False), ("crm.example.com", True)):
+            async with grpc_bearer.aio.secure_channel(target, auth=SECRET) as channel:
+                assert channel._attachment.provable is provable  # type: ignore[attr-defined]
 
     async def test_a_refused_call_on_a_proved_channel_is_made_again(self, secure: ProbeServer) -> None:
         given = iter([SECRET, "t1"])

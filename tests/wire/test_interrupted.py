@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
-from _refusing import Place, place
+from _refusing import Place
 from doors import asking
 from interrupts import Interruption, Limit, Stop
 
@@ -30,14 +30,9 @@ pytestmark = [
 ]
 
 SOON = 5.0  # seconds: what a call after the interrupted one may take, and never does
-STRIDE = 1 if os.environ.get("INTERRUPT_EVERY_LINE") else 5
+#: Every how many lines; where one matters most: `INTERRUPT_EVERY_LINE=1`.
+STRIDES = [1] if os.environ.get("INTERRUPT_EVERY_LINE") else [17, pytest.param(5, marks=pytest.mark.nightly)]
 RAISED: list[type[BaseException]] = [KeyboardInterrupt, SystemExit, Stop, Limit]
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 Stub = Any
@@ -112,19 +107,20 @@ def _in_grpc_s_hands(caught: BaseException | None) -> bool:
     return isinstance(caught, grpc.RpcError) and "serializing" in str(caught)
 
 
-def chosen(lines: int) -> range:
-    return range(1, lines + 1, STRIDE)
+def chosen(lines: int, stride: int) -> range:
+    return range(1, lines + 1, stride)
 
 
+@pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_an_exit_at_any_line_ends_an_event_loop_and_leaves_everything_working(
-    here: Place, setting: str, raised: type[BaseException]
+    here: Place, setting: str, raised: type[BaseException], stride: int
 ) -> None:
     """What else is raised in a callback of a loop the loop keeps to itself, whosoever's callback it is."""
     counted = Interruption(0)
     interrupted(here, SETTINGS[setting], ASYNCIO["atoken"], counted)
-    for at in chosen(counted.lines):
+    for at in chosen(counted.lines, stride):
         interruption = Interruption(at, raised)
         caught = interrupted(here, SETTINGS[setting], ASYNCIO["atoken"], interruption)
         assert not interruption.where or isinstance(caught, raised), interruption.where
@@ -149,16 +145,17 @@ def test_a_close_that_was_interrupted_is_done_by_the_next(here: Place, raised: t
         at += 1
 
 
+@pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("raised", RAISED)
 @pytest.mark.parametrize(("act", "setting"), [(a, s) for a in ACTS for s in SETTINGS])
 def test_an_exception_at_any_line_goes_to_the_caller_and_leaves_everything_working(
-    here: Place, act: str, setting: str, raised: type[BaseException]
+    here: Place, act: str, setting: str, raised: type[BaseException], stride: int
 ) -> None:
     for _ in range(2):  # what is made on first use is made
         counted = Interruption(0)
         assert interrupted(here, SETTINGS[setting], ACTS[act], counted) is None
     astray = {}
-    for at in chosen(counted.lines):
+    for at in chosen(counted.lines, stride):
         interruption = Interruption(at, raised)
         caught = interrupted(here, SETTINGS[setting], ACTS[act], interruption)
         if interruption.where and not (isinstance(caught, raised) or _in_grpc_s_hands(caught)):

@@ -14,20 +14,14 @@ import grpc
 import pytest
 from doors import FOUR, PATIENCE, TLS, codes, everywhere, try_aio, try_sync
 from grpc import aio
-from interceptors import KINDS, aio_interceptors, sync_interceptor
+from interceptors import CARRIES, KINDS, Redirect, aio_interceptors, sync_interceptor
 
 import grpc_bearer
 from grpc_bearer import BearerAuth
-from grpc_bearer.testing import OpaqueVerifier, ProbeReply, ProbeServer, ProbeStub
+from grpc_bearer.testing import OpaqueVerifier, ProbeServer, ProbeStub
 
 SECRET = "t0-secret-that-must-not-leak"
 OK = grpc.StatusCode.OK
-
-#: What a redirected call takes along of what was below us.
-CARRIES = {
-    "metadata": lambda details: {"metadata": details.metadata},
-    "metadata and credentials": lambda details: {"metadata": details.metadata, "credentials": details.credentials},
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,32 +40,6 @@ def secure(_servers: tuple[ProbeServer, ProbeServer]) -> ProbeServer:
 def clear(_servers: tuple[ProbeServer, ProbeServer]) -> ProbeServer:
     _servers[1].ledger.clear()
     return _servers[1]
-
-
-def _serialised(message: Any) -> bytes:
-    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
-
-
-class Redirect:
-    """What an interceptor does that sends calls elsewhere, once it is switched on."""
-
-    def __init__(self, channel: Any, carries: str = "metadata", *, on: bool = True) -> None:
-        self.channel, self.carries, self.on = channel, CARRIES[carries], on
-
-    def _method(self, kind: str, details: Any) -> Any:
-        return getattr(self.channel, kind)(details.method, _serialised, ProbeReply.FromString)
-
-    def sync(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
-        if not self.on:
-            return continuation(details, request)
-        method = self._method(kind, details)
-        begin = method if kind.endswith("stream") else method.future
-        return begin(request, timeout=details.timeout, **self.carries(details))
-
-    async def aio(self, kind: str, continuation: Any, details: Any, request: Any) -> Any:
-        if not self.on:
-            return await continuation(details, request)
-        return self._method(kind, details)(request, timeout=details.timeout, **self.carries(details))
 
 
 class Router(grpc.Channel):

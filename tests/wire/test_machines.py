@@ -16,6 +16,10 @@ from grpc_bearer import BearerAuth, CallableSource
 
 #: Nobody listens there; a call that went by it would fail.
 DEAD_PROXY = "http://127.0.0.1:1"
+PROXIES = {
+    **dict.fromkeys(("https_proxy", "http_proxy", "grpc_proxy"), DEAD_PROXY),
+    **dict.fromkeys(("no_proxy", "no_grpc_proxy"), ""),
+}
 
 
 def run(code: str, **environment: str) -> str:
@@ -30,9 +34,8 @@ def run(code: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["https_proxy", "http_proxy", "grpc_proxy"])
 class TestAProxyInTheEnvironment:
-    def test_is_not_used_by_the_kits_own_channels(self, name: str) -> None:
+    def test_is_not_used_by_the_kits_own_channels(self) -> None:
         code = """
             from grpc_bearer.testing import GoawayProxy, OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub
             token = [("authorization", "Bearer t0")]
@@ -45,31 +48,29 @@ class TestAProxyInTheEnvironment:
             with ProbeServer(OpaqueVerifier(["t0"])) as server, GoawayProxy(server) as proxy:
                 call(proxy.channel())
         """
-        assert run(code, **{name: DEAD_PROXY, "no_proxy": "", "no_grpc_proxy": ""}) == "1\n1\n1\n"
+        assert run(code, **PROXIES) == "1\n1\n1\n"
 
-    def test_is_not_used_by_demo(self, name: str) -> None:
-        environment = {**os.environ, name: DEAD_PROXY, "no_proxy": "", "no_grpc_proxy": ""}
+    def test_is_not_used_by_demo(self) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "grpc_bearer", "demo", "--json"],
             capture_output=True,
             text=True,
             timeout=110,
-            env=environment,
+            env={**os.environ, **PROXIES},
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr
 
-    def test_nor_by_the_fixtures(self, name: str, tmp_path: Path) -> None:
+    def test_nor_by_the_fixtures(self, tmp_path: Path) -> None:
         (tmp_path / "test_one.py").write_text(
             "def test_one(bearer_channel, bearer_kit):\n"
             "    bearer_kit.ProbeStub(bearer_channel).Unary(bearer_kit.ProbeRequest(), timeout=20)\n"
         )
-        environment = {**os.environ, name: DEAD_PROXY, "no_proxy": "", "no_grpc_proxy": ""}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
             capture_output=True,
             text=True,
             timeout=110,
-            env=environment,
+            env={**os.environ, **PROXIES},
             cwd=tmp_path,
         )
         assert "1 passed" in done.stdout, done.stdout + done.stderr
@@ -170,7 +171,7 @@ class TestAPackageWithoutItsPapers:
             + """
             import grpc_bearer
             print(grpc_bearer.__version__)
-            from grpc_bearer._cli import main
+            from grpc_bearer.__main__ import main
             main(["--version"])
         """
         )

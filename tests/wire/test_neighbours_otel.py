@@ -231,7 +231,21 @@ def check(server: ProbeServer, memory: InMemorySpanExporter, tokens: TokenServer
     assert not any("Bearer" in str(span.attributes) for span in finished)
 
 
-@pytest.mark.parametrize("open_channel", SYNC)
+def play(open_channel: Open, *how: Any, sync: Callable[[Any], None], asynchronous: Callable[[Any], Any]) -> None:
+    """On a channel of either kind."""
+
+    async def played() -> None:
+        async with open_channel(*how) as channel:
+            await asynchronous(channel)
+
+    if open_channel in AIO:
+        asyncio.run(played())
+        return
+    with open_channel(*how) as channel:
+        sync(channel)
+
+
+@pytest.mark.parametrize("open_channel", [*SYNC, *AIO])
 def test_every_kind_of_call_is_traced_and_authenticated(
     open_channel: Open,
     provider: TracerProvider,
@@ -240,30 +254,13 @@ def test_every_kind_of_call_is_traced_and_authenticated(
     bearer_token_server: TokenServer,
     bearer_auth: BearerAuth,
 ) -> None:
-    with open_channel(bearer_grpc_server, bearer_auth, provider) as channel:
-        call_all_kinds(channel)
+    how = bearer_grpc_server, bearer_auth, provider
+    play(open_channel, *how, sync=call_all_kinds, asynchronous=acall_all_kinds)
 
     check(bearer_grpc_server, memory, bearer_token_server)
 
 
-@pytest.mark.parametrize("open_channel", AIO)
-def test_every_kind_of_asyncio_call_is_traced_and_authenticated(
-    open_channel: Open,
-    provider: TracerProvider,
-    memory: InMemorySpanExporter,
-    bearer_grpc_server: ProbeServer,
-    bearer_token_server: TokenServer,
-    bearer_auth: BearerAuth,
-) -> None:
-    async def run() -> None:
-        async with open_channel(bearer_grpc_server, bearer_auth, provider) as channel:
-            await acall_all_kinds(channel)
-
-    asyncio.run(run())
-    check(bearer_grpc_server, memory, bearer_token_server)
-
-
-@pytest.mark.parametrize("open_channel", SYNC)
+@pytest.mark.parametrize("open_channel", [*SYNC, *AIO])
 def test_a_revoked_token_is_replaced_whichever_stands_outside(
     open_channel: Open,
     provider: TracerProvider,
@@ -271,31 +268,20 @@ def test_a_revoked_token_is_replaced_whichever_stands_outside(
     bearer_token_server: TokenServer,
     bearer_auth: BearerAuth,
 ) -> None:
-    with open_channel(bearer_grpc_server, bearer_auth, provider) as channel:
+    def sync(channel: grpc.Channel) -> None:
         stub = ProbeStub(channel)
         stub.Unary(ProbeRequest())
         bearer_token_server.revoke(*bearer_token_server.issued)
         stub.Unary(ProbeRequest())
 
-    assert [attempt.accepted for attempt in bearer_grpc_server.ledger] == [True, False, True]
+    async def asynchronous(channel: grpc.aio.Channel) -> None:
+        stub = ProbeStub(channel)
+        await stub.Unary(ProbeRequest())
+        bearer_token_server.revoke(*bearer_token_server.issued)
+        await stub.Unary(ProbeRequest())
 
+    play(open_channel, bearer_grpc_server, bearer_auth, provider, sync=sync, asynchronous=asynchronous)
 
-@pytest.mark.parametrize("open_channel", AIO)
-def test_a_revoked_token_is_replaced_in_asyncio_whichever_stands_outside(
-    open_channel: Open,
-    provider: TracerProvider,
-    bearer_grpc_server: ProbeServer,
-    bearer_token_server: TokenServer,
-    bearer_auth: BearerAuth,
-) -> None:
-    async def run() -> None:
-        async with open_channel(bearer_grpc_server, bearer_auth, provider) as channel:
-            stub = ProbeStub(channel)
-            await stub.Unary(ProbeRequest())
-            bearer_token_server.revoke(*bearer_token_server.issued)
-            await stub.Unary(ProbeRequest())
-
-    asyncio.run(run())
     assert [attempt.accepted for attempt in bearer_grpc_server.ledger] == [True, False, True]
 
 

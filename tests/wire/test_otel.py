@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _refusing import AIO, PATIENCE, SYNC, Place, place
+from _refusing import AIO, BOTH, PATIENCE, SYNC, Place, Side
 from doors import asking, eventually
 
 import grpc_bearer
@@ -94,11 +94,6 @@ class Telemetry:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def telemetry() -> Iterator[Telemetry]:
     telemetry = Telemetry()
     yield telemetry
@@ -119,12 +114,6 @@ def make(clock: ManualClock, telemetry: Telemetry) -> Iterator[Callable[..., Bea
     yield made
     for auth in auths:
         auth.close()
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
 
 
 Make = Callable[..., BearerAuth]
@@ -239,20 +228,14 @@ def test_a_source_that_asks_another_auth_nests_the_spans(telemetry: Telemetry, c
     assert child_of(first, _as_span(second))
 
 
-@pytest.mark.parametrize("kind", ["unary", "server_stream", "client_stream"])
-def test_a_cold_call_is_the_parent_of_its_fetch(here: Place, telemetry: Telemetry, kind: str) -> None:
+@pytest.mark.parametrize(("calls", "kind"), BOTH, indirect=["calls"])
+def test_a_cold_call_is_the_parent_of_its_fetch(here: Place, telemetry: Telemetry, calls: Side, kind: str) -> None:
     auth = here.auth(observers=[telemetry.observer])
-    with here.stub(auth) as stub, telemetry.tracer.start_as_current_span("work") as work:
-        SYNC[kind](stub)
-
-    assert child_of(telemetry.span(), work)
-
-
-async def test_a_cold_call_of_asyncio_is_the_parent_of_its_fetch(here: Place, telemetry: Telemetry) -> None:
-    auth = here.auth(observers=[telemetry.observer])
-    async with here.aio_stub(auth) as stub:
-        with telemetry.tracer.start_as_current_span("work") as work:
-            await AIO["unary"](stub)
+    with (
+        calls.door("secure_channel", here, auth) as stub,
+        telemetry.tracer.start_as_current_span("work") as work,
+    ):
+        calls.make(kind, stub)
 
     assert child_of(telemetry.span(), work)
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,6 @@ from _refusing import (
     Place,
     end_of_aio,
     open_aio,
-    place,
     read_all,
     request,
     soon,
@@ -34,13 +33,6 @@ from doors import TLS
 import grpc_bearer
 from grpc_bearer import BearerAuth, RetryPolicy
 from grpc_bearer.testing import Delay, OpaqueVerifier, ProbeServer, ProbeStub, Refuse
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
-
 
 # ------------------------------------------------------------------------------------------------ the object in hand
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 import tenacity
 from _refusing import (
-    AIO,
+    BOTH,
     HANDED_OUT,
     PATIENCE,
     SYNC,
@@ -24,9 +23,7 @@ from _refusing import (
     Sync,
     expected,
     method_of,
-    place,
     request,
-    side,
 )
 from doors import SYNC_DOORS, TLS, eventually
 
@@ -36,20 +33,7 @@ from grpc_bearer.testing import Delay, JWTVerifier, ManualClock, ProbeServer, Re
 DOORS = ("secure_channel", "intercept_channel", "wrap_stub", "interceptor")
 #: Doors that do not own the serializer of requests.
 BORROWED = ("wrap_stub", "interceptor")
-BOTH = [("sync", kind) for kind in SYNC] + [("asyncio", kind) for kind in AIO]
 SLOWLY = RetryPolicy(wait=tenacity.wait_fixed(PATIENCE))  # whoever waits for the second attempt waits in vain
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Place]:
-    with place() as here:
-        yield here
-
-
-@pytest.fixture(params=["sync", "asyncio"])
-def calls(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Side]:
-    with side(request.param, caplog) as calls:
-        yield calls
 
 
 def of_streams_taken(kind: str) -> bool:

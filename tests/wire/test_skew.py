@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
 
 import grpc
 import pytest
@@ -13,8 +15,15 @@ from jose import verified
 
 import grpc_bearer
 import grpc_bearer.testing as kit
-from grpc_bearer import BearerAuth, CallContext, ClientCredentialsSource, HTTPTokenSource, JWTSource
-from grpc_bearer._base.clock import SYSTEM_CLOCK
+from grpc_bearer import (
+    BearerAuth,
+    CallContext,
+    ClientCredentialsSource,
+    HTTPTokenSource,
+    JWTBearerSource,
+    JWTSource,
+    TokenExchangeSource,
+)
 from grpc_bearer._base.clock_skew import MAX_SKEW, Skew, SkewedClock, measured, observed
 
 NOW = 1_700_000_000.0
@@ -24,15 +33,13 @@ class Off:
     """The system's clock, set wrong by some seconds."""
 
     monotonic = staticmethod(time.monotonic)
+    call_later = staticmethod(kit.ManualClock().call_later)  # nothing here waits for a timer
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
     def time(self) -> float:
         return time.time() + self.seconds
-
-    def call_later(self, delay: float, fn: Callable[[], object]) -> Callable[[], None]:
-        return SYSTEM_CLOCK.call_later(delay, fn)
 
 
 # ------------------------------------------------------------------------------------------------ the rules, pure
@@ -115,6 +122,34 @@ def test_an_assertion_signed_by_a_wrong_clock_is_signed_again_by_the_right_one(o
         )
 
         assert BearerAuth(source, clock=Off(off)).token().value in server.issued
+
+
+@pytest.mark.parametrize("off", [-600, 600])
+@pytest.mark.parametrize("grant", ["assertion", "subject_token"])
+def test_so_is_what_another_grant_shows(off: int, grant: str, tmp_path: Path) -> None:
+    key = kit.throwaway_key("ES256")
+    pem = tmp_path / "key.pem"
+    pem.write_text(kit.private_pem(key))
+    ca = kit.CA()
+
+    def endpoint(request: kit.Request) -> kit.Response:
+        """As a server does that takes nothing that is more than a minute old, or younger than now."""
+        shown = dict(parse_qsl(request.body.decode()))[grant]
+        good = -2 < time.time() - verified(shown, key, "ES256")[1]["iat"] < 60
+        answer = {"access_token": "t0ken", "token_type": "Bearer"} if good else {"error": "invalid_grant"}
+        return kit.Response(200 if good else 400, json.dumps(answer).encode(), content_type="application/json")
+
+    with kit.TokenServer(ca) as server:
+        how: dict[str, Any] = {"token_url": server.serve("/token", endpoint), "ca": ca.write(tmp_path)}
+        signed = JWTSource(pem, lifetime=300)
+        source = (
+            JWTBearerSource(**how, assertion=signed)
+            if grant == "assertion"
+            else TokenExchangeSource(**how, subject_token=signed)
+        )
+
+        assert BearerAuth(source, clock=Off(off)).token().value == "t0ken"
+        assert len(server.exchanges) == 3
 
 
 def test_without_tls_no_time_is_learnt() -> None:

@@ -50,11 +50,6 @@ def ca() -> CA:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def tokens(ca: CA, clock: ManualClock) -> Iterator[TokenServer]:
     with TokenServer(ca, clock) as running:
         yield running

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 from grpc import aio
 
 import grpc_bearer
-from _contract.stage import PATIENCE, QUICK, SERVICE, WARM, Act, Stage
-from _contract.sync_doors import TOKEN, reusable, single_use
-from grpc_bearer import BearerAuth
-
-_NUMBERS = itertools.count()
+from _contract.base import BaseDoor, BaseWorld, doors, prove
+from _contract.stage import PATIENCE, SERVICE, WARM, Stage
 
 
 class Noop:
@@ -48,20 +42,8 @@ def users(interceptor: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Door:
-    """As its sync namesake; each scenario runs on an event loop of its own."""
-
-    wrap: Callable[..., Any]
-    plain: str = "plain"
-    auth: Callable[[], BearerAuth] = reusable
-    warm: bool = False
-    method: Callable[[Any, BearerAuth], Any] | None = None
-    clear: bool = False
-    main: bool = False
-
-    @property
-    def reference(self) -> str:
-        return f"{self.plain}{', warm' if self.warm else ''}{', clear' if self.clear else ''}"
+class Door(BaseDoor):
+    """Each scenario runs on an event loop of its own."""
 
     def observe(self, scenario: Callable[[World], Any], stages: Mapping[str, Stage], kind: str) -> Any:
         with self.auth() as auth:
@@ -74,7 +56,7 @@ class Door:
         self, scenario: Callable[[World], Coroutine[Any, Any, Any]], stages: Mapping[str, Stage], kind: str, *how: Any
     ) -> Any:
         async def play() -> Any:
-            async with World(stages["clear" if self.clear else "tls"], self, kind, *how) as world:
+            async with World(self.stage(stages), self, kind, *how) as world:
                 playing = asyncio.create_task(scenario(world))
                 # Not `wait_for`: a scenario that looks at cancellations would take this one for another.
                 await asyncio.wait([playing], timeout=3 * PATIENCE)
@@ -87,64 +69,25 @@ class Door:
         return asyncio.run(play())
 
 
-class World:
-    """What a scenario has: a stage to play on, and channels to it."""
-
-    def __init__(
-        self,
-        stage: Stage,
-        door: Door,
-        kind: str,
-        wrap: Callable[..., Any],
-        auth: BearerAuth | None,
-        wrap_method: Callable[[Any, BearerAuth], Any] | None,
-    ) -> None:
-        self.stage, self.door, self.kind, self.auth = stage, door, kind, auth
-        self.carries_token = True
-        self.name = f"aio-world-{next(_NUMBERS)}"
-        self._wrap, self._wrap_method = wrap, wrap_method
-        self._open: list[aio.Channel] = []
-        self._acts: list[Act] = []
-
+class World(BaseWorld):
     async def __aenter__(self) -> World:
         self.channel = await self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for act in self._acts:
-            act.release.set()
+        self._release()
         for channel in self._open:
             await channel.close()
         self.stage.clear(self.name)
 
     async def open(self, target: str | None = None, stage: Stage | None = None, **arguments: Any) -> aio.Channel:
-        """A channel to the stage, or to where nobody may be."""
-        at = stage or self.stage
-        arguments["options"] = (*arguments.get("options", ()), *QUICK, ("grpc.primary_user_agent", self.name))
-        channel = self._wrap(target or at.target, at.server.channel_credentials(), self.auth, arguments)
-        self._open.append(channel)
+        channel: aio.Channel = self._opened(target, stage, arguments)
         if self.door.warm and target is None:
             await channel.unary_unary(f"/{SERVICE}/{WARM}")(b"", timeout=PATIENCE)
         elif self.door.warm and self.auth is not None:
             await self.auth.atoken()
-            with contextlib.suppress(AttributeError):
-                # Nobody is there to warm the channel with: say what core says when it runs our plugin.
-                channel._attachment.prove(f"https://localhost/{SERVICE}", f"/{SERVICE}")
+            prove(channel)
         return channel
-
-    def method(self, kind: str, *serializers: Any, channel: aio.Channel | None = None, **named: Any) -> Any:
-        made = getattr(channel or self.channel, kind)(f"/{SERVICE}/{kind}", *serializers, **named)
-        return self._wrap_method(made, self.auth) if self._wrap_method and self.auth else made
-
-    def stub(self, make: Callable[[Any], Any]) -> Any:
-        """A generated stub, by way of this door."""
-        stub = make(self.channel)
-        return grpc_bearer.wrap_stub(stub, self.auth) if self._wrap_method and self.auth else stub
-
-    def act(self, **part: Any) -> Act:
-        act = self.stage.put(self.name, Act(**part))
-        self._acts.append(act)
-        return act
 
     def start(self, kind: str, requests: Any = (b"r",), **arguments: Any) -> Any:
         """A call of that kind; `requests=None` for one to write to."""
@@ -152,12 +95,6 @@ class World:
         if kind.startswith("stream"):
             return method(requests if requests is None else iterated(requests), **arguments)
         return method(next(iter(requests)), **arguments)
-
-    def check_tokens(self) -> None:
-        """Each attempt carried our header once."""
-        for attempt in self.stage.attempts(self.name):
-            sent = [value for key, value in attempt.metadata if key == "authorization"]
-            assert sent == [f"Bearer {TOKEN}"], attempt.method
 
 
 def iterated(requests: Any) -> Any:
@@ -215,26 +152,21 @@ def _clear(target: str, credentials: Any, auth: Any, arguments: dict[str, Any]) 
     return grpc_bearer.aio.insecure_channel(target, auth=auth, allow_plaintext=True, **arguments)
 
 
-def _wrap_method(method: Any, auth: BearerAuth) -> Any:
-    return grpc_bearer.wrap_stub(SimpleNamespace(method=method), auth).method
-
-
 PLAIN: dict[str, Callable[..., Any]] = {"plain": _plain, "intercepted": _plain_intercepted}
 
-DOORS = {
-    "cold": Door(_ours, main=True),
-    "warm": Door(_ours, warm=True, main=True),
-    "cold_once": Door(functools.partial(_ours, retry=None)),
-    "warm_once": Door(functools.partial(_ours, retry=None), warm=True),
-    "core": Door(_ours, auth=single_use),
-    "intercept_channel": Door(_intercept_channel),
-    "wrap_stub": Door(_plain, method=_wrap_method),
-    "interceptors": Door(_interceptors, "intercepted", main=True),
-    "under_users": Door(_under_users, "intercepted"),
-    "over_users": Door(_over_users, "intercepted", warm=True),
-    "composite": Door(_composite),
-    "clear": Door(_clear, clear=True, main=True),
-    "clear_warm": Door(_clear, clear=True, warm=True),
-}
+DOORS: dict[str, Door] = doors(
+    Door,
+    {
+        "plain": _plain,
+        "ours": _ours,
+        "once": functools.partial(_ours, retry=None),
+        "intercept_channel": _intercept_channel,
+        "interceptors": _interceptors,
+        "under_users": _under_users,
+        "over_users": _over_users,
+        "composite": _composite,
+        "clear": _clear,
+    },
+)
 
 __all__ = ["DOORS", "Door", "Noop", "World", "users", "wait"]

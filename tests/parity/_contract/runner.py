@@ -76,7 +76,7 @@ def contract(
         doors: by name; each can `observe` a scenario, on itself and on the plain channel it has to behave like.
         kinds: of call; the world tells which it is.
         only, without: which of them have what the scenario needs.
-        differs: doors that are known to differ; `"*"` stands for all, and `"door kind"` for a part.
+        differs: doors that are known to differ; `"*"` stands for all, and `"NAME KIND"` for a part.
         skips: where there is nothing to compare with, in the same way: why.
     """
 

@@ -154,3 +154,13 @@ class Stage:
 def _world(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The first word of the user agent."""
     return str(dict(metadata).get("user-agent", "")).partition(" ")[0]
+
+
+def nobody() -> str:
+    """A loopback address where nobody listens."""
+    return "127.0.0.1:1"
+
+
+def own(act: Act) -> Any:
+    """What arrived under our header."""
+    return [value for key, value in act.context.invocation_metadata() if key == "authorization"]

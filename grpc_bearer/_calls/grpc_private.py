@@ -11,43 +11,22 @@ What gRPC reads of our objects stands there: `AioCall._channel`, `_done_writing_
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import functools
-import importlib
-import sys
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from types import FunctionType, MethodType
-from typing import Any, TypeGuard
+from typing import Any
 
 import grpc
 
-from grpc_bearer._base.grpc_types import Metadata
+from grpc_bearer._calls.grpc_types import Metadata
+from grpc_bearer._calls.owners import is_function_of, is_of, names_of, self_of
 
 # The modules whose classes lead straight to core. What others derive from them does not count.
 _SYNC, _AIO, _CORE = "grpc._channel", "grpc.aio._channel", "grpc._cython.cygrpc"
 # Those of asyncio's calls, and of what stands between a call and a channel where there are interceptors.
 _AIO_CALL, _SYNC_INTERCEPTOR, _AIO_INTERCEPTOR = "grpc.aio._call", "grpc._interceptor", "grpc.aio._interceptor"
-
-
-def credentials_kind(credentials: grpc.ChannelCredentials) -> str:
-    """The name of core's class for channel credentials; empty, if they do not say.
-
-    Seen: 1.66 to 1.85. Without it, credentials that protect nothing are noticed by core at the first call, and not
-    before; and no channel is proved that was made with credentials, since they may be xDS's.
-    """
-    inside = getattr(credentials, "_credentials", None)
-    return "" if inside is None else type(inside).__name__
-
-
-def load_plugin_wrapper() -> None:
-    """Import what gRPC imports for the first call credentials.
-
-    Seen: 1.66 to 1.85. Without it the first call imports it, and there may be no file left to open then.
-    """
-    with contextlib.suppress(ImportError):
-        importlib.import_module("grpc._plugin_wrapping")
 
 
 def is_grpcs(thing: object) -> bool:
@@ -57,7 +36,7 @@ def is_grpcs(thing: object) -> bool:
     Seen: 1.66 to 1.85. Without it no channel is ever proved, and requests are kept as copies, not as bytes.
     """
     kind = type(thing)
-    if kind.__module__ not in (_SYNC, _AIO, _CORE) or not _is_of(thing, kind.__module__):
+    if kind.__module__ not in (_SYNC, _AIO, _CORE) or not is_of(thing, names_of(kind.__module__)):
         return False
     return kind.__module__ != _AIO or hasattr(thing, "_interceptors") or hasattr(thing, "_unary_unary_interceptors")
 
@@ -76,7 +55,8 @@ def target_of(thing: object) -> str | None:
     Sync objects and asyncio's keep it in different places. Core itself is not asked: it crashes if the channel is
     closed.
 
-    Seen: 1.66 to 1.85 for sync channels, 1.81 to 1.85 for asyncio's. Without it the channel is never proved.
+    Seen: 1.66 to 1.85 for sync channels, 1.81 to 1.85 for asyncio's. Without it only asyncio's that we opened
+    ourselves are ever proved.
     """
     inside = getattr(thing, "_channel", None)
     target = getattr(thing, "_target", None) or getattr(inside, "target", None) or getattr(thing, "target", None)
@@ -85,6 +65,14 @@ def target_of(thing: object) -> str | None:
     if isinstance(target, bytes):
         target = target.decode()
     return target if isinstance(target, str) else None
+
+
+def opens_as_told(function: object) -> bool:
+    """Whether an asyncio function that opens channels is gRPC's own, so that they lead where it was told.
+
+    Seen: 1.66 to 1.85. Without it, our asyncio channels are not proved where gRPC's do not say where they lead.
+    """
+    return is_function_of(function, names_of(_AIO))
 
 
 def method_of(multicallable: object) -> str | bytes:
@@ -187,24 +175,37 @@ def sync_channel_behind(continuation: object) -> Any:
     * The continuation was made in a method of the multicallable that `grpc.intercept_channel` gives;
     * that one's `_thunk` was made in a method of what `grpc.intercept_channel` returned, which has the channel;
     * the thunk will call a method of the channel. Tracers put their own in its place, on one channel or on the class.
+    All of it may change, so it is walked for each call; in one frame, for every call pays for each.
 
     Seen: 1.66 to 1.85. Without it (`None`) the tokens of an interceptor's calls go through core.
     """
-    multicallable = _self_in(continuation, _SYNC_INTERCEPTOR)
-    made = _self_in(getattr(multicallable, "_thunk", None), _SYNC_INTERCEPTOR)
-    channel = getattr(made, "_channel", None)
-    if not is_grpcs(channel):
+    names, core, methods = _sync_names()
+    if type(continuation) is not FunctionType or continuation.__globals__ is not names:
         return None
-    method = getattr(channel, _METHODS.get(type(multicallable).__name__, ""), None)
-    return channel if _is_function_of(getattr(method, "__func__", None), _SYNC) else None
+    try:
+        multicallable = self_of(continuation)
+        method = methods[type(multicallable)]
+        thunk = multicallable._thunk
+        if type(thunk) is not FunctionType or thunk.__globals__ is not names:
+            return None
+        made = self_of(thunk)
+        if type(made) is not names["_Channel"]:
+            return None
+        channel = made._channel
+        if type(channel) is not core["Channel"]:
+            return None
+        function = getattr(channel, method).__func__
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
+    return channel if type(function) is FunctionType and function.__globals__ is core else None
 
 
-_METHODS = {
-    "_UnaryUnaryMultiCallable": "unary_unary",
-    "_UnaryStreamMultiCallable": "unary_stream",
-    "_StreamUnaryMultiCallable": "stream_unary",
-    "_StreamStreamMultiCallable": "stream_stream",
-}
+@functools.cache
+def _sync_names() -> tuple[dict[str, Any], dict[str, Any], dict[Any, str]]:
+    """The names in gRPC's modules of sync interceptors and channels; the channel's method for each multicallable."""
+    names, methods = names_of(_SYNC_INTERCEPTOR), ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+    kinds = {names.get(f"_{name.title().replace('_', '')}MultiCallable"): name for name in methods}
+    return names, names_of(_SYNC), kinds
 
 
 def is_blocking(continuation: object) -> bool:
@@ -212,7 +213,7 @@ def is_blocking(continuation: object) -> bool:
 
     Seen: 1.66 to 1.85. Without it, a request is copied that need not be.
     """
-    return _is_function_of(continuation, _SYNC_INTERCEPTOR) and "with_call." in continuation.__qualname__
+    return is_function_of(continuation, names_of(_SYNC_INTERCEPTOR)) and "with_call." in continuation.__qualname__
 
 
 def aio_channel_behind(continuation: object) -> Any:
@@ -224,37 +225,15 @@ def aio_channel_behind(continuation: object) -> Any:
         return None
     if continuation.args[:1] != ([],):  # the interceptors still to come
         return None
-    run = continuation.func  # a method; before grpcio 1.81 a function inside of one
-    if type(run) is not MethodType:
-        call = _self_in(run, _AIO_INTERCEPTOR)
-    else:
-        call = run.__self__ if _is_function_of(run.__func__, _AIO_INTERCEPTOR) else None
-    return getattr(call, "_channel", None) if _is_of(call, _AIO_INTERCEPTOR) else None
-
-
-def _self_in(function: object, module: str) -> object:
-    """The `self` of the method of gRPC's in which a function was made; `None` if the function is not gRPC's."""
-    if not _is_function_of(function, module):
+    run: Any = continuation.func  # a method; before grpcio 1.81 a function inside of one
+    names, inside = names_of(_AIO_INTERCEPTOR), type(run) is not MethodType
+    if not is_function_of(run if inside else run.__func__, names):
         return None
     try:
-        found: object = (function.__closure__ or ())[function.__code__.co_freevars.index("self")].cell_contents
-    except (IndexError, ValueError):
+        call = self_of(run) if inside else run.__self__
+    except (IndexError, TypeError, ValueError):
         return None
-    return found if _is_of(found, module) else None
-
-
-def _is_function_of(function: object, module: str) -> TypeGuard[FunctionType]:
-    """Whether it is exactly a function of this module's: nobody else's has the module's dictionary for its globals."""
-    return type(function) is FunctionType and function.__globals__ is _globals(module)
-
-
-def _is_of(thing: object, module: str) -> bool:
-    """Whether the class of a thing is exactly one of this module's."""
-    return _globals(module).get(type(thing).__name__) is type(thing)
-
-
-def _globals(module: str) -> dict[str, Any]:
-    return sys.modules[module].__dict__ if module in sys.modules else {}
+    return getattr(call, "_channel", None) if is_of(call, names) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------- calls
