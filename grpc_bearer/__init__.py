@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from grpc_bearer.cache import SharedCache
     from grpc_bearer.events import Observer
     from grpc_bearer.sources import (
+        AzureIdentitySource,
         CallableSource,
         ClientCredentialsSource,
         DeviceCodeSource,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthLike",
+    "AzureIdentitySource",
     "BearerAuth",
     "BearerInterceptor",
     "CallContext",

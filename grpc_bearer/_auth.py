@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from grpc_bearer.cache._shared import SharedCache
     from grpc_bearer.events import Observer
+    from grpc_bearer.sources.azure import TokenCredential
 else:
     Credentials = Any  # whoever has some has paid for the import; nobody else shall
 
@@ -79,9 +80,11 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
     Args:
         source: a `Source`; or what stands for one: a `str` (a token), a path (a token file), a function or coroutine
-            function that returns a token, or google-auth credentials.
+            function that returns a token, google-auth credentials, or, with `scope`, those of azure-identity.
         header: the metadata key; upper case is lowered, as HTTP/2 wants it.
         scheme: the word before the token; `""` sends the bare token.
+        scope: for a credential of azure-identity: what to ask it for, such as `api://fleet/.default`, or several in a
+            list.
         name: what to call it in log lines, events and metrics, where there are several.
         keep_warm: refresh on a timer, so that the first call after a long pause finds a fresh token too.
         max_keys: how many tokens are kept for a source whose tokens differ by call; the least recently used go first.
@@ -106,10 +109,11 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
 
     def __init__(
         self,
-        source: SourceLike,
+        source: SourceLike | TokenCredential,
         header: str = "authorization",
         scheme: str = "Bearer",
         *,
+        scope: str | Iterable[str] | None = None,
         name: str = "",
         keep_warm: bool = False,
         max_keys: int = 1024,
@@ -118,7 +122,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         pickle_secrets: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._source = as_source(source)
+        self._source = as_source(source, scope)
         _load(self._source)
         self._header = checked_header_name(header)
         self._scheme = checked_scheme(scheme)
@@ -345,8 +349,17 @@ def as_auth(auth: AuthLike) -> BearerAuth:
     return auth if isinstance(auth, BearerAuth) else BearerAuth(auth)
 
 
-def as_source(source: object) -> Source:
+def as_source(source: object, scope: str | Iterable[str] | None = None) -> Source:
     """A source, or what stands for one."""
+    if not isinstance(source, (Source, BearerAuth, type)) and callable(getattr(source, "get_token", None)):
+        if scope is None:
+            name = type(source).__name__
+            raise ConfigurationError(f"missing; give BearerAuth({name}, scope='api://…/.default')", field="scope")
+        from grpc_bearer.sources.azure import AzureIdentitySource
+
+        return AzureIdentitySource(cast("TokenCredential", source), scope)
+    if scope is not None:
+        raise ConfigurationError("only for a credential with get_token(scope), as azure-identity's are", field="scope")
     if isinstance(source, Source):
         return source
     # Recognised before anything callable, which a plugin is too.

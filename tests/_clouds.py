@@ -147,7 +147,12 @@ def entra(clouds: Clouds) -> dict[str, Handler]:
         audience = form["scope"].removesuffix("/.default")
         return granted(clouds.mint(CLIENT, audience, appid=CLIENT, iss=issuer), ext_expires_in=3599)
 
-    metadata = {"issuer": issuer, "token_endpoint": f"https://{host}/{TENANT}/oauth2/v2.0/token"}
+    endpoints = {name: f"https://{host}/{TENANT}/oauth2/v2.0/{name}" for name in ("token", "authorize")}
+    metadata = {
+        "issuer": issuer,
+        "token_endpoint": endpoints["token"],
+        "authorization_endpoint": endpoints["authorize"],
+    }
     return {
         f"{host}/{TENANT}/v2.0/.well-known/openid-configuration": lambda _: metadata,
         f"{host}/{TENANT}/oauth2/v2.0/token": token,

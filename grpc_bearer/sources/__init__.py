@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from grpc_bearer._base.source import Source
 
 if TYPE_CHECKING:
+    from grpc_bearer.sources.azure import AzureIdentitySource
     from grpc_bearer.sources.callable import CallableSource
     from grpc_bearer.sources.device import DeviceCodeSource
     from grpc_bearer.sources.exec import ExecSource
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from grpc_bearer.sources.token_exchange import TokenExchangeSource
 
 __all__ = [
+    "AzureIdentitySource",
     "CallableSource",
     "ClientCredentialsSource",
     "DeviceCodeSource",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AzureIdentitySource": "azure",
     "CallableSource": "callable",
     "ClientCredentialsSource": "oauth",
     "DeviceCodeSource": "device",

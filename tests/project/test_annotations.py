@@ -20,8 +20,10 @@ def test_what_a_door_takes_can_be_written_in_annotations_that_are_evaluated() ->
 
 
 def test_the_options_that_checkers_know_are_those_that_an_auth_takes() -> None:
-    parameters = inspect.signature(BearerAuth).parameters.values()
-    taken = {each.name: each.annotation for each in parameters if each.name != "source"}
+    # What a token is made of is no option of those who hand others on.
+    all_of_them = inspect.signature(BearerAuth).parameters.values()
+    parameters = [each for each in all_of_them if each.name not in ("source", "scope")]
+    taken = {each.name: each.annotation for each in parameters}
     by_name_alone = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
 
     known = {name: hint.__forward_arg__ for name, hint in HeaderOptions.__annotations__.items()}

@@ -7,6 +7,7 @@ import asyncio
 import os
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from google.auth.credentials import Credentials
@@ -14,6 +15,7 @@ from typing_extensions import assert_type
 
 import grpc_bearer
 from grpc_bearer import (
+    AzureIdentitySource,
     BearerAuth,
     CallableSource,
     CallContext,
@@ -164,7 +166,7 @@ BearerAuth(5)  # type: ignore[arg-type]
 BearerAuth(None)  # type: ignore[arg-type]
 BearerAuth({"token": "t0"})  # type: ignore[arg-type]
 BearerAuth(b"t0")  # type: ignore[arg-type]
-BearerAuth(lambda: 7)  # type: ignore[arg-type, return-value]
+BearerAuth(lambda: 7)  # type: ignore[arg-type]
 BearerAuth(BearerAuth("t0"))  # type: ignore[arg-type]
 BearerAuth(grpc_bearer.call_credentials("t0"))  # type: ignore[arg-type]
 
@@ -203,6 +205,29 @@ def google(credentials: Credentials) -> None:
     GoogleAuthSource(credentials)
     assert_type(BearerAuth(credentials).as_google_credentials(), Credentials)
     GoogleAuthSource("adc.json")  # type: ignore[arg-type]
+
+
+# azure-identity, blocking and not.
+class Blocking:
+    def get_token(self, *scopes: str, claims: str | None = None, enable_cae: bool = False) -> AccessToken:
+        return AccessToken("t0", 0)
+
+
+class Awaiting:
+    async def get_token(self, *scopes: str, claims: str | None = None) -> AccessToken:
+        return AccessToken("t0", 0)
+
+
+class AccessToken(NamedTuple):
+    token: str
+    expires_on: int
+
+
+assert_type(BearerAuth(Blocking(), scope="api://fleet/.default"), BearerAuth)
+AzureIdentitySource(Awaiting(), ["api://fleet/.default"], timeout=5)
+AzureIdentitySource(Blocking())  # type: ignore[call-arg]
+AzureIdentitySource("t0", "api://fleet/.default")  # type: ignore[arg-type]
+BearerAuth(Blocking(), scope=7)  # type: ignore[arg-type]
 
 
 # The five services.
