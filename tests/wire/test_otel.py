@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _refusing import AIO, PATIENCE, SYNC, Place
+from _refusing import AIO, BOTH, PATIENCE, SYNC, Place, Side
 from doors import asking, eventually
 
 import grpc_bearer
@@ -228,20 +228,14 @@ def test_a_source_that_asks_another_auth_nests_the_spans(telemetry: Telemetry, c
     assert child_of(first, _as_span(second))
 
 
-@pytest.mark.parametrize("kind", ["unary", "server_stream", "client_stream"])
-def test_a_cold_call_is_the_parent_of_its_fetch(here: Place, telemetry: Telemetry, kind: str) -> None:
+@pytest.mark.parametrize(("calls", "kind"), BOTH, indirect=["calls"])
+def test_a_cold_call_is_the_parent_of_its_fetch(here: Place, telemetry: Telemetry, calls: Side, kind: str) -> None:
     auth = here.auth(observers=[telemetry.observer])
-    with here.stub(auth) as stub, telemetry.tracer.start_as_current_span("work") as work:
-        SYNC[kind](stub)
-
-    assert child_of(telemetry.span(), work)
-
-
-async def test_a_cold_call_of_asyncio_is_the_parent_of_its_fetch(here: Place, telemetry: Telemetry) -> None:
-    auth = here.auth(observers=[telemetry.observer])
-    async with here.aio_stub(auth) as stub:
-        with telemetry.tracer.start_as_current_span("work") as work:
-            await AIO["unary"](stub)
+    with (
+        calls.door("secure_channel", here, auth) as stub,
+        telemetry.tracer.start_as_current_span("work") as work,
+    ):
+        calls.make(kind, stub)
 
     assert child_of(telemetry.span(), work)
 
