@@ -74,14 +74,73 @@ class TestItems:
         once.stop()
 
 
+def abuffer(requests: Any, messages: int = 1000, size: int = 10_000) -> AsyncReplayBuffer:
+    return AsyncReplayBuffer(requests, encode, messages, size)
+
+
+async def read(reader: Any) -> list[Any]:
+    """All that is left, of a reader of either kind."""
+    return [item async for item in reader] if hasattr(reader, "__aiter__") else list(reader)
+
+
+async def first_of(reader: Any) -> Any:
+    return await anext(reader) if hasattr(reader, "__aiter__") else next(reader)
+
+
+async def letters(text: str) -> AsyncIterator[str]:
+    for letter in text:
+        await asyncio.sleep(0)
+        yield letter
+
+
+@pytest.mark.parametrize("make", [buffer, abuffer], ids=["threads", "asyncio"])
+class TestBoth:
+    async def test_each_reader_reads_from_the_start(self, make: Any) -> None:
+        kept = make(iter("abc"))
+
+        assert await read(kept.reader()) == [b"a", b"b", b"c"]
+        assert await read(kept.reader()) == [b"a", b"b", b"c"]
+
+    async def test_an_earlier_reader_comes_to_its_end(self, make: Any) -> None:
+        kept = make(iter("abc"))
+        first = kept.reader()
+        await first_of(first)
+        kept.reader()
+
+        assert await read(first) == []
+
+    @pytest.mark.parametrize("release", [False, True])
+    async def test_past_the_bound_or_once_released_no_more_is_kept(self, make: Any, release: bool) -> None:
+        most = []
+
+        def requests() -> Iterator[str]:
+            for index in range(2_000):
+                most.append(len(kept._kept.items))
+                yield str(index)
+
+        kept = make(requests(), 10, 10**9)
+        reader = kept.reader()
+        if release:
+            kept.release()
+
+        assert len(await read(reader)) == 2_000
+        assert max(most) <= (1 if release else 11)
+
+    async def test_the_iterators_error_is_the_readers(self, make: Any) -> None:
+        def failing() -> Iterator[str]:
+            yield "a"
+            raise KeyError("mine")
+
+        kept = make(failing())
+        for _ in range(2):
+            reader = kept.reader()
+            assert await first_of(reader) == b"a"
+            with pytest.raises(KeyError):
+                await read(reader)
+
+
 class TestThreads:
     """For sync calls, where each attempt reads on a thread of its own."""
-
-    def test_each_reader_reads_from_the_start(self) -> None:
-        kept = buffer("abc")
-
-        assert list(kept.reader()) == [b"a", b"b", b"c"]
-        assert list(kept.reader()) == [b"a", b"b", b"c"]
 
     def test_the_iterator_is_asked_only_as_far_as_somebody_reads(self) -> None:
         asked: list[str] = []
@@ -105,14 +164,6 @@ class TestThreads:
 
         assert [ProbeRequest.FromString(bytes(item)).index for item in kept.reader()] == [0, 1, 2, 3]
 
-    def test_an_earlier_reader_comes_to_its_end(self) -> None:
-        kept = buffer("abc")
-        first = kept.reader()
-        next(first)
-        kept.reader()
-
-        assert list(first) == []
-
     def test_after_stop_nobody_reads(self) -> None:
         kept = buffer("abc")
         reader = kept.reader()
@@ -128,21 +179,6 @@ class TestThreads:
 
         assert list(kept.reader()) == [b"a", b"b", b"c"]
         assert kept.whole is whole
-
-    @pytest.mark.parametrize("release", [False, True])
-    def test_past_the_bound_or_once_released_no_more_is_kept(self, release: bool) -> None:
-        kept = ReplayBuffer((str(index) * 100 for index in range(10_000)), encode, 10, 10**9)
-        reader = kept.reader()
-        if release:
-            kept.release()
-        most = 0
-        count = 0
-        for _ in reader:
-            count += 1
-            most = max(most, len(kept._kept.items))
-
-        assert count == 10_000
-        assert most <= (1 if release else 11)
 
     def test_what_an_ended_attempt_still_asks_for_cannot_break_the_next_one(self) -> None:
         """A second attempt is decided on while the first one's thread is inside the user's iterator."""
@@ -173,18 +209,6 @@ class TestThreads:
 
         with pytest.raises(AssertionError):
             next(kept.reader())
-
-    def test_the_iterators_error_is_the_readers(self) -> None:
-        def failing() -> Iterator[str]:
-            yield "a"
-            raise KeyError("mine")
-
-        kept = buffer(failing())
-        for _ in range(2):
-            reader = kept.reader()
-            assert next(reader) == b"a"
-            with pytest.raises(KeyError):
-                next(reader)
 
     def test_a_later_reader_waits_for_what_an_earlier_one_asked_for(self) -> None:
         asked, go = threading.Event(), threading.Event()
@@ -256,43 +280,20 @@ class TestThreads:
         assert gone() is None
 
 
-def abuffer(requests: Any, messages: int = 1000, size: int = 10_000) -> AsyncReplayBuffer:
-    return AsyncReplayBuffer(requests, encode, messages, size)
-
-
-async def read(reader: AsyncIterator[Any]) -> list[Any]:
-    return [item async for item in reader]
-
-
 async def idle() -> None:
     """Until all tasks have come as far as they can: here nobody waits for more than another task."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-async def letters(text: str) -> AsyncIterator[str]:
-    for letter in text:
-        await asyncio.sleep(0)
-        yield letter
-
-
 class TestAsyncio:
-    """The same on the event loop, and with requests that are pushed."""
+    """On the event loop, and with requests that are pushed."""
 
-    @pytest.mark.parametrize("make", [iter, letters])
-    async def test_each_reader_reads_from_the_start(self, make: Any) -> None:
-        kept = abuffer(make("abc"))
-
-        assert await read(kept.reader()) == [b"a", b"b", b"c"]
-        assert await read(kept.reader()) == [b"a", b"b", b"c"]
-
-    async def test_an_earlier_reader_comes_to_its_end(self) -> None:
+    async def test_each_reader_reads_an_async_iterator_from_the_start(self) -> None:
         kept = abuffer(letters("abc"))
-        first = kept.reader()
-        await first.__anext__()
-        kept.reader()
 
-        assert await read(first) == []
+        assert await read(kept.reader()) == [b"a", b"b", b"c"]
+        assert await read(kept.reader()) == [b"a", b"b", b"c"]
 
     async def test_a_later_reader_waits_for_what_an_earlier_one_asked_for(self) -> None:
         go = asyncio.Event()
@@ -352,16 +353,6 @@ class TestAsyncio:
         assert await first == []
         assert told == ["cancelled"]
 
-    async def test_the_iterators_error_is_the_readers(self) -> None:
-        async def failing() -> AsyncIterator[str]:
-            yield "a"
-            raise KeyError("mine")
-
-        kept = abuffer(failing())
-        for _ in range(2):
-            with pytest.raises(KeyError):
-                await read(kept.reader())
-
     async def test_what_is_pushed_is_read_by_each_attempt(self) -> None:
         kept = abuffer(None)
         first = asyncio.ensure_future(read(kept.reader()))
@@ -399,15 +390,3 @@ class TestAsyncio:
 
         assert await asyncio.wait_for(reading, PATIENCE) == []
         assert not kept.passed(0)
-
-    @pytest.mark.parametrize("release", [False, True])
-    async def test_past_the_bound_or_once_released_no_more_is_kept(self, release: bool) -> None:
-        kept = AsyncReplayBuffer((str(index) for index in range(2_000)), encode, 10, 10**9)
-        reader = kept.reader()
-        if release:
-            kept.release()
-        most = 0
-        async for _ in reader:
-            most = max(most, len(kept._kept.items))
-
-        assert most <= (1 if release else 11)
