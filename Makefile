@@ -67,7 +67,7 @@ test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet,
 
 coverage: $(VENV)/.dev  ## which lines and branches no test runs
 	$(BIN)/python -m coverage erase
-	$(foreach folder,unit wire parity,$(BIN)/python -m coverage run --parallel-mode -m pytest -q tests/$(folder);)
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q --timeout 900 tests/unit tests/wire tests/parity -m "not nightly"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
