@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from _redis import RedisServer, redis_server
+from attachments import asking
 from cryptography.hazmat.primitives.asymmetric import ec
-from doors import asking
 
 from grpc_bearer import (
     BearerAuth,

@@ -19,10 +19,10 @@ import pytest
 import requests
 from _authorization_server import CERTIFIED, FLEET, ORDERS, PLATFORM, SECRET, AuthorizationServer
 from _https import assert_hidden, failure
+from attachments import PATIENCE, TLS
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from doors import PATIENCE, TLS
 
 import grpc_bearer
 from grpc_bearer import (

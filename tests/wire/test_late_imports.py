@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import TLS
+from attachments import TLS
 
 from grpc_bearer.testing import OpaqueVerifier, ProbeServer, Response, TokenServer, private_pem, throwaway_key
 
