@@ -71,7 +71,7 @@ class LoginFile:
     """
 
     def __init__(self, path: object, field: str) -> None:
-        self.path = checked_path(field, path)
+        self.path: str = checked_path(field, path)
         check_locking(field)
         #: What could not be written, and the refresh token that it follows: there is no other copy of it.
         self._unsaved: tuple[str, Login] | None = None

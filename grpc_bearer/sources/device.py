@@ -64,9 +64,9 @@ class DeviceCodeSource(LoginSource):
     """
 
     #: Whoever declined, or came too late, may want to be asked again.
-    replaceable = True
+    replaceable: bool = True
     #: Longer than any code is good for, which ends the wait. A call waits no longer than its own deadline.
-    fetch_timeout = 3600.0
+    fetch_timeout: float = 3600.0
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class DeviceCodeSource(LoginSource):
         grant = {"grant_type": _GRANT, **targets(scope, audience, resource)}
         advice = "log in where stderr is a terminal, or give prompt="
         super().__init__(grant, asking, lifetime, store_of(store), advice)
-        self.replaceable = True
+        self.replaceable: bool = True
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_waiting": None}
