@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_DOORS, SYNC_DOORS, TLS
+from attachments import AIO_WAYS, SYNC_WAYS, TLS
 
 import grpc_bearer
 from grpc_bearer import BearerAuth
@@ -278,8 +278,8 @@ class Sync:
     """Makes calls on this thread, and asks them."""
 
     @contextlib.contextmanager
-    def door(self, name: str, here: Place, auth: Any, **how: Any) -> Iterator[Any]:
-        with SYNC_DOORS[name](here.server.target, here.credentials, auth, **how) as stub:
+    def way(self, name: str, here: Place, auth: Any, **how: Any) -> Iterator[Any]:
+        with SYNC_WAYS[name](here.server.target, here.credentials, auth, **how) as stub:
             yield stub
 
     def make(self, kind: str, stub: Any, **how: Any) -> Seen:
@@ -324,9 +324,9 @@ class Asyncio:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     @contextlib.contextmanager
-    def door(self, name: str, here: Place, auth: Any, **how: Any) -> Iterator[Any]:
-        door = AIO_DOORS[f"aio.{'interceptors' if name == 'interceptor' else name}"]
-        opened = door(here.server.target, here.credentials, auth, **how)
+    def way(self, name: str, here: Place, auth: Any, **how: Any) -> Iterator[Any]:
+        way = AIO_WAYS[f"aio.{'interceptors' if name == 'interceptor' else name}"]
+        opened = way(here.server.target, here.credentials, auth, **how)
         stub = self.wait(opened.__aenter__())
         try:
             yield stub

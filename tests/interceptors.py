@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-from doors import AIO_KINDS
+from attachments import AIO_KINDS
 from grpc import aio
 
 from grpc_bearer.testing import ProbeReply, ProbeRequest

@@ -72,7 +72,7 @@ def replacing(path: str, beside: str, at: int | None = None, *, durable: int = 0
         at: the open folder in which both are looked up, if any.
         durable: if not 0: see to it that the content survives a power cut once `put` has returned; and take room for so
             many bytes on the disk before, so that a full disk or a folder that cannot be written is told while nothing
-            is lost yet.
+            is lost yet. If `put` fails all the same, what it has written stays in `beside`.
 
     Raises:
         OSError: it cannot be written. What was there before is there still.
@@ -101,6 +101,21 @@ def replacing(path: str, beside: str, at: int | None = None, *, durable: int = 0
             if not (keep or moved):
                 with suppress(OSError):
                     os.unlink(beside, dir_fd=at)
+
+
+def settle(beside: str, path: str) -> None:
+    """Put what a killed writer has left `beside` into its place, for good.
+
+    Raises:
+        OSError: it cannot be done. It stays where it is.
+    """
+    descriptor = os.open(beside, os.O_RDWR | _COMMON)  # Windows syncs only what is open for writing
+    try:
+        os.fsync(descriptor)  # its writer may not have come so far
+    finally:
+        os.close(descriptor)
+    os.replace(beside, path)
+    _sync_folder(path)
 
 
 def _write(file: IO[bytes], content: bytes, durable: bool) -> None:

@@ -6,7 +6,7 @@ import inspect
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,7 +25,6 @@ from grpc_bearer._calls.without_header import fills, without_header
 from grpc_bearer.errors import InsecureChannelError
 
 
-@contextmanager
 def attach_to(
     auth: AuthLike,
     targets: str | Iterable[str],
@@ -33,7 +32,7 @@ def attach_to(
     process_wide: bool = False,
     allow_plaintext: bool = False,
     retry: RetryPolicy | None = DEFAULT,
-) -> Iterator[BearerAuth]:
+) -> AbstractContextManager[BearerAuth]:
     """Put a token on the calls of every channel that is opened in here, by anybody, to one of the targets.
 
     For clients that open their channels themselves. A channel opened in here keeps its token for ever after; one that
@@ -55,8 +54,8 @@ def attach_to(
         allow_plaintext: the token may go in the clear on channels that are opened without TLS.
         retry: as for `secure_channel`.
 
-    Yields:
-        The auth.
+    Returns:
+        What `with` takes, and gives the auth; also a decorator of functions (not of coroutine functions).
 
     Raises:
         ConfigurationError: an argument cannot be used.
@@ -70,16 +69,21 @@ def attach_to(
     'grpc_bearer'
     >>> channel.close()
     """
-    scope = _Scope(
+    return _entered(
         as_auth(auth),
         checked_targets(targets),
         checked_flag("process_wide", process_wide),
         checked_flag("allow_plaintext", allow_plaintext),
         checked_policy(retry),
     )
+
+
+@contextmanager
+def _entered(auth: BearerAuth, *how: Any) -> Iterator[BearerAuth]:
+    scope = _Scope(auth, *how)
     scope.enter()
     try:
-        yield scope.auth
+        yield auth
     finally:
         scope.exit()
 

@@ -15,7 +15,6 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from grpc_bearer._base.interrupts import is_interrupt
-from grpc_bearer._calls.grpc_private import status_of
 from grpc_bearer._calls.grpc_types import AnyCall
 from grpc_bearer._calls.sync_attempts import SyncAttempts
 from grpc_bearer._calls.sync_errors import CallError, traceback_of
@@ -183,8 +182,7 @@ class SyncCall(SyncAttempts):
     def _first(self, inner: AnyCall, message: object) -> object:
         """The first message."""
         self._shown_of(inner)
-        if status_of(inner) is not None:  # its end came while this was read, and was left for us to judge
-            self._settle(inner)
+        self._settle(inner)
         return message
 
     def _shown_of(self, inner: AnyCall) -> bool:

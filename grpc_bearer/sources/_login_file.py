@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from grpc_bearer._base.arguments import text_problem
 from grpc_bearer._base.file_locks import FileLock, check_locking, lock_file
-from grpc_bearer._base.private_files import InsecureError, read_private, replacing
+from grpc_bearer._base.private_files import InsecureError, read_private, replacing, settle
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import TokenError, TokenFormatError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources._files import checked_path
@@ -71,7 +71,7 @@ class LoginFile:
     """
 
     def __init__(self, path: object, field: str) -> None:
-        self.path = checked_path(field, path)
+        self.path: str = checked_path(field, path)
         check_locking(field)
         #: What could not be written, and the refresh token that it follows: there is no other copy of it.
         self._unsaved: tuple[str, Login] | None = None
@@ -136,7 +136,7 @@ class HeldFile:
 
     def _adopt(self) -> None:
         with translating(OSError, to=lambda error: _unavailable(self._place, error, "cannot be written")):
-            os.replace(self._beside, self._place)
+            settle(self._beside, self._place)
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[Login], None]]:

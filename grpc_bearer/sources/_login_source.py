@@ -44,7 +44,8 @@ class LoginSource(OAuthSource):
         )
         if store is not None:
             # Who logs in anew writes the file. It has the access token too, for all.
-            self.replaceable, self.worth_sharing = True, False
+            self.replaceable: bool = True
+            self.worth_sharing: bool = False
 
     def _refresh(self, context: CallContext, refresh_token: str) -> Granted | None:
         """What the server gives for a refresh token (RFC 6749 section 6); `None`: it refuses that for good."""

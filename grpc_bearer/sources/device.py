@@ -27,7 +27,7 @@ __all__ = ["DeviceCodeSource", "DevicePrompt"]
 _DEVICE = "device_authorization_endpoint"  # its name in RFC 8628 section 4
 _GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 
-Prompt = Callable[[DevicePrompt], object]
+_Prompt = Callable[[DevicePrompt], object]
 
 
 class DeviceCodeSource(LoginSource):
@@ -64,9 +64,9 @@ class DeviceCodeSource(LoginSource):
     """
 
     #: Whoever declined, or came too late, may want to be asked again.
-    replaceable = True
+    replaceable: bool = True
     #: Longer than any code is good for, which ends the wait. A call waits no longer than its own deadline.
-    fetch_timeout = 3600.0
+    fetch_timeout: float = 3600.0
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class DeviceCodeSource(LoginSource):
         *,
         device_authorization_url: str | None = None,
         store: str | PathLike[str] | None = None,
-        prompt: Prompt | None = None,
+        prompt: _Prompt | None = None,
         scope: str | Iterable[str] | None = None,
         audience: str | None = None,
         resource: str | Iterable[str] | None = None,
@@ -91,7 +91,7 @@ class DeviceCodeSource(LoginSource):
         grant = {"grant_type": _GRANT, **targets(scope, audience, resource)}
         advice = "log in where stderr is a terminal, or give prompt="
         super().__init__(grant, asking, lifetime, store_of(store), advice)
-        self.replaceable = True
+        self.replaceable: bool = True
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_waiting": None}
@@ -126,7 +126,7 @@ class DeviceCodeSource(LoginSource):
         context = CallContext(clock=clock)
         return self._kept.begun(context, lambda: self._log_in(context, self._prompt or to_stderr))
 
-    def _log_in(self, context: CallContext, prompt: Prompt) -> Granted:
+    def _log_in(self, context: CallContext, prompt: _Prompt) -> Granted:
         reply = self._client.ask(context, self._targets, at=_DEVICE)
         device = device_of(reply.document(), reply.where)
         self._waiting = waiting = Waiting(context.clock, reply.where)
@@ -152,7 +152,7 @@ class DeviceCodeSource(LoginSource):
         super().close()
 
 
-def _checked_prompt(prompt: object) -> Prompt | None:
+def _checked_prompt(prompt: object) -> _Prompt | None:
     if prompt is not None and not callable(prompt):
         raise ConfigurationError(f"expected a function of a DevicePrompt, got {type(prompt).__name__}", field="prompt")
     return prompt

@@ -2,5 +2,6 @@
 
 * `material`: keys and secrets, made anew for each run, so that no source line holds one.
 * `row`: what a row is, the servers it runs against, and how it is judged.
-* `fields`, `keys`, `tokens`, `endpoints`, `grants`, `files`, `functions`, `doors`, `calls`: the rows, by what is wrong.
+* `fields`, `keys`, `tokens`, `endpoints`, `grants`, `logins`, `files`, `commands`, `functions`, `attachments`,
+  `calls`: the rows, by what is wrong.
 """

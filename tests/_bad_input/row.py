@@ -98,7 +98,7 @@ class Row:
         says: what the error's text must hold: the field, the file, what to do.
         do: gets it wrong. What it builds is asked for a token (`"fetch"`), or a call is made with it (`"call"`).
         code: for `"call"`: how the RPC ends.
-        where: for `"call"`: the door's arguments, besides `auth`.
+        where: for `"call"`: the way's arguments, besides `auth`.
     """
 
     name: str

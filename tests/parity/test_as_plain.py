@@ -20,7 +20,7 @@ import tenacity
 from _contract.runner import OLD_COMPLAINTS
 from _http2_peer import Peer
 from _refusing import PATIENCE, UNAUTHENTICATED, Place, place
-from doors import TLS
+from attachments import TLS
 from grpc import aio
 from interceptors import aio_interceptors
 

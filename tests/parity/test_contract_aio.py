@@ -1,6 +1,6 @@
-"""A plain asyncio channel and ours behave alike, call by call: one contract, every door.
+"""A plain asyncio channel and ours behave alike, call by call: one contract, every way to attach.
 
-As `test_contract_sync`: each test is a scenario, played on a plain channel and on a door of ours, and what was seen
+As `test_contract_sync`: each test is a scenario, played on a plain channel and on a way of ours, and what was seen
 must be equal.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from _contract.aio_doors import DOORS, Noop, World, users, wait
+from _contract.aio_attachments import WAYS, Noop, World, users, wait
 from _contract.observe import aended, aoutcome, astanding, error, outcome, plain, rough, scrubbed, types
 from _contract.runner import LATER, OLD_COMPLAINTS, Known, before_1_80, contract
 from _contract.stage import DEADLINES, KINDS, PATIENCE, SERVICE, Act, Stage, in_flight, nobody, own
@@ -24,14 +24,14 @@ from grpc import aio
 import grpc_bearer
 import grpc_bearer.testing as kit
 
-alike = functools.partial(contract, DOORS)
+alike = functools.partial(contract, WAYS)
 UNARY_REPLY = ("unary_unary", "stream_unary")
 STREAM_REPLY = ("unary_stream", "stream_stream")
 STREAM_REQUEST = ("stream_unary", "stream_stream")
-# Doors whose calls are gRPC's own; in all others they are ours, around those of gRPC.
-BARE_DOORS = ("warm_once", "composite", "under_users", "over_users")
+# Ways to attach whose calls are gRPC's own; in all others they are ours, around those of gRPC.
+BARE_WAYS = ("warm_once", "composite", "under_users", "over_users")
 FAILED_REPR = dict.fromkeys(
-    set(DOORS) - {*BARE_DOORS, "interceptors"},
+    set(WAYS) - {*BARE_WAYS, "interceptors"},
     Known("a failed call of ours prints as its error does; grpc.aio's mixes up status and details", r"\[0\]"),
 )
 OLD_CLOSE = before_1_80(
@@ -112,7 +112,7 @@ class TestOneCall:
 
     @alike(kinds=KINDS)
     async def test_a_call_that_the_server_refuses_as_unauthenticated_says_so_untouched(w: World) -> Any:
-        for _ in range(2):  # a door that retries may ask twice
+        for _ in range(2):  # a way to attach that retries may ask twice
             w.act(after=0, code=grpc.StatusCode.UNAUTHENTICATED, details="who?", trailing=[("t", "2")])
         call = w.start(w.kind, timeout=60)
         return await read(w, call), await aended(call)
@@ -525,7 +525,7 @@ class TestChannel:
         await w.channel.close()
         return [str(state) for state in seen], await aoutcome(w.channel.get_state)
 
-    @alike(without=[name for name, door in DOORS.items() if door.warm])
+    @alike(without=[name for name, way in WAYS.items() if way.warm])
     async def test_wait_for_ready_meets_a_server_that_starts_late(w: World) -> Any:
         late = Stage(w.stage.server.credentials, w.stage.server.ca)
         try:
@@ -596,7 +596,7 @@ class TestMetadata:
         entries = (("a", "1"), ("b-bin", b"\x00\xff"))
         # Plain channels may not take a generator; ours do.
         forms: list[Any] = [entries, entries]
-        if w.auth is not None and w.door not in (DOORS["composite"], DOORS["interceptors"]):
+        if w.auth is not None and w.way not in (WAYS["composite"], WAYS["interceptors"]):
             forms = [iter(entries), (entry for entry in entries)]
         seen = []
         for form in forms:

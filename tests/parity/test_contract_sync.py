@@ -1,7 +1,7 @@
-"""A plain sync channel and ours behave alike, call by call: one contract, every door.
+"""A plain sync channel and ours behave alike, call by call: one contract, every way to attach.
 
 Each test is a scenario: a function of a world that returns what a user saw. It is played on a plain channel first, and
-then on a door of ours, and what was seen must be equal. Nothing here says how gRPC behaves; gRPC says that itself.
+then on a way of ours, and what was seen must be equal. Nothing here says how gRPC behaves; gRPC says that itself.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import pytest
 from _contract.observe import ended, error, outcome, plain, rough, standing, types
 from _contract.runner import LATER, Known, before_1_80, contract
 from _contract.stage import DEADLINES, KINDS, PATIENCE, SERVICE, Act, Stage, in_flight, nobody, own
-from _contract.sync_doors import DOORS, Noop, World
+from _contract.sync_attachments import WAYS, Noop, World
 
 import grpc_bearer.testing as kit
 
-alike = functools.partial(contract, DOORS)
-WARM_DOORS = [name for name, door in DOORS.items() if door.warm]
-# Doors whose calls are gRPC's own; in all others they are ours, around those of gRPC.
-BARE_DOORS = ("warm_once", "composite")
+alike = functools.partial(contract, WAYS)
+WARM_WAYS = [name for name, way in WAYS.items() if way.warm]
+# Ways to attach whose calls are gRPC's own; in all others they are ours, around those of gRPC.
+BARE_WAYS = ("warm_once", "composite")
 # What we raise is the last attempt's, as gRPC made it, with our cause hung on: the call around it is none of gRPC's.
 LAST = Known("what is raised is gRPC's call of the last attempt, and what the user holds is ours around it")
-# Doors that put the token at hand into the metadata.
-TOKEN_AS_METADATA = [name for name in DOORS if name not in ("core", "wrap_stub", "over_users", "composite")]
+# Ways to attach that put the token at hand into the metadata.
+TOKEN_AS_METADATA = [name for name in WAYS if name not in ("core", "wrap_stub", "over_users", "composite")]
 STUMBLES = "gRPC before 1.80 shows the metadata it complains of, and stumbles over that if there are two, as ours"
 UNARY_REPLY = ("unary_unary", "stream_unary")
 STREAM_REPLY = ("unary_stream", "stream_stream")
@@ -134,7 +134,7 @@ class TestOneCall:
 
     @alike(kinds=KINDS)
     def test_a_call_that_the_server_refuses_as_unauthenticated_says_so_untouched(w: World) -> Any:
-        for _ in range(2):  # a door that retries may ask twice
+        for _ in range(2):  # a way to attach that retries may ask twice
             w.act(after=0, code=grpc.StatusCode.UNAUTHENTICATED, details="who?", trailing=[("t", "2")])
         call = w.start(w.kind, timeout=60)
         body = drain(call) if w.kind in STREAM_REPLY else outcome(call.result)
@@ -154,7 +154,7 @@ class TestOneCall:
 
     @alike(
         kinds=KINDS,
-        differs=dict.fromkeys(set(DOORS) - {*BARE_DOORS}, LAST),
+        differs=dict.fromkeys(set(WAYS) - {*BARE_WAYS}, LAST),
     )
     def test_what_is_raised_is_the_call_itself(w: World) -> Any:
         act = w.act(hold=True, code=grpc.StatusCode.NOT_FOUND, details="no such thing")
@@ -574,7 +574,7 @@ class TestChannel:
             raise KeyError("mine")
         return outcome(lambda: channel.unary_unary("/s/m")(b""))
 
-    @alike(without=WARM_DOORS)
+    @alike(without=WARM_WAYS)
     def test_subscribe_and_unsubscribe(w: World) -> Any:
         states: list[grpc.ChannelConnectivity] = []
         ready = threading.Event()
@@ -597,7 +597,7 @@ class TestChannel:
         late = grpc.channel_ready_future(w.open(nobody()))
         return seen, future.done(), outcome(lambda: late.result(timeout=0.05)), late.cancel()
 
-    @alike(without=WARM_DOORS)
+    @alike(without=WARM_WAYS)
     def test_wait_for_ready_meets_a_server_that_starts_late(w: World) -> Any:
         with contextlib.ExitStack() as stack:
             late = Stage(w.stage.server.credentials, w.stage.server.ca)
@@ -679,7 +679,7 @@ class TestMetadata:
         entries = (("a", "1"), ("b-bin", b"\x00\xff"))
         # Plain channels take a generator for some kinds of call and not for others; ours, and only ours, for all.
         forms: list[Any] = [entries, entries]
-        if w.auth is not None and w.door is not DOORS["composite"]:
+        if w.auth is not None and w.way is not WAYS["composite"]:
             forms = [iter(entries), (entry for entry in entries)]
         seen = []
         for form in forms:
@@ -758,7 +758,7 @@ class TestMetadata:
             act = w.act()
             seen.append((read(w, w.start(w.kind, compression=compression)), encoding(act)))
         for compression in (grpc.Compression.Gzip, grpc.Compression.NoCompression):
-            channel = w.open(compression=compression) if w.door.plain == "plain" and not w.door.clear else w.channel
+            channel = w.open(compression=compression) if w.way.plain == "plain" and not w.way.clear else w.channel
             act = w.act()
             seen.append((read(w, w.start(w.kind, method=w.method(w.kind, channel=channel))), encoding(act)))
         return seen

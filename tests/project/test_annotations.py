@@ -12,7 +12,7 @@ def connect(auth: AuthLike | None, *others: AuthLike) -> None:
     """A function of a user's own."""
 
 
-def test_what_a_door_takes_can_be_written_in_annotations_that_are_evaluated() -> None:
+def test_what_a_way_takes_can_be_written_in_annotations_that_are_evaluated() -> None:
     hints = typing.get_type_hints(connect)
 
     assert BearerAuth in typing.get_args(hints["others"])

@@ -29,7 +29,7 @@ PUBLIC_MODULES = [
 
 
 def public_names(module: ModuleType) -> set[str]:
-    """What a reader would take for public: a module's own names, and what a package's front door lets in from us."""
+    """What a reader would take for public: a module's own names, and what a package's front way lets in from us."""
     names = {name for name in own_names(module) if not name.startswith("_")}
     if hasattr(module, "__path__"):
         names |= {

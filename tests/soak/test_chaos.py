@@ -19,7 +19,7 @@ STANDS_STILL = 1.0
 
 def ended(number: int = 1, code: str = "OK", **more: object) -> Ended:
     job = Job(number, "client stream", 2, 0)
-    values = {"who": "ours", "auth": "a", "site": "bear", "door": "d", "asynchronous": False}
+    values = {"who": "ours", "auth": "a", "site": "bear", "way": "d", "asynchronous": False}
     times = {"began": 100.0, "ended": 101.0, "deadline": 110.0}
     return Ended(job=job, code=code, **{**values, **times, **more})  # type: ignore[arg-type]
 

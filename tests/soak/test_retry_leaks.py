@@ -22,7 +22,7 @@ import grpc
 import pytest
 import tenacity
 from _refusing import AIO, PATIENCE, SYNC, Place, expected, request, requests, soon
-from doors import eventually
+from attachments import eventually
 
 import grpc_bearer
 from grpc_bearer import RetryPolicy

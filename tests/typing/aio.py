@@ -1,4 +1,4 @@
-"""The asyncio doors as users call them. Read by type checkers (`make types`), never run."""
+"""The asyncio ways to attach as users call them. Read by type checkers (`make types`), never run."""
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def main(plain: aio.Channel, given: list[aio.ClientInterceptor]) -> None:
     grpc_bearer.aio.secure_channel("localhost:443", auth=auth, attach="core")  # type: ignore[arg-type]
     grpc_bearer.aio.intercept_channel(grpc.insecure_channel("localhost:80"), auth)  # type: ignore[arg-type]
 
-    # What is no auth, at every door.
+    # What is no auth, at every way to attach.
     grpc_bearer.aio.secure_channel("localhost:443", auth=5)  # type: ignore[arg-type]
     grpc_bearer.aio.insecure_channel("localhost:80", auth=None, allow_plaintext=True)  # type: ignore[arg-type]
     grpc_bearer.aio.intercept_channel(plain, {"token": "t0"})  # type: ignore[arg-type]

@@ -21,11 +21,14 @@ from grpc_bearer import (
     CallContext,
     ClientCredentialsSource,
     Clock,
+    DeviceCodeSource,
+    ExecSource,
     FileSource,
     GoogleAuthSource,
     HTTPTokenSource,
     JWTBearerSource,
     JWTSource,
+    RefreshTokenSource,
     RoutedSource,
     Source,
     StaticSource,
@@ -33,6 +36,7 @@ from grpc_bearer import (
     TokenExchangeSource,
     profiles,
 )
+from grpc_bearer.sources.device import DevicePrompt
 from grpc_bearer.sources.jwt import PerToken, nonce
 from grpc_bearer.testing import ManualClock
 
@@ -59,6 +63,11 @@ sources: list[Source] = [
     TokenExchangeSource(issuer="https://localhost", subject_token=BearerAuth("t0"), client_id="me", key="key.pem"),
     TokenExchangeSource("https://localhost/token", subject_token=lambda: "t0", cert=("tls.crt", "tls.key")),
     JWTBearerSource("https://localhost/token", assertion=JWTSource("key.pem"), scope="read"),
+    RefreshTokenSource("https://localhost/token", "me", refresh_token=Path("login"), scope=["read"]),
+    RefreshTokenSource(issuer="https://localhost", client_id="me", refresh_token=lambda: "t0", store="login"),
+    DeviceCodeSource(issuer="https://localhost", client_id="me", prompt=print, scope="offline_access", store=Path("l")),
+    ExecSource(["gcloud", "auth", "print-access-token"], env=["CLOUDSDK_*"], max_age=600),
+    ExecSource((Path("plugin"), "token"), json_field="status.token", timeout=5),
     JWTSource("key.pem", passphrase=Path("passphrase")),
     ClientCredentialsSource("https://localhost/token", "me", key="key.pem", auth_method="private_key_jwt"),
     JWTSource("key.pem", claims={"iss": "me", "jti": PerToken(lambda: str(uuid.uuid4()))}, headers={"nonce": nonce}),
@@ -74,6 +83,18 @@ HTTPTokenSource("https://localhost/token", form={"secret": None})  # type: ignor
 HTTPTokenSource("https://localhost/token", allow_http_loopback="no")  # type: ignore[arg-type]
 ClientCredentialsSource("https://localhost/token", "me", "s3cret", auth_method="basic")  # type: ignore[arg-type]
 TokenExchangeSource("https://localhost/token", "t0")  # type: ignore[call-arg]
+RefreshTokenSource("https://localhost/token", "me", refresh_token=7)  # type: ignore[arg-type]
+DeviceCodeSource("https://localhost/token", "me", prompt="ask")  # type: ignore[arg-type]
+ExecSource(["true"], env=7)  # type: ignore[arg-type]
+assert_type(DeviceCodeSource(issuer="https://localhost", client_id="me").log_in(), Token)
+
+
+def shows(prompt: DevicePrompt) -> None:
+    assert_type(prompt.user_code, str)
+    assert_type(prompt.expires_in, float)
+
+
+DeviceCodeSource(issuer="https://localhost", client_id="me", prompt=shows)
 JWTBearerSource("https://localhost/token", assertion="t0")  # type: ignore[arg-type]
 JWTBearerSource("https://localhost/token", assertion=Path("t0"), scop="read")  # type: ignore[call-arg]
 RoutedSource({"*": "t0"})  # type: ignore[dict-item]

@@ -1,4 +1,4 @@
-"""The sync doors as users call them. Read by type checkers (`make types`), never run.
+"""The sync ways to attach as users call them. Read by type checkers (`make types`), never run.
 
 A `type: ignore` marks a mistake that a checker must see: both checkers complain about one that is not needed.
 """
@@ -19,7 +19,7 @@ auth = BearerAuth("t0")
 tls = grpc.ssl_channel_credentials()
 plain = grpc.secure_channel("localhost:443", tls)
 
-# What each door gives is what gRPC's own function gives.
+# What each way to attach gives is what gRPC's own function gives.
 assert_type(grpc_bearer.secure_channel("localhost:443", auth=auth), grpc.Channel)
 assert_type(grpc_bearer.insecure_channel("localhost:80", auth=auth, allow_plaintext=True), grpc.Channel)
 assert_type(grpc_bearer.intercept_channel(plain, auth), grpc.Channel)
@@ -44,7 +44,7 @@ grpc_bearer.intercept_channel(auth, plain)  # type: ignore[arg-type]
 grpc_bearer.intercept_channel(grpc.aio.insecure_channel("localhost:80"), auth)  # type: ignore[arg-type]
 grpc_bearer.channel_credentials(auth, grpc_bearer.call_credentials(auth))  # type: ignore[arg-type]
 
-# What is no auth, at every door.
+# What is no auth, at every way to attach.
 grpc_bearer.secure_channel("localhost:443", auth=5)  # type: ignore[arg-type]
 grpc_bearer.secure_channel("localhost:443", auth=None)  # type: ignore[arg-type]
 grpc_bearer.secure_channel("localhost:443", auth={"token": "t0"})  # type: ignore[arg-type]

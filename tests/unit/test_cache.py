@@ -14,18 +14,21 @@ from typing import Any
 
 import pytest
 from _redis import RedisServer, redis_server
+from attachments import asking
 from cryptography.hazmat.primitives.asymmetric import ec
-from doors import asking
 
 from grpc_bearer import (
     BearerAuth,
     CallContext,
     ClientCredentialsSource,
     ConfigurationError,
+    DeviceCodeSource,
+    ExecSource,
     FileSource,
     HTTPTokenSource,
     JWTBearerSource,
     JWTSource,
+    RefreshTokenSource,
     RoutedSource,
     SharedCache,
     Source,
@@ -477,6 +480,7 @@ URL = "https://auth.example.com/token"
         ClientCredentialsSource(URL, "me", STRONG),
         ClientCredentialsSource(URL, "me", auth_method="private_key_jwt", key=ec.generate_private_key(ec.SECP256R1())),
         TokenExchangeSource(URL, subject_token=JWTSource(ec.generate_private_key(ec.SECP256R1()))),
+        RefreshTokenSource(URL, "me", refresh_token=STRONG),
         JWTBearerSource(URL, assertion=JWTSource(ec.generate_private_key(ec.SECP256R1()))),
         HTTPTokenSource(URL, json={"api_key": "me", "secret": STRONG}),
         RoutedSource(
@@ -494,6 +498,9 @@ def test_a_strong_secret_of_the_source_is_enough(source: Source, tmp_path: Path)
         (lambda: "s3cret", {"name": "x"}, "^encryption_key: missing; CallableSource"),
         (lambda: "s3cret", {"encryption_key": KEY}, "^name: missing; CallableSource"),
         (ClientCredentialsSource(URL, "me", "s3cret"), {}, "^encryption_key: missing; ClientCredentialsSource"),
+        (ExecSource(["cat"]), {"encryption_key": KEY}, "^name: missing; ExecSource"),
+        (RefreshTokenSource(URL, "me", refresh_token="weak"), {}, "^encryption_key: missing; RefreshTokenSource"),
+        (DeviceCodeSource(URL, "me", device_authorization_url=URL), {"encryption_key": KEY}, "^name: missing; Device"),
         (TokenExchangeSource(URL, subject_token="weak"), {}, "^encryption_key: missing; TokenExchangeSource"),
         (TokenExchangeSource(URL, subject_token="weak"), {"encryption_key": KEY}, "^name: missing; TokenExchange"),
         (HTTPTokenSource(URL, json={"secret": "weak"}), {}, "^encryption_key: missing; HTTPTokenSource"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import PATIENCE, TLS
+from attachments import PATIENCE, TLS
 from google.oauth2.credentials import Credentials
 
 import grpc_bearer

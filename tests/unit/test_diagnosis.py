@@ -126,7 +126,7 @@ class TestSurfaced:
     @pytest.mark.parametrize("path", ["cold", "warm"])
     def test_a_static_token_that_was_revoked(self, here: Place, calls: Side, kind: str, path: str) -> None:
         here.verifier.accept("static")
-        with calls.door("secure_channel", here, BearerAuth(StaticSource("static"))) as stub:
+        with calls.way("secure_channel", here, BearerAuth(StaticSource("static"))) as stub:
             here.refuse()
             if path == "warm":
                 calls.make("unary", stub)
@@ -340,7 +340,7 @@ class TestNoted:
     @pytest.mark.parametrize("path", ["cold", "warm"])
     def test_the_servers_error_has_one_note(self, here: Place, calls: Side, kind: str, path: str) -> None:
         auth = here.auth()
-        with calls.door("secure_channel", here, auth) as stub:
+        with calls.way("secure_channel", here, auth) as stub:
             here.refuse()
             if path == "warm":
                 calls.make("unary", stub)

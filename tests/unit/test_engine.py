@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from doors import eventually
+from attachments import eventually
 
 from grpc_bearer import CallContext, Clock, Source, Token
 from grpc_bearer._base import threads

@@ -20,7 +20,7 @@ from typing import Any
 import grpc
 import pytest
 from _refusing import PATIENCE, SYNC, Place, Side, expected, request
-from doors import asking, eventually
+from attachments import asking, eventually
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, JWTSource, RetryPolicy, Source, Token, events
@@ -437,21 +437,21 @@ RETRYING = ("secure_channel", "intercept_channel", "wrap_stub", "interceptor")
 
 
 @pytest.mark.parametrize(
-    ("door", "calls", "kind"),
+    ("way", "calls", "kind"),
     [
-        (door, name, kind)
-        for door in RETRYING
+        (way, name, kind)
+        for way in RETRYING
         for name, kind in (
             *(("sync", kind) for kind in ("unary", "unary.future", "server_stream")),
             *(("asyncio", kind) for kind in ("unary", "server_stream", "client_stream")),
         )
-        if kind != "client_stream" or door.endswith("_channel")  # elsewhere its requests cannot be sent again
+        if kind != "client_stream" or way.endswith("_channel")  # elsewhere its requests cannot be sent again
     ],
     indirect=["calls"],
 )
-def test_a_call_made_again_is_told_once_and_in_order(here: Place, ear: Ear, door: str, calls: Side, kind: str) -> None:
+def test_a_call_made_again_is_told_once_and_in_order(here: Place, ear: Ear, way: str, calls: Side, kind: str) -> None:
     auth = here.auth(observers=[ear])
-    with calls.door(door, here, auth) as stub:
+    with calls.way(way, here, auth) as stub:
         calls.make("unary", stub)
         here.revoke(auth)
         ear.heard.clear()

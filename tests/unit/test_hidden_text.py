@@ -10,7 +10,7 @@ from pprint import pformat
 
 import grpc
 import pytest
-from doors import PATIENCE
+from attachments import PATIENCE
 
 import grpc_bearer
 from grpc_bearer import BearerAuth

@@ -13,7 +13,7 @@ from unittest import mock
 
 import grpc
 import pytest
-from doors import AIO_DOORS, AIO_KINDS, PATIENCE, SYNC_DOORS, SYNC_KINDS, TLS
+from attachments import AIO_KINDS, AIO_WAYS, PATIENCE, SYNC_KINDS, SYNC_WAYS, TLS
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, ConfigurationError, FileSource
@@ -49,23 +49,23 @@ def test_an_interceptor_as_credentials(place: Callable[[Any], object]) -> None:
         place(grpc_bearer.interceptor("t0"))
 
 
-@pytest.mark.parametrize("door", ["plain", *(door for door in SYNC_DOORS if door != "call_credentials")])
+@pytest.mark.parametrize("way", ["plain", *(way for way in SYNC_WAYS if way != "call_credentials")])
 @pytest.mark.parametrize("kind", SYNC_KINDS)
-def test_an_auth_as_credentials_of_a_call(door: str, kind: str) -> None:
+def test_an_auth_as_credentials_of_a_call(way: str, kind: str) -> None:
     with ProbeServer(ca=TLS) as server:
-        if door == "plain":
+        if way == "plain":
             with server.channel() as channel, pytest.raises(ConfigurationError, match=SAYS):
                 SYNC_KINDS[kind](ProbeStub(channel), credentials=AUTH, timeout=PATIENCE)
         else:
             with (
-                SYNC_DOORS[door](server.target, server.channel_credentials(), "t1") as stub,
+                SYNC_WAYS[way](server.target, server.channel_credentials(), "t1") as stub,
                 pytest.raises(ConfigurationError, match=SAYS),
             ):
                 SYNC_KINDS[kind](stub, credentials=AUTH, timeout=PATIENCE)
 
 
-async def refusal(door: str, kind: str, server: ProbeServer) -> str:
-    async with AIO_DOORS[door](server.target, server.channel_credentials(), "t1") as stub:
+async def refusal(way: str, kind: str, server: ProbeServer) -> str:
+    async with AIO_WAYS[way](server.target, server.channel_credentials(), "t1") as stub:
         try:
             await AIO_KINDS[kind](stub, credentials=AUTH, timeout=PATIENCE)
         except ConfigurationError as error:
@@ -73,12 +73,12 @@ async def refusal(door: str, kind: str, server: ProbeServer) -> str:
     return "none"
 
 
-@pytest.mark.parametrize("door", [door for door in AIO_DOORS if door != "aio.call_credentials"])
+@pytest.mark.parametrize("way", [way for way in AIO_WAYS if way != "aio.call_credentials"])
 @pytest.mark.parametrize("kind", ["unary", "server_stream", "client_stream", "bidi_stream"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_an_auth_as_credentials_of_an_asyncio_call(door: str, kind: str) -> None:
+async def test_an_auth_as_credentials_of_an_asyncio_call(way: str, kind: str) -> None:
     with ProbeServer(ca=TLS) as server:
-        assert re.search(SAYS, await refusal(door, kind, server))
+        assert re.search(SAYS, await refusal(way, kind, server))
     gc.collect()  # old grpc.aio complains of the calls that it has half made, and shall do it here
 
 

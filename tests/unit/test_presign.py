@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import eventually
+from attachments import eventually
 from jose import verified
 
 from grpc_bearer import BearerAuth, CallContext, JWTSource, Token, profiles

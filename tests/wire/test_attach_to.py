@@ -179,6 +179,16 @@ def test_an_exception_ends_the_scope_and_goes_through(named: ProbeServer) -> Non
     assert not type(opened(named)).__module__.startswith("grpc_bearer")
 
 
+def test_it_decorates_a_function_too(named: ProbeServer, other: ProbeServer) -> None:
+    @attach_to("token.1", named.target)
+    def work() -> None:
+        call(opened(named))
+
+    work()
+    work()
+    assert seen(named) == [["Bearer token.1"]] * 2
+
+
 def test_our_own_factories_keep_their_own_auth(named: ProbeServer, other: ProbeServer) -> None:
     with attach_to("token.0", named.target):
         call(grpc_bearer.secure_channel(named.target, named.channel_credentials(), auth="token.1"))
@@ -339,5 +349,5 @@ def test_targets_that_are_the_same(named_as: Any, target: str, same: bool) -> No
     ],
 )
 def test_targets_that_cannot_be(targets: Any, problem: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"targets: .*{problem}"), attach_to("token.1", targets):
-        pass  # pragma: no cover
+    with pytest.raises(ConfigurationError, match=f"targets: .*{problem}"):
+        attach_to("token.1", targets)

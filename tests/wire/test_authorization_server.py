@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from _authorization_server import CERTIFIED, FLEET, ORDERS, PLATFORM, SECRET, Api, AuthorizationServer
 from _https import assert_hidden, failure
+from attachments import PATIENCE, TLS
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from doors import PATIENCE, TLS
 
 import grpc_bearer
 from grpc_bearer import (

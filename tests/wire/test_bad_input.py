@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from _bad_input import commands, doors, endpoints, fields, files, functions, grants, keys, logins, tokens
+from _bad_input import attachments, commands, endpoints, fields, files, functions, grants, keys, logins, tokens
 from _bad_input import material as m
 from _bad_input.row import Row, Stage, judge, no_environment
 
@@ -29,7 +29,7 @@ from grpc_bearer import (
 )
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
-MODULES = (fields, tokens, keys, endpoints, grants, logins, files, commands, functions, doors)
+MODULES = (fields, tokens, keys, endpoints, grants, logins, files, commands, functions, attachments)
 ROWS = [row for module in MODULES for row in module.ROWS]
 
 

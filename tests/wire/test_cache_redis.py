@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from _redis import BINARY, RedisServer, free_port, redis_server, wait_for
-from doors import asking
+from attachments import asking
 
 from grpc_bearer import BearerAuth, ConfigurationError, SharedCache, Token
 from grpc_bearer.cache import _bounded

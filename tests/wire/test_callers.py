@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_KINDS, FOUR, PATIENCE, SYNC_KINDS, TLS
+from attachments import AIO_KINDS, FOUR, PATIENCE, SYNC_KINDS, TLS
 from grpc import aio
 from interceptors import aio_interceptors, sync_interceptor, with_metadata
 

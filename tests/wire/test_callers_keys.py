@@ -11,7 +11,7 @@ from typing import Any
 
 import jwt
 import pytest
-from doors import TLS, eventually, nothing_in_flight
+from attachments import TLS, eventually, nothing_in_flight
 
 from grpc_bearer import BearerAuth, CallableSource, CallContext, HTTPTokenSource, JWTSource, Token
 from grpc_bearer.errors import TokenError

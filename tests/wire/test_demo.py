@@ -13,7 +13,7 @@ from grpc_bearer import _cli
 from grpc_bearer._cli import demo
 from grpc_bearer.testing import Attempt, Ledger, OpaqueVerifier, Service
 
-# Four kinds of call, two rounds, through each of ten doors.
+# Four kinds of call, two rounds, through each of ten ways to attach.
 CALLS = 4 * 2 * 10
 # Two each, one before and one after its end; BitBroker's has three roles, and OpenFX wants one for each attempt.
 TOKENS = {"bear": 2, "skykit": 2, "bitbroker": 6, "crm": 2, "openfx": CALLS}
@@ -43,7 +43,7 @@ def test_it_ends_well_and_says_what_it_did(run: subprocess.CompletedProcess[str]
     assert counts == {service: (CALLS, CALLS, TOKENS[service]) for service in SERVICES}
 
 
-def test_every_door_is_opened_for_every_service(run: subprocess.CompletedProcess[str]) -> None:
+def test_every_way_is_opened_for_every_service(run: subprocess.CompletedProcess[str]) -> None:
     answer = json.loads(run.stdout.splitlines()[0])
 
     assert all(set(each["doors"]) >= {"secure_channel", "aio.secure_channel"} for each in answer["services"])

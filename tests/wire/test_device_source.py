@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from _https import assert_hidden, failure
 from _login_server import CLIENT_ID, LoginServer
-from doors import TLS, eventually
+from attachments import TLS, eventually
 
 import grpc_bearer
 from grpc_bearer import (

@@ -13,15 +13,15 @@ import grpc.experimental
 import pytest
 from _refusing import AIO, SYNC, UNAUTHENTICATED, Place, expected, requests, soon
 from _renamed_grpc import NAMES, take_away
-from doors import (
-    AIO_DOORS,
+from attachments import (
     AIO_KINDS,
+    AIO_WAYS,
     EXPLAINING,
     FOREIGN,
     FOUR,
     PATIENCE,
-    SYNC_DOORS,
     SYNC_KINDS,
+    SYNC_WAYS,
     causes,
     codes,
     everywhere,
@@ -39,8 +39,8 @@ from grpc_bearer.testing import ProbeRequest, ProbeServer, ProbeStub
 OK = grpc.StatusCode.OK
 ROOT = Path(grpc_bearer.__file__).parent
 SECRET = "t0-secret-that-must-not-leak"
-SYNC_WAYS = [name for name in SYNC_DOORS if name in EXPLAINING]
-AIO_WAYS = [name for name in AIO_DOORS if name in EXPLAINING]
+SYNC_EXPLAINING = [name for name in SYNC_WAYS if name in EXPLAINING]
+AIO_EXPLAINING = [name for name in AIO_WAYS if name in EXPLAINING]
 
 
 @pytest.fixture
@@ -96,22 +96,22 @@ def heals(way: str, kind: str) -> bool:
 
 
 class TestWithNothingKnown:
-    @pytest.mark.parametrize("way", SYNC_WAYS)
+    @pytest.mark.parametrize("way", SYNC_EXPLAINING)
     def test_every_sync_call_brings_its_token_through_core(
         self, way: str, here: Place, unknown: None, through_core: list[None]
     ) -> None:
-        with SYNC_DOORS[way](here.server.target, here.credentials, here.auth()) as stub:
+        with SYNC_WAYS[way](here.server.target, here.credentials, here.auth()) as stub:
             for _ in range(2):
                 assert codes(try_sync(stub, timeout=PATIENCE)) == everywhere(way, OK)
 
         assert accepted(here) == [True] * 2 * len(SYNC_KINDS)
         assert len(through_core) == 2 * len(SYNC_KINDS)
 
-    @pytest.mark.parametrize("way", AIO_WAYS)
+    @pytest.mark.parametrize("way", AIO_EXPLAINING)
     async def test_every_asyncio_call_brings_its_token_through_core(
         self, way: str, here: Place, unknown: None, through_core: list[None]
     ) -> None:
-        async with AIO_DOORS[way](here.server.target, here.credentials, here.auth()) as stub:
+        async with AIO_WAYS[way](here.server.target, here.credentials, here.auth()) as stub:
             for _ in range(2):
                 assert codes(await try_aio(stub, timeout=PATIENCE)) == everywhere(way, OK)
 
@@ -120,10 +120,10 @@ class TestWithNothingKnown:
 
     @pytest.mark.parametrize("path", ["cold", "warm"])
     @pytest.mark.parametrize("kind", SYNC)
-    @pytest.mark.parametrize("way", SYNC_WAYS)
+    @pytest.mark.parametrize("way", SYNC_EXPLAINING)
     def test_a_refused_sync_call_is_healed(self, way: str, kind: str, path: str, here: Place, unknown: None) -> None:
         auth = here.auth()
-        with SYNC_DOORS[way](here.server.target, here.credentials, auth) as stub:
+        with SYNC_WAYS[way](here.server.target, here.credentials, auth) as stub:
             if path == "warm":
                 SYNC["unary"](stub)
             here.revoke(auth)
@@ -138,12 +138,12 @@ class TestWithNothingKnown:
 
     @pytest.mark.parametrize("path", ["cold", "warm"])
     @pytest.mark.parametrize("kind", FOUR)
-    @pytest.mark.parametrize("way", AIO_WAYS)
+    @pytest.mark.parametrize("way", AIO_EXPLAINING)
     async def test_a_refused_asyncio_call_is_healed(
         self, way: str, kind: str, path: str, here: Place, unknown: None
     ) -> None:
         auth = here.auth()
-        async with AIO_DOORS[way](here.server.target, here.credentials, auth) as stub:
+        async with AIO_WAYS[way](here.server.target, here.credentials, auth) as stub:
             if path == "warm":
                 await soon(AIO["unary"](stub))
             here.revoke(auth)
@@ -228,7 +228,7 @@ def test_a_sync_interceptor_that_redirects_gets_no_token(
     redirected(way, here, clear)
 
 
-@pytest.mark.parametrize("way", AIO_WAYS)
+@pytest.mark.parametrize("way", AIO_EXPLAINING)
 async def test_an_asyncio_interceptor_that_redirects_gets_no_token(
     way: str, here: Place, clear: ProbeServer, unknown: None
 ) -> None:
@@ -255,9 +255,9 @@ class TestWithOneNameUnknown:
         self, name: str, here: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         take_away(monkeypatch, {name})
-        for way in SYNC_WAYS:
+        for way in SYNC_EXPLAINING:
             auth = here.auth()
-            with SYNC_DOORS[way](here.server.target, here.credentials, auth) as stub:
+            with SYNC_WAYS[way](here.server.target, here.credentials, auth) as stub:
                 for _ in range(2):
                     assert codes(try_sync(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
                 for kind in ("unary", "server_stream"):
@@ -269,9 +269,9 @@ class TestWithOneNameUnknown:
         self, name: str, here: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         take_away(monkeypatch, {name})
-        for way in AIO_WAYS:
+        for way in AIO_EXPLAINING:
             auth = here.auth()
-            async with AIO_DOORS[way](here.server.target, here.credentials, auth) as stub:
+            async with AIO_WAYS[way](here.server.target, here.credentials, auth) as stub:
                 for _ in range(2):
                     assert codes(await try_aio(stub, FOUR, timeout=PATIENCE)) == dict.fromkeys(FOUR, OK)
                 for kind in ("unary", "server_stream"):
@@ -294,7 +294,7 @@ class TestWithOneNameUnknown:
         take_away(monkeypatch, {name})
         for way in BELOW_SYNC:
             await asyncio.to_thread(redirected, way, here, clear)
-        for way in AIO_WAYS:
+        for way in AIO_EXPLAINING:
             await redirected_aio(way, here, clear)
 
 

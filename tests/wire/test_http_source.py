@@ -33,7 +33,7 @@ from _https import (
     read_request,
     unsigned_jwt,
 )
-from doors import eventually
+from attachments import eventually
 
 from grpc_bearer import CallContext
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenRejectedError, TokenUnavailableError

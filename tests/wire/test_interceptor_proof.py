@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import grpc.experimental
 import pytest
-from doors import AIO_KINDS, FOUR, PATIENCE, TLS
+from attachments import AIO_KINDS, FOUR, PATIENCE, TLS
 from grpc import aio
 from interceptors import aio_interceptors, sync_interceptor
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_KINDS, PATIENCE, SYNC_KINDS, TLS
+from attachments import AIO_KINDS, PATIENCE, SYNC_KINDS, TLS
 from grpc import aio
 from interceptors import AIO, ENDS_THE_CALL, NOT_IN_AIO, SYNC, Seen, aio_interceptors, sync_interceptor
 

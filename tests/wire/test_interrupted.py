@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 from _refusing import Place
-from doors import asking
+from attachments import asking
 from interrupts import Interruption, Limit, Stop
 
 from grpc_bearer import BearerAuth

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import TLS
+from attachments import TLS
 
 from grpc_bearer.testing import OpaqueVerifier, ProbeServer, Response, TokenServer, private_pem, throwaway_key
 
@@ -23,8 +23,8 @@ from pathlib import Path
 import grpc
 import grpc_bearer
 from grpc_bearer import (
-    BearerAuth, CallableSource, ClientCredentialsSource, FileSource, HTTPTokenSource, JWTBearerSource, JWTSource,
-    StaticSource, TokenExchangeSource, aio
+    BearerAuth, CallableSource, ClientCredentialsSource, DeviceCodeSource, ExecSource, FileSource, HTTPTokenSource,
+    JWTBearerSource, JWTSource, RefreshTokenSource, StaticSource, TokenExchangeSource, aio
 )
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
@@ -50,6 +50,9 @@ SOURCES = {
     "exchange": lambda: TokenExchangeSource(
         issuer=given["issuer"], subject_token=FileSource(token), client_id="me", key=Path(given["pem"]), ca=given["ca"]
     ),
+    "command": lambda: ExecSource(["cat", token]),
+    "refresh": lambda: RefreshTokenSource(given["any"], "me", store=given["login"], ca=given["ca"]),
+    "device": lambda: DeviceCodeSource(issuer=given["issuer"], client_id="me", store=given["login"], ca=given["ca"]),
     "bearer": lambda: JWTBearerSource(given["any"], assertion=JWTSource(Path(given["pem"])), ca=given["ca"]),
     "jwt": lambda: JWTSource(Path(given["pem"]), claims={"iss": "me"}, lifetime=600),
     "jwt for each call": lambda: JWTSource(Path(given["pem"]), claims={"iss": "me"}, single_use=True),
@@ -117,6 +120,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
             "ca": str(TLS.write(folder)),
             "pem": str(pem),
             "token": str(folder / "token"),
+            "login": str(folder / "login"),
             "key": "key",
             "secret": "s3cret",
             "bear": tokens.serve_bear({"api_key": "key", "scope": "s", "secret": "s3cret"}),
@@ -150,13 +154,16 @@ def calls(given: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 HOW = pytest.mark.parametrize("how", ["sync", "asyncio"])
-ALL = ["static", "file", "function", "coroutine", "bear", "oauth", "exchange", "bearer", "jwt", "jwt for each call"]
+OF_HTTP = ["bear", "oauth", "exchange", "bearer", "refresh", "device"]
+ALL = ["static", "file", "function", "coroutine", "command", *OF_HTTP, "jwt", "jwt for each call"]
 
 
 @HOW
 @pytest.mark.parametrize("source", ALL)
 def test_the_first_call_that_goes_well_imports_nothing(given: dict[str, Any], source: str, how: str) -> None:
     Path(given["token"]).write_text("good")
+    Path(given["login"]).touch(0o600)
+    Path(given["login"]).write_text("a-refresh-token")
 
     codes, names = calls({**given, "source": source, "asyncio": how == "asyncio"})
 
@@ -185,6 +192,10 @@ FAILURES = [
     ("oauth", {"oauth": "https://nowhere.invalid/token"}, "UNAVAILABLE"),
     ("exchange", {"issuer": "https://localhost:1/"}, "UNAVAILABLE"),
     ("exchange", {"token": "/nowhere"}, "UNAVAILABLE"),
+    ("command", {"token": "/nowhere"}, "UNAVAILABLE"),
+    ("refresh", {"any": "https://localhost:1/token"}, "UNAVAILABLE"),
+    ("refresh", {"login": "/dev/null/login"}, "UNAVAILABLE"),
+    ("device", {"login": "/dev/null/login"}, "UNAVAILABLE"),
     ("bearer", {"any": "https://localhost:1/token"}, "UNAVAILABLE"),
 ]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import FOUR, PATIENCE, TLS, codes, everywhere, try_aio, try_sync
+from attachments import FOUR, PATIENCE, TLS, codes, everywhere, try_aio, try_sync
 from grpc import aio
 from interceptors import CARRIES, KINDS, Redirect, aio_interceptors, sync_interceptor
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_KINDS, PATIENCE, SYNC_KINDS, TLS
+from attachments import AIO_KINDS, PATIENCE, SYNC_KINDS, TLS
 from grpc import aio
 
 import grpc_bearer

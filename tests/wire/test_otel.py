@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from _refusing import AIO, BOTH, PATIENCE, SYNC, Place, Side
-from doors import asking, eventually
+from attachments import asking, eventually
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, Source, Token, TokenUnavailableError, events, otel
@@ -232,7 +232,7 @@ def test_a_source_that_asks_another_auth_nests_the_spans(telemetry: Telemetry, c
 def test_a_cold_call_is_the_parent_of_its_fetch(here: Place, telemetry: Telemetry, calls: Side, kind: str) -> None:
     auth = here.auth(observers=[telemetry.observer])
     with (
-        calls.door("secure_channel", here, auth) as stub,
+        calls.way("secure_channel", here, auth) as stub,
         telemetry.tracer.start_as_current_span("work") as work,
     ):
         calls.make(kind, stub)

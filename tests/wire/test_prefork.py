@@ -14,7 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from doors import TLS
+from attachments import TLS
 
 from grpc_bearer.testing import OpaqueVerifier, ProbeServer
 
@@ -89,18 +89,18 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield run
 
 
-DOORS = {
+WAYS = {
     "secure_channel": "grpc_bearer.secure_channel(TARGET, TLS, auth=auth)",
     "attach=call_credentials": "grpc_bearer.secure_channel(TARGET, TLS, auth=auth, attach='call_credentials')",
     "intercept_channel": "grpc_bearer.intercept_channel(grpc.secure_channel(TARGET, TLS), auth)",
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_the_first_call_of_every_child_goes_well(door: str, run: Run) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_the_first_call_of_every_child_goes_well(way: str, run: Run) -> None:
     output = run(
         f"""
-        stub = ProbeStub({DOORS[door]})
+        stub = ProbeStub({WAYS[way]})
         ends = []
         for _ in range(6):
             call(stub)

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from _https import assert_hidden, failure
 from _login_server import CLIENT_ID, LoginServer
-from doors import TLS, eventually, nothing_in_flight
+from attachments import TLS, eventually, nothing_in_flight
 
 import grpc_bearer
 from grpc_bearer import (

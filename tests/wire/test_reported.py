@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doors import PATIENCE, TLS, eventually, nothing_in_flight
+from attachments import PATIENCE, TLS, eventually, nothing_in_flight
 
 from grpc_bearer import BearerAuth, CallableSource, HTTPTokenSource, Token
 from grpc_bearer.errors import TokenError, TokenUnavailableError

@@ -542,7 +542,7 @@ def test_without_httpx_the_text_says_what_to_install() -> None:
     assert "ConfigurationError: httpx_auth: httpx is not installed: pip install httpx" in run.stderr
 
 
-def test_it_stands_in_the_front_door() -> None:
+def test_it_stands_in_the_public() -> None:
     assert grpc_bearer.rest.httpx_auth is httpx_auth
 
 

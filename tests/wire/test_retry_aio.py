@@ -28,7 +28,7 @@ from _refusing import (
     soon,
     tidily,
 )
-from doors import TLS
+from attachments import TLS
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, RetryPolicy

@@ -382,7 +382,7 @@ class TestBounds:
     def test_after_the_first_message_a_stream_is_never_made_again(
         self, here: Place, calls: Side, kind: str, warm: bool
     ) -> None:
-        with calls.door("secure_channel", here, here.auth()) as stub:
+        with calls.way("secure_channel", here, here.auth()) as stub:
             here.refuse()
             if warm:
                 calls.make("unary", stub)
@@ -405,10 +405,10 @@ class TestChangedRequests:
     """What the caller does to a request after the call was made is theirs alone."""
 
     @pytest.mark.parametrize("path", ["cold", "warm"])
-    @pytest.mark.parametrize("door", ["secure_channel", "intercept_channel", "wrap_stub", "interceptor"])
-    def test_a_request_changed_after_the_call_was_made(self, here: Place, calls: Side, door: str, path: str) -> None:
+    @pytest.mark.parametrize("way", ["secure_channel", "intercept_channel", "wrap_stub", "interceptor"])
+    def test_a_request_changed_after_the_call_was_made(self, here: Place, calls: Side, way: str, path: str) -> None:
         auth = here.auth()
-        with calls.door(door, here, auth) as stub:
+        with calls.way(way, here, auth) as stub:
             here.refuse()
             if path == "warm":
                 calls.make("unary", stub)

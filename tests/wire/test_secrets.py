@@ -28,7 +28,7 @@ import grpc
 import pytest
 import tenacity
 from _login_server import CLIENT_ID, LoginServer
-from doors import AIO_DOORS, ALL_DOORS, PATIENCE, SYNC_DOORS, eventually, nothing_in_flight, requests, try_all
+from attachments import AIO_WAYS, ALL_WAYS, PATIENCE, SYNC_WAYS, eventually, nothing_in_flight, requests, try_all
 from secrets_harness import Watch, lines_of
 
 import grpc_bearer
@@ -243,11 +243,11 @@ def errors(ends: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_door_and_kind_of_call(world: World, name: str) -> None:
+def test_every_way_and_kind_of_call(world: World, name: str) -> None:
     service = world[name]
     with service.auth() as auth:
-        for door in (*SYNC_DOORS, *AIO_DOORS):
-            ends = try_all(door, service.server.target, world.services.ca.channel_credentials(), auth, timeout=PATIENCE)
+        for way in (*SYNC_WAYS, *AIO_WAYS):
+            ends = try_all(way, service.server.target, world.services.ca.channel_credentials(), auth, timeout=PATIENCE)
             assert {end.code for end in ends.values()} == {OK}
             world.show(*ends.values(), *[end.value for end in ends.values()])
         assert succeeded(world.call_all(service, auth))
@@ -294,14 +294,14 @@ def test_a_refused_token_that_is_not_healed_and_the_diagnosis(world: World, name
         assert any("the server refused the token" in str(end.__cause__) for end in ends)
 
 
-@pytest.mark.parametrize("door", ALL_DOORS)
-def test_no_local_variable_shows_a_refused_token_through_any_door(world: World, door: str) -> None:
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_no_local_variable_shows_a_refused_token_through_any_way(world: World, way: str) -> None:
     service = world["bear"]
     service.server.script(*[Refuse(details="no", when="start")] * 80)
     target, credentials = service.server.target, world.services.ca.channel_credentials()
     with service.auth() as auth:
         for _ in range(2):  # cold, and with the token at hand
-            ends = try_all(door, target, credentials, auth, timeout=PATIENCE)
+            ends = try_all(way, target, credentials, auth, timeout=PATIENCE)
             world.show(*errors([end.value for end in ends.values()]))
     assert any("local variables" in where for where, _ in world.watch.seen)
 
@@ -436,9 +436,9 @@ def test_sources_that_fail_carelessly(world: World, how: str) -> None:
     with BearerAuth(_Failing(how)) as auth:
         ends = errors(world.call_all(service, auth))
         world.show(*[end.__cause__ for end in ends])
-        for door in ("channel_credentials", "call_credentials", "aio.channel_credentials", "aio.call_credentials"):
+        for way in ("channel_credentials", "call_credentials", "aio.channel_credentials", "aio.call_credentials"):
             outcomes = try_all(
-                door, service.server.target, world.services.ca.channel_credentials(), auth, timeout=PATIENCE
+                way, service.server.target, world.services.ca.channel_credentials(), auth, timeout=PATIENCE
             )
             world.show(*[end.value for end in outcomes.values()])
             assert OK not in {end.code for end in outcomes.values()}
@@ -456,8 +456,8 @@ def test_functions_that_give_no_token(world: World, token: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_channel_in_the_clear(world: World, name: str) -> None:
     with ProbeServer(credentials="insecure") as clear, world[name].auth() as auth:
-        for door in ("intercept_channel", "wrap_stub", "interceptor", "aio.intercept_channel", "aio.interceptors"):
-            for end in try_all(door, clear.target, None, auth, timeout=PATIENCE).values():
+        for way in ("intercept_channel", "wrap_stub", "interceptor", "aio.intercept_channel", "aio.interceptors"):
+            for end in try_all(way, clear.target, None, auth, timeout=PATIENCE).values():
                 world.show(end.value, end.cause)
                 assert end.code is grpc.StatusCode.UNAUTHENTICATED
         with pytest.raises(grpc_bearer.InsecureChannelError) as caught:

@@ -20,13 +20,13 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import (
-    AIO_DOORS,
-    ALL_DOORS,
+from attachments import (
+    AIO_WAYS,
+    ALL_WAYS,
     CORE_ONLY,
     EXPLAINING,
     PATIENCE,
-    SYNC_DOORS,
+    SYNC_WAYS,
     TLS,
     Waiting,
     causes,
@@ -100,7 +100,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
     return act
 
 
-#: What a source does, the status that explaining doors give it, and the type of the cause.
+#: What a source does, the status that explaining ways to attach give it, and the type of the cause.
 MISDEEDS: dict[str, tuple[Callable[[], Any], grpc.StatusCode, type]] = {
     "unavailable": (raising(TokenUnavailableError("the endpoint is down")), UNAVAILABLE, TokenUnavailableError),
     "rejected": (raising(TokenRejectedError("the endpoint said no")), UNAUTHENTICATED, TokenRejectedError),
@@ -139,45 +139,45 @@ def everything_shown(ends: dict[str, Any], caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize("misdeed", MISDEEDS)
-@pytest.mark.parametrize("door", EXPLAINING)
+@pytest.mark.parametrize("way", EXPLAINING)
 def test_trap_03_21_a_failing_source_gives_an_honest_code_and_a_typed_cause(
-    door: str, misdeed: str, server: ProbeServer, ledger: Any, caplog: pytest.LogCaptureFixture
+    way: str, misdeed: str, server: ProbeServer, ledger: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     act, code, cause = MISDEEDS[misdeed]
-    family = grpc.aio.AioRpcError if door.startswith("aio.") else grpc.Call
+    family = grpc.aio.AioRpcError if way.startswith("aio.") else grpc.Call
 
-    ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(Failing(act)), timeout=PATIENCE)
+    ends = try_all(way, server.target, server.channel_credentials(), BearerAuth(Failing(act)), timeout=PATIENCE)
 
-    assert codes(ends) == everywhere(door, code)
-    assert causes(ends) == everywhere(door, cause)
-    assert {kind: isinstance(end.value, family) for kind, end in ends.items()} == everywhere(door, True)
-    assert {kind: end.value.details() == str(end.cause) for kind, end in ends.items()} == everywhere(door, True)
+    assert codes(ends) == everywhere(way, code)
+    assert causes(ends) == everywhere(way, cause)
+    assert {kind: isinstance(end.value, family) for kind, end in ends.items()} == everywhere(way, True)
+    assert {kind: end.value.details() == str(end.cause) for kind, end in ends.items()} == everywhere(way, True)
     assert len({id(end.cause) for end in ends.values()}) == len(ends)
     assert len(ledger) == 0
     assert SECRET not in everything_shown(ends, caplog)
 
 
 @pytest.mark.parametrize("misdeed", MISDEEDS)
-@pytest.mark.parametrize("door", CORE_ONLY)
+@pytest.mark.parametrize("way", CORE_ONLY)
 def test_trap_02_a_failing_source_never_leaves_a_call_hanging(
-    door: str, misdeed: str, server: ProbeServer, ledger: Any, caplog: pytest.LogCaptureFixture
+    way: str, misdeed: str, server: ProbeServer, ledger: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Core calls every failure of a plugin UNAVAILABLE; what is ours to see to is that it is told, and told cleanly."""
     caplog.set_level(logging.DEBUG)
     act, _, _ = MISDEEDS[misdeed]
 
-    ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(Failing(act)), timeout=PATIENCE)
+    ends = try_all(way, server.target, server.channel_credentials(), BearerAuth(Failing(act)), timeout=PATIENCE)
 
-    assert codes(ends) == everywhere(door, UNAVAILABLE)
+    assert codes(ends) == everywhere(way, UNAVAILABLE)
     assert [end for end in ends.values() if end.seconds > PATIENCE / 2] == []
     assert len(ledger) == 0
     assert SECRET not in everything_shown(ends, caplog)
 
 
-@pytest.mark.parametrize("door", ALL_DOORS)
+@pytest.mark.parametrize("way", ALL_WAYS)
 def test_trap_04_grpc_s_own_plugin_logger_has_nothing_to_say(
-    door: str, server: ProbeServer, caplog: pytest.LogCaptureFixture
+    way: str, server: ProbeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It logs the plugin's repr and a traceback when a plugin raises: ours never does, and shows no token if it did."""
     caplog.set_level(logging.DEBUG)
@@ -188,7 +188,7 @@ def test_trap_04_grpc_s_own_plugin_logger_has_nothing_to_say(
         return [(record.name, record.levelno) for record in told(caplog) if record.levelno >= logging.WARNING]
 
     for auth in auths:
-        try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+        try_all(way, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
 
     assert [record for record in caplog.records if record.name == "grpc._plugin_wrapping"] == []
     # One line for each source that fails, however many calls it fails. They are written by a thread of their own.
@@ -206,55 +206,55 @@ def test_trap_04_the_repr_of_what_grpc_holds_shows_no_token() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 500])
-@pytest.mark.parametrize("door", ALL_DOORS)
+@pytest.mark.parametrize("way", ALL_WAYS)
 def test_trap_04_a_refusal_of_the_endpoint_shows_no_credential_anywhere(
-    door: str, status: int, server: ProbeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    way: str, status: int, server: ProbeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     bear = {"api_key": "key-1", "scope": "all", "secret": SECRET}
     with TokenServer(TLS) as tokens:
         tokens.fail_with(Status(status, body=f"bad credential {SECRET}"))
         auth = BearerAuth(HTTPTokenSource(tokens.serve_bear(bear), json=bear, ca=TLS.write(tmp_path)))
-        ends = try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+        ends = try_all(way, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
         exchanges = len(tokens.exchanges)
 
-    expected = UNAUTHENTICATED if status == 401 and door in EXPLAINING else UNAVAILABLE
-    assert codes(ends) == everywhere(door, expected)
+    expected = UNAUTHENTICATED if status == 401 and way in EXPLAINING else UNAVAILABLE
+    assert codes(ends) == everywhere(way, expected)
     assert exchanges == 1
     assert all(str(status) in end.value.details() for end in ends.values())
     assert SECRET not in everything_shown(ends, caplog)
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
-@pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel", "channel_credentials"])
-def test_trap_02_a_source_whose_fetch_is_async_is_told_so(door: str, server: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ["secure_channel", "aio.secure_channel", "channel_credentials"])
+def test_trap_02_a_source_whose_fetch_is_async_is_told_so(way: str, server: ProbeServer) -> None:
     class Async(Source):
         async def fetch(self, context: CallContext) -> Token:
             return Token("t0")
 
-    ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(Async()), timeout=PATIENCE)
+    ends = try_all(way, server.target, server.channel_credentials(), BearerAuth(Async()), timeout=PATIENCE)
     gc.collect()  # the coroutine says that nobody awaited it: here, and not in another test
 
-    assert codes(ends) == everywhere(door, UNAVAILABLE if door in CORE_ONLY else UNAUTHENTICATED)
+    assert codes(ends) == everywhere(way, UNAVAILABLE if way in CORE_ONLY else UNAUTHENTICATED)
     assert all("coroutine" in end.value.details() for end in ends.values())
 
 
-@pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel", "interceptor", "aio.interceptors"])
-def test_trap_02_a_coroutine_function_is_a_source_like_any_other(door: str, server: ProbeServer, ledger: Any) -> None:
+@pytest.mark.parametrize("way", ["secure_channel", "aio.secure_channel", "interceptor", "aio.interceptors"])
+def test_trap_02_a_coroutine_function_is_a_source_like_any_other(way: str, server: ProbeServer, ledger: Any) -> None:
     async def fetch() -> str:
         await asyncio.sleep(0)
         return SECRET
 
-    ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(fetch), timeout=PATIENCE)
+    ends = try_all(way, server.target, server.channel_credentials(), BearerAuth(fetch), timeout=PATIENCE)
 
-    assert codes(ends) == everywhere(door, OK)
+    assert codes(ends) == everywhere(way, OK)
     assert ledger.contains(SECRET)
 
 
-@pytest.mark.parametrize("door", ["secure_channel", "intercept_channel"])
-def test_trap_02_a_source_that_takes_for_ever_ends_calls_without_a_deadline_too(door: str, server: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ["secure_channel", "intercept_channel"])
+def test_trap_02_a_source_that_takes_for_ever_ends_calls_without_a_deadline_too(way: str, server: ProbeServer) -> None:
     clock, source = ManualClock(), Waiting("t0")
-    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(source, clock=clock)) as stub:
+    with SYNC_WAYS[way](server.target, server.channel_credentials(), BearerAuth(source, clock=clock)) as stub:
         call = stub.Unary.future(ProbeRequest())  # no timeout
         assert source.asked.wait(PATIENCE)
         clock.advance(61)
@@ -266,9 +266,9 @@ def test_trap_02_a_source_that_takes_for_ever_ends_calls_without_a_deadline_too(
     assert "60 s" in str(error.__cause__)
 
 
-@pytest.mark.parametrize("door", ALL_DOORS)
+@pytest.mark.parametrize("way", ALL_WAYS)
 def test_trap_05_closing_while_calls_wait_ends_them_once(
-    door: str, server: ProbeServer, caplog: pytest.LogCaptureFixture
+    way: str, server: ProbeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are called back when the auth is closed, and not a second time when the late token comes."""
     caplog.set_level(logging.DEBUG)
@@ -282,10 +282,10 @@ def test_trap_05_closing_while_calls_wait_ends_them_once(
 
     closer = threading.Thread(target=close)
     closer.start()
-    ends = try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+    ends = try_all(way, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
     closer.join()
 
-    assert codes(ends) == everywhere(door, UNAVAILABLE if door in CORE_ONLY else UNAUTHENTICATED)
+    assert codes(ends) == everywhere(way, UNAVAILABLE if way in CORE_ONLY else UNAUTHENTICATED)
     assert all("closed" in end.value.details() for end in ends.values())
     assert [record for record in told(caplog) if record.levelno >= logging.WARNING] == []
 
@@ -293,28 +293,28 @@ def test_trap_05_closing_while_calls_wait_ends_them_once(
 # -------------------------------------------------------------------------------------------------------- big tokens
 
 
-@pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel", "channel_credentials"])
+@pytest.mark.parametrize("way", ["secure_channel", "aio.secure_channel", "channel_credentials"])
 def test_trap_07_a_token_over_the_server_s_limit_is_warned_of_and_refused_with_the_size(
-    door: str, server: ProbeServer
+    way: str, server: ProbeServer
 ) -> None:
     with pytest.warns(UserWarning, match="20000 bytes; many servers and proxies refuse headers over 8192"):
         source = grpc_bearer.StaticSource("x" * 20_000)
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        ends = try_all(door, server.target, server.channel_credentials(), BearerAuth(source), timeout=PATIENCE)
+        ends = try_all(way, server.target, server.channel_credentials(), BearerAuth(source), timeout=PATIENCE)
 
-    assert codes(ends) == everywhere(door, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert codes(ends) == everywhere(way, grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert all("metadata size" in end.value.details() for end in ends.values())
 
 
 @pytest.mark.filterwarnings("ignore:token:UserWarning")
-@pytest.mark.parametrize("door", EXPLAINING)
-def test_trap_07_a_token_over_the_server_s_limit_is_named_as_the_cause(door: str, server: ProbeServer) -> None:
+@pytest.mark.parametrize("way", EXPLAINING)
+def test_trap_07_a_token_over_the_server_s_limit_is_named_as_the_cause(way: str, server: ProbeServer) -> None:
     auth = BearerAuth("x" * 20_000)
 
-    ends = try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+    ends = try_all(way, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
 
-    assert causes(ends) == everywhere(door, TokenFormatError)
+    assert causes(ends) == everywhere(way, TokenFormatError)
 
 
 # --------------------------------------------------------------------------------------- what a source learns of a call
@@ -340,13 +340,13 @@ PROBE = "grpc_bearer.testing.v1.Probe"
 
 
 @pytest.mark.parametrize("override", [False, True], ids=["as dialled", "name overridden"])
-@pytest.mark.parametrize("door", ["secure_channel", "intercept_channel", "wrap_stub"])
+@pytest.mark.parametrize("way", ["secure_channel", "intercept_channel", "wrap_stub"])
 def test_trap_09_a_source_sees_the_same_url_whichever_way_the_token_goes(
-    door: str, override: bool, server: ProbeServer
+    way: str, override: bool, server: ProbeServer
 ) -> None:
     source = Noting()
     options = [("grpc.ssl_target_name_override", "localhost")] if override else []
-    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(source), options=options) as stub:
+    with SYNC_WAYS[way](server.target, server.channel_credentials(), BearerAuth(source), options=options) as stub:
         for _ in range(5):
             stub.Unary(ProbeRequest(), timeout=PATIENCE)
 
@@ -403,21 +403,21 @@ class Recursive(Source):
 
 
 @pytest.mark.parametrize("single_use", [False, True], ids=["reusable", "single-use"])
-@pytest.mark.parametrize("door", SYNC_DOORS)
+@pytest.mark.parametrize("way", SYNC_WAYS)
 def test_trap_13_a_token_call_through_the_same_channel_fails_and_does_not_recurse_without_end(
-    door: str, single_use: bool, server: ProbeServer, ledger: Any
+    way: str, single_use: bool, server: ProbeServer, ledger: Any
 ) -> None:
     """Through core alone single-use tokens are fetched for each call: such a source asks itself, but only so often."""
     source = Recursive(single_use=single_use)
     with (
-        SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(source)) as source.stub,
+        SYNC_WAYS[way](server.target, server.channel_credentials(), BearerAuth(source)) as source.stub,
         pytest.raises(grpc.RpcError) as caught,
     ):
         source.stub.Unary(ProbeRequest(), timeout=PATIENCE)
 
     assert caught.value.code() is UNAVAILABLE
-    assert isinstance(caught.value.__cause__, TokenUnavailableError) is (door in EXPLAINING)
-    assert 1 <= source.fetches <= (100 if single_use and door in CORE_ONLY else 1)
+    assert isinstance(caught.value.__cause__, TokenUnavailableError) is (way in EXPLAINING)
+    assert 1 <= source.fetches <= (100 if single_use and way in CORE_ONLY else 1)
     assert len(ledger) == 0
 
 
@@ -566,9 +566,9 @@ def test_trap_20_a_call_that_fails_does_not_stop_its_channel(server: ProbeServer
     assert len(failed) == 100
 
 
-@pytest.mark.parametrize("door", [door for door in EXPLAINING if not door.startswith("aio.")])
-def test_trap_24_what_a_stream_gives_back_has_the_whole_api_of_a_call(door: str, server: ProbeServer) -> None:
-    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
+@pytest.mark.parametrize("way", [way for way in EXPLAINING if not way.startswith("aio.")])
+def test_trap_24_what_a_stream_gives_back_has_the_whole_api_of_a_call(way: str, server: ProbeServer) -> None:
+    with SYNC_WAYS[way](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
         for _ in range(2):
             call = stub.ServerStream(ProbeRequest(replies=2), timeout=PATIENCE)
             done = threading.Event()
@@ -586,9 +586,9 @@ def test_trap_24_what_a_stream_gives_back_has_the_whole_api_of_a_call(door: str,
             assert call.trailing_metadata() is not None
 
 
-@pytest.mark.parametrize("door", [door for door in EXPLAINING if door.startswith("aio.")])
+@pytest.mark.parametrize("way", [way for way in EXPLAINING if way.startswith("aio.")])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-def test_trap_31_cancelling_the_outer_call_cancels_what_runs_on_the_server(door: str, warm: bool) -> None:
+def test_trap_31_cancelling_the_outer_call_cancels_what_runs_on_the_server(way: str, warm: bool) -> None:
     """The server serves one call at a time: the next is served only once the cancelled one has gone."""
     delay = Delay()
 
@@ -596,7 +596,7 @@ def test_trap_31_cancelling_the_outer_call_cancels_what_runs_on_the_server(door:
         return await stub.Unary(ProbeRequest(index=index), timeout=PATIENCE)
 
     async def main() -> tuple[bool, list[int]]:
-        async with AIO_DOORS[door](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
+        async with AIO_WAYS[way](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
             if warm:
                 await caller(stub, 1)
             server.script(delay)
@@ -615,10 +615,10 @@ def test_trap_31_cancelling_the_outer_call_cancels_what_runs_on_the_server(door:
     assert not delay.release.is_set()
 
 
-@pytest.mark.parametrize("door", ["secure_channel", "intercept_channel", "wrap_stub", "interceptor"])
-def test_trap_22_nothing_of_ours_asks_an_unread_stream_for_its_code(door: str, server: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ["secure_channel", "intercept_channel", "wrap_stub", "interceptor"])
+def test_trap_22_nothing_of_ours_asks_an_unread_stream_for_its_code(way: str, server: ProbeServer) -> None:
     """A stream that the server holds open: what it has sent is there at once."""
-    with SYNC_DOORS[door](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
+    with SYNC_WAYS[way](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
         for _ in range(2):
             requests: Any = _Tap()
             call = stub.BidiStream(requests, timeout=PATIENCE)
@@ -657,11 +657,11 @@ class _Tap:
         return request
 
 
-@pytest.mark.parametrize("door", ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub"])
-def test_trap_33_time_remaining_and_code_work_on_what_our_asyncio_doors_give(door: str, server: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub"])
+def test_trap_33_time_remaining_and_code_work_on_what_our_asyncio_ways_give(way: str, server: ProbeServer) -> None:
     async def main() -> list[Any]:
         answers = []
-        async with AIO_DOORS[door](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
+        async with AIO_WAYS[way](server.target, server.channel_credentials(), BearerAuth(SECRET)) as stub:
             for _ in range(2):
                 call = stub.Unary(ProbeRequest(), timeout=PATIENCE)
                 answers.append(0 < call.time_remaining() <= PATIENCE)
@@ -672,11 +672,11 @@ def test_trap_33_time_remaining_and_code_work_on_what_our_asyncio_doors_give(doo
     assert asyncio.run(main()) == [True, OK, True, OK]
 
 
-@pytest.mark.parametrize("door", ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub", "aio.interceptors"])
-def test_trap_33_a_source_s_error_comes_out_of_every_question_as_a_status(door: str, server: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub", "aio.interceptors"])
+def test_trap_33_a_source_s_error_comes_out_of_every_question_as_a_status(way: str, server: ProbeServer) -> None:
     async def main() -> list[Any]:
         auth = BearerAuth(Failing(MISDEEDS["rejected"][0]))
-        async with AIO_DOORS[door](server.target, server.channel_credentials(), auth) as stub:
+        async with AIO_WAYS[way](server.target, server.channel_credentials(), auth) as stub:
             call = stub.Unary(ProbeRequest(), timeout=PATIENCE)
             return [await call.code(), await call.details(), call.done(), call.cancelled()]
 
@@ -708,15 +708,15 @@ async def _what_write_raises(call: Any) -> BaseException:
 
 
 @pytest.mark.parametrize(
-    "door",
+    "way",
     ["aio.secure_channel", "aio.intercept_channel", "aio.wrap_stub", "aio.interceptors"],
 )
 @pytest.mark.parametrize("method", ["ClientStream", "BidiStream"])
-def test_trap_33_write_raises_what_the_call_ended_with(door: str, method: str, server: ProbeServer) -> None:
+def test_trap_33_write_raises_what_the_call_ended_with(way: str, method: str, server: ProbeServer) -> None:
     auth = BearerAuth(Failing(MISDEEDS["rejected"][0]))
 
     async def main() -> tuple[BaseException, grpc.StatusCode]:
-        async with AIO_DOORS[door](server.target, server.channel_credentials(), auth) as stub:
+        async with AIO_WAYS[way](server.target, server.channel_credentials(), auth) as stub:
             call = getattr(stub, method)(timeout=PATIENCE)
             return await _what_write_raises(call), await call.code()
 

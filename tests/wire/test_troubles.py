@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import PATIENCE, eventually
+from attachments import PATIENCE, eventually
 from tenacity import wait_fixed
 
 import grpc_bearer

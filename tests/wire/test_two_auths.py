@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import (
+from attachments import (
     AIO_KINDS,
     EXPLAINING,
     FOUR,
@@ -275,38 +275,38 @@ class TestTwoHeaders:
 
 
 class TestCredentialsOfOneCall:
-    @pytest.mark.parametrize("door", EXPLAINING)
-    def test_with_another_header_are_added(self, door: str, scene: Scene) -> None:
+    @pytest.mark.parametrize("way", EXPLAINING)
+    def test_with_another_header_are_added(self, way: str, scene: Scene) -> None:
         beside = grpc_bearer.call_credentials(scene.gateway)
         target, security = scene.secure.target, scene.secure.channel_credentials()
 
-        ends = [try_all(door, target, security, scene.service, timeout=PATIENCE, credentials=beside) for _ in range(2)]
+        ends = [try_all(way, target, security, scene.service, timeout=PATIENCE, credentials=beside) for _ in range(2)]
 
-        assert [codes(each) for each in ends] == [everywhere(door, OK)] * 2
+        assert [codes(each) for each in ends] == [everywhere(way, OK)] * 2
         assert scene.arrived() == [(["Bearer service.0"], ["Bearer gateway.0"])] * sum(map(len, ends))
 
-    @pytest.mark.parametrize("door", EXPLAINING)
-    def test_with_another_header_leave_ours_to_be_healed(self, door: str, scene: Scene) -> None:
+    @pytest.mark.parametrize("way", EXPLAINING)
+    def test_with_another_header_leave_ours_to_be_healed(self, way: str, scene: Scene) -> None:
         target, security = scene.secure.target, scene.secure.channel_credentials()
         beside = grpc_bearer.call_credentials(scene.gateway)
         scene.service.token()
         scene.verifier.by_name["service"].revoke("service.0")
 
-        ends = codes(try_all(door, target, security, scene.service, timeout=PATIENCE, credentials=beside))
+        ends = codes(try_all(way, target, security, scene.service, timeout=PATIENCE, credentials=beside))
 
-        healed = {kind: ends[kind] for kind in kinds_of(door) if kind.startswith(("unary", "server_stream"))}
+        healed = {kind: ends[kind] for kind in kinds_of(way) if kind.startswith(("unary", "server_stream"))}
         assert set(healed.values()) == {OK}
         assert {tuple(gateway) for _, gateway in scene.arrived()} == {("Bearer gateway.0",)}
 
-    @pytest.mark.parametrize("door", EXPLAINING)
-    def test_with_our_header_replace_ours(self, door: str, scene: Scene) -> None:
+    @pytest.mark.parametrize("way", EXPLAINING)
+    def test_with_our_header_replace_ours(self, way: str, scene: Scene) -> None:
         scene.secure.verifier = OpaqueVerifier(["someone.0", "service.0"])
         instead = grpc_bearer.call_credentials(numbered("someone"))
         target, security = scene.secure.target, scene.secure.channel_credentials()
 
         for _ in range(2):
-            ends = try_all(door, target, security, scene.service, timeout=PATIENCE, credentials=instead)
-            assert codes(ends) == everywhere(door, OK)
+            ends = try_all(way, target, security, scene.service, timeout=PATIENCE, credentials=instead)
+            assert codes(ends) == everywhere(way, OK)
 
         assert {tuple(service) for service, _ in scene.arrived()} == {("Bearer someone.0",)}
 

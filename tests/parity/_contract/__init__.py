@@ -2,6 +2,6 @@
 
 * `stage`: a server that plays whatever part a scenario writes for its next call.
 * `observe`: what a user can see of a call or an error, as plain values that compare.
-* `sync_doors`, `aio_doors`: every door, and the plain channel that it has to behave like.
-* `runner`: turns a scenario into a test against every door.
+* `sync_attachments`, `aio_attachments`: every way to attach, and the plain channel that it has to behave like.
+* `runner`: turns a scenario into a test against every way to attach.
 """

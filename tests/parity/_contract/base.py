@@ -43,7 +43,7 @@ def wrap_method(method: Any, auth: BearerAuth) -> Any:
 
 
 @dataclass(frozen=True)
-class BaseDoor:
+class BaseWay:
     """A way to put tokens on calls.
 
     Args:
@@ -51,7 +51,7 @@ class BaseDoor:
         reference: the same without tokens.
         auth: makes the auth.
         warm: whether a first call has gone through before the scenario begins.
-        method: wraps one multicallable more, for the door that is no channel.
+        method: wraps one multicallable more, for the way to attach that is no channel.
         clear: against the plaintext server.
         main: one of those that play every scenario with every kind of call.
     """
@@ -80,13 +80,13 @@ class BaseWorld:
     def __init__(
         self,
         stage: Stage,
-        door: BaseDoor,
+        way: BaseWay,
         kind: str,
         wrap: Callable[..., Any],
         auth: BearerAuth | None,
         wrap_method: Callable[[Any, BearerAuth], Any] | None,
     ) -> None:
-        self.stage, self.door, self.kind, self.auth = stage, door, kind, auth
+        self.stage, self.way, self.kind, self.auth = stage, way, kind, auth
         self.carries_token = True
         self.name = f"world-{next(_NUMBERS)}"
         self._wrap, self._wrap_method = wrap, wrap_method
@@ -132,21 +132,21 @@ def prove(channel: Any) -> None:
         channel._attachment.prove(f"https://localhost/{SERVICE}", f"/{SERVICE}")
 
 
-def doors(door: Callable[..., Any], make: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
+def ways(way: Callable[..., Any], make: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
     """The same for sync and asyncio, but for what makes the channels."""
     interceptor = "interceptors" if "interceptors" in make else "interceptor"
     return {
-        "cold": door(make["ours"], main=True),
-        "warm": door(make["ours"], warm=True, main=True),
-        "cold_once": door(make["once"]),
-        "warm_once": door(make["once"], warm=True),
-        "core": door(make["ours"], auth=single_use),
-        "intercept_channel": door(make["intercept_channel"]),
-        "wrap_stub": door(make["plain"], method=wrap_method),
-        interceptor: door(make[interceptor], "intercepted", main=True),
-        "under_users": door(make["under_users"], "intercepted"),
-        "over_users": door(make["over_users"], "intercepted", warm=True),
-        "composite": door(make["composite"]),
-        "clear": door(make["clear"], clear=True, main=True),
-        "clear_warm": door(make["clear"], clear=True, warm=True),
+        "cold": way(make["ours"], main=True),
+        "warm": way(make["ours"], warm=True, main=True),
+        "cold_once": way(make["once"]),
+        "warm_once": way(make["once"], warm=True),
+        "core": way(make["ours"], auth=single_use),
+        "intercept_channel": way(make["intercept_channel"]),
+        "wrap_stub": way(make["plain"], method=wrap_method),
+        interceptor: way(make[interceptor], "intercepted", main=True),
+        "under_users": way(make["under_users"], "intercepted"),
+        "over_users": way(make["over_users"], "intercepted", warm=True),
+        "composite": way(make["composite"]),
+        "clear": way(make["clear"], clear=True, main=True),
+        "clear_warm": way(make["clear"], clear=True, warm=True),
     }

@@ -1,4 +1,4 @@
-"""Turns a scenario into a test: what it observes through a door must equal what it observes on a plain channel."""
+"""Turns a scenario into a test: what it observes through a way must equal what it observes on a plain channel."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def before_1_80(table: dict[str, T]) -> dict[str, T]:
 
 
 class DiffersAsKnownError(Exception):
-    """What is expected of a door that is known to differ."""
+    """What is expected of a way to attach that is known to differ."""
 
 
 def differences(ours: Any, plain: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -62,7 +62,7 @@ def differences(ours: Any, plain: Any, where: str = "") -> Iterator[tuple[str, s
 
 
 def contract(
-    doors: Mapping[str, Any],
+    ways: Mapping[str, Any],
     *,
     kinds: Sequence[str] = ("",),
     only: Iterable[str] | None = None,
@@ -73,44 +73,44 @@ def contract(
     """A decorator for a scenario: a function of a world, which returns what it saw.
 
     Args:
-        doors: by name; each can `observe` a scenario, on itself and on the plain channel it has to behave like.
+        ways: by name; each can `observe` a scenario, on itself and on the plain channel it has to behave like.
         kinds: of call; the world tells which it is.
         only, without: which of them have what the scenario needs.
-        differs: doors that are known to differ; `"*"` stands for all, and `"NAME KIND"` for a part.
+        differs: ways to attach that are known to differ; `"*"` stands for all, and `"NAME KIND"` for a part.
         skips: where there is nothing to compare with, in the same way: why.
     """
 
-    def found(table: Mapping[str, T] | None, door: str, kind: str) -> T | None:
-        names = (f"{door} {kind}", door, f"* {kind}", "*")
+    def found(table: Mapping[str, T] | None, way: str, kind: str) -> T | None:
+        names = (f"{way} {kind}", way, f"* {kind}", "*")
         return next((table[name] for name in names if table and name in table), None)
 
-    def marks(door: str, kind: str) -> list[pytest.MarkDecorator]:
-        return [*expected(door, kind), *([] if door in EACH_TIME else [pytest.mark.nightly])]
+    def marks(way: str, kind: str) -> list[pytest.MarkDecorator]:
+        return [*expected(way, kind), *([] if way in EACH_TIME else [pytest.mark.nightly])]
 
-    def expected(door: str, kind: str) -> list[pytest.MarkDecorator]:
-        if why := found(skips, door, kind):
+    def expected(way: str, kind: str) -> list[pytest.MarkDecorator]:
+        if why := found(skips, way, kind):
             return [pytest.mark.skip(reason=why)]
-        known = found(differs, door, kind)
+        known = found(differs, way, kind)
         return [pytest.mark.xfail(strict=True, raises=DiffersAsKnownError, reason=known.reason)] if known else []
 
     def cases(test: str) -> Iterator[Any]:
         turn = sum(map(ord, test))
-        for place, (door, how) in enumerate(doors.items()):
-            if (only is not None and door not in only) or door in without:
+        for place, (way, how) in enumerate(ways.items()):
+            if (only is not None and way not in only) or way in without:
                 continue
-            # Every door plays every scenario, the main ones with every kind of call, the others each with one.
+            # Every way to attach plays every scenario, the main ones with every kind of call, the others each with one.
             for kind in kinds if how.main else [kinds[(turn + place) % len(kinds)]]:
-                yield pytest.param(door, kind, marks=marks(door, kind), id=f"{door}-{kind}" if kind else door)
+                yield pytest.param(way, kind, marks=marks(way, kind), id=f"{way}-{kind}" if kind else way)
 
     def decorate(scenario: Scenario) -> Test:
-        @pytest.mark.parametrize(("door", "kind"), list(cases(scenario.__name__)))
-        def test(self: Any, door: str, kind: str, stages: Any) -> None:
-            key = (f"{scenario.__module__}.{scenario.__qualname__}", doors[door].reference, kind)
+        @pytest.mark.parametrize(("way", "kind"), list(cases(scenario.__name__)))
+        def test(self: Any, way: str, kind: str, stages: Any) -> None:
+            key = (f"{scenario.__module__}.{scenario.__qualname__}", ways[way].reference, kind)
             if key not in _EXPECTED:
-                _EXPECTED[key] = doors[door].observe_plain(scenario, stages, kind)
+                _EXPECTED[key] = ways[way].observe_plain(scenario, stages, kind)
             assert _EXPECTED[key] is not None, "the scenario shows nothing"
-            known = found(differs, door, kind)
-            different = list(differences(doors[door].observe(scenario, stages, kind), _EXPECTED[key]))
+            known = found(differs, way, kind)
+            different = list(differences(ways[way].observe(scenario, stages, kind), _EXPECTED[key]))
             unknown = [seen for seen in different if known is None or not re.match(known.at, seen[0])]
             if unknown:
                 pytest.fail("\n".join(map(": ".join, unknown)), pytrace=False)

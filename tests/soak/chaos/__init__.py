@@ -4,7 +4,7 @@
 
 * `script`: what goes wrong and when; pure, from the seed.
 * `world`: the servers, their credentials and files. `faults`: does to them what the script says, and writes it down.
-* `lines`: our doors, each with an auth. `controls`: what others would use instead.
+* `lines`: our ways to attach, each with an auth. `controls`: what others would use instead.
 * `kinds`, `load`: the calls, and the workers that make them. `forks`: a process that forks.
 * `judge`: what each call's end was worth, by the ledger. `leaks`: where secrets might show. `table`: all, to read.
 """

@@ -1,4 +1,4 @@
-"""Our auths, and the doors through which each is used; all with the retry that users get by default."""
+"""Our auths, and the ways to attach through which each is used; all with the retry that users get by default."""
 
 from __future__ import annotations
 
@@ -58,22 +58,22 @@ RETRYING = (
 
 @dataclass(frozen=True)
 class Line:
-    """One way to make calls: a stub behind a door.
+    """One way to make calls: a stub behind a way to attach.
 
     Args:
         who: `ours`, or the name of a control.
         auth: the name of the auth.
         site: the server that it leads to.
-        door: how the token gets onto the call.
+        way to attach: how the token gets onto the call.
         stub: to call through.
         kinds: of call that go through it.
-        attempts: makes the attempts of a call whose door has no retry of its own; for those kinds.
+        attempts: makes the attempts of a call whose way to attach has no retry of its own; for those kinds.
     """
 
     who: str
     auth: str
     site: str
-    door: str
+    way: str
     stub: Any
     kinds: tuple[str, ...]
     attempts: Callable[[float], Any] | None = None
@@ -162,7 +162,7 @@ def _skykit(world: World, clock: SteppingClock) -> BearerAuth:
     return profiles.skykit(private_pem(world.skykit_key), "me@example.com", lifetime=HOUR, clock=clock)
 
 
-# --------------------------------------------------------------------------------------------------------------- doors
+# --------------------------------------------------------------------------------------------------------------- ways
 
 UNARY = tuple(kind for kind in kinds.SYNC if not kind.startswith(("client", "bidi")))
 AIO_UNARY = tuple(kind for kind in kinds.AIO if not kind.startswith(("client", "bidi")))
@@ -181,7 +181,7 @@ class WithCredentials:
         return self._inner(*args, credentials=self._credentials, **how)
 
 
-def _sync_doors(target: str, tls: grpc.ChannelCredentials, auth: BearerAuth) -> dict[str, Callable[[], Any]]:
+def _sync_ways(target: str, tls: grpc.ChannelCredentials, auth: BearerAuth) -> dict[str, Callable[[], Any]]:
     def plain() -> grpc.Channel:
         return grpc.secure_channel(target, tls, STREAMING)
 
@@ -199,7 +199,7 @@ def _sync_doors(target: str, tls: grpc.ChannelCredentials, auth: BearerAuth) -> 
     }
 
 
-def _aio_doors(target: str, tls: grpc.ChannelCredentials, auth: BearerAuth) -> dict[str, Callable[[], Any]]:
+def _aio_ways(target: str, tls: grpc.ChannelCredentials, auth: BearerAuth) -> dict[str, Callable[[], Any]]:
     def plain(**how: Any) -> Any:
         return grpc.aio.secure_channel(target, tls, STREAMING, **how)
 
@@ -217,17 +217,17 @@ def _aio_doors(target: str, tls: grpc.ChannelCredentials, auth: BearerAuth) -> d
     }
 
 
-def _by_attempts(door: str, all_kinds: tuple[str, ...]) -> frozenset[str]:
-    """What a door leaves to the user: all retrying, or that of request streams."""
-    if "credentials" in door:
+def _by_attempts(way: str, all_kinds: tuple[str, ...]) -> frozenset[str]:
+    """What a way to attach leaves to the user: all retrying, or that of request streams."""
+    if "credentials" in way:
         return frozenset(all_kinds)
-    if door in ("wrap_stub", "interceptor"):
+    if way in ("wrap_stub", "interceptor"):
         return frozenset(kind for kind in all_kinds if kind.startswith(("client", "bidi")))
     return frozenset()
 
 
 def lines(world: World, everybody: list[Member], *, asynchronous: bool, turn: int = 0) -> Iterator[Line]:
-    """For each auth our own channel, two more doors (`turn` says which), and the way through a proxy, if any."""
+    """For each auth our own channel, two more ways (`turn` says which), and the way through a proxy, if any."""
     package: Any = grpc_bearer.aio if asynchronous else grpc_bearer
     all_kinds, unary = (tuple(kinds.AIO), AIO_UNARY) if asynchronous else (tuple(kinds.SYNC), UNARY)
     tls = world.credentials()
@@ -238,10 +238,10 @@ def lines(world: World, everybody: list[Member], *, asynchronous: bool, turn: in
         def attempts(left: float, auth: BearerAuth = member.auth) -> Any:
             return RetryPolicy().attempts(auth, timeout=left)
 
-        def line(door: str, made: Any, which: tuple[str, ...] = all_kinds, **more: Any) -> Line:
+        def line(way: str, made: Any, which: tuple[str, ...] = all_kinds, **more: Any) -> Line:
             stub = made if hasattr(made, "Unary") else ProbeStub(made)
-            by = _by_attempts(door, which)
-            return Line("ours", member.name, member.site, door, stub, which, attempts, by, **more)  # noqa: B023
+            by = _by_attempts(way, which)
+            return Line("ours", member.name, member.site, way, stub, which, attempts, by, **more)  # noqa: B023
 
         def ours(attach: str = "auto") -> Any:
             return package.secure_channel(target, tls, STREAMING, auth=member.auth, attach=attach)  # noqa: B023
@@ -250,9 +250,9 @@ def lines(world: World, everybody: list[Member], *, asynchronous: bool, turn: in
         if member.site == "midway":
             yield line("secure_channel", ours(), ("client stream",), long=True)
             continue
-        doors = list((_aio_doors if asynchronous else _sync_doors)(target, tls, member.auth).items())
+        ways = list((_aio_ways if asynchronous else _sync_ways)(target, tls, member.auth).items())
         for _ in range(2):
-            name, make = doors[next(turns) % len(doors)]
+            name, make = ways[next(turns) % len(ways)]
             # Of a refused request stream grpc.aio may tell INTERNAL (grpc/grpc#36066): where core alone makes the call
             # nobody can tell it from any other.
             yield line(name, make(), unary if asynchronous and "credentials" in name else all_kinds)

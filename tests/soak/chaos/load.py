@@ -35,7 +35,7 @@ class Ended:
     who: str
     auth: str
     site: str
-    door: str
+    way: str
     asynchronous: bool
     began: float
     ended: float
@@ -65,7 +65,7 @@ class Results:
         elif wrong := job.wrong(outcome):
             error = wrong
         end = Ended(
-            job, line.who, line.auth, line.site, line.door, asynchronous, began, time.time(), began + timeout,
+            job, line.who, line.auth, line.site, line.way, asynchronous, began, time.time(), began + timeout,
             job.patient and line.knows_patience(job.kind), code, error, cause,
         )  # fmt: skip
         self.calls.append(end)
@@ -136,7 +136,7 @@ class Worker:
         job = Job.draw(
             next(_numbers), self._chance.choice(line.kinds), self._chance, long=line.long, full=line.who == "naive"
         )
-        if line.door == "interceptor" and job.kind.endswith("write"):
+        if line.way == "interceptor" and job.kind.endswith("write"):
             job = replace(job, reuse=False)  # grpc.aio itself keeps what is written through interceptors, for a while
         return line, job, DEADLINES[-1] if line.long else self._chance.choice(DEADLINES)
 

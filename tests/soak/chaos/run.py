@@ -239,7 +239,7 @@ def _told(call: Ended, played: Played) -> str:
     revoked = [f"{when - began:.2f}" for name, when in played.log.revoked if name == call.auth]
     mode = ("patient " if call.patient else "") + ("aio." if call.asynchronous else "")
     return (
-        f"{call.auth} {mode}{call.door}, {call.job.kind} of {call.job.count}: {call.code} {call.error}"
+        f"{call.auth} {mode}{call.way}, {call.job.kind} of {call.job.count}: {call.code} {call.error}"
         f" [{call.began - began:.2f}-{call.ended - began:.2f} of {call.deadline - call.began:g} s;"
         f" meanwhile: {', '.join(near) or '-'}; its revocations: {', '.join(revoked[-6:]) or '-'}]"
     )

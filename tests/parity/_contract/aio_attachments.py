@@ -1,4 +1,4 @@
-"""Every asyncio door, and the plain channel that it has to behave like."""
+"""Every asyncio way to attach, and the plain channel that it has to behave like."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from grpc import aio
 
 import grpc_bearer
-from _contract.base import BaseDoor, BaseWorld, doors, prove
+from _contract.base import BaseWay, BaseWorld, prove, ways
 from _contract.stage import PATIENCE, SERVICE, WARM, Stage
 
 
@@ -42,7 +42,7 @@ def users(interceptor: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Door(BaseDoor):
+class Way(BaseWay):
     """Each scenario runs on an event loop of its own."""
 
     def observe(self, scenario: Callable[[World], Any], stages: Mapping[str, Stage], kind: str) -> Any:
@@ -82,9 +82,9 @@ class World(BaseWorld):
 
     async def open(self, target: str | None = None, stage: Stage | None = None, **arguments: Any) -> aio.Channel:
         channel: aio.Channel = self._opened(target, stage, arguments)
-        if self.door.warm and target is None:
+        if self.way.warm and target is None:
             await channel.unary_unary(f"/{SERVICE}/{WARM}")(b"", timeout=PATIENCE)
-        elif self.door.warm and self.auth is not None:
+        elif self.way.warm and self.auth is not None:
             await self.auth.atoken()
             prove(channel)
         return channel
@@ -154,8 +154,8 @@ def _clear(target: str, credentials: Any, auth: Any, arguments: dict[str, Any]) 
 
 PLAIN: dict[str, Callable[..., Any]] = {"plain": _plain, "intercepted": _plain_intercepted}
 
-DOORS: dict[str, Door] = doors(
-    Door,
+WAYS: dict[str, Way] = ways(
+    Way,
     {
         "plain": _plain,
         "ours": _ours,
@@ -169,4 +169,4 @@ DOORS: dict[str, Door] = doors(
     },
 )
 
-__all__ = ["DOORS", "Door", "Noop", "World", "users", "wait"]
+__all__ = ["WAYS", "Noop", "Way", "World", "users", "wait"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from doors import PATIENCE, TLS
+from attachments import PATIENCE, TLS
 
 from grpc_bearer.testing import Hang, ProbeServer, TokenServer
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import AIO_DOORS, ALL_DOORS, PATIENCE, SYNC_KINDS, TLS, try_all
+from attachments import AIO_WAYS, ALL_WAYS, PATIENCE, SYNC_KINDS, TLS, try_all
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, JWTSource, Token
@@ -225,8 +225,8 @@ def test_trap_27_control_the_token_as_metadata_is_repeated_after_a_goaway(server
     assert sum(ended.values()) == 300
 
 
-@pytest.mark.parametrize("door", ALL_DOORS)
-def test_trap_27_every_door_gives_each_attempt_of_core_a_token_of_its_own(door: str, server: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_trap_27_every_way_gives_each_attempt_of_core_a_token_of_its_own(way: str, server: ProbeServer) -> None:
     """All four kinds: each call meets a GOAWAY first, then a server that refuses it once.
 
     How asyncio's calls with a request stream end is not asked: a message that meets a GOAWAY may be lost to grpc.aio
@@ -235,16 +235,16 @@ def test_trap_27_every_door_gives_each_attempt_of_core_a_token_of_its_own(door: 
     auth = BearerAuth(Openfx())
     with GoawayProxy(server, [0]) as proxy:
         ends = try_all(
-            door,
+            way,
             proxy.target,
             proxy.channel_credentials(),
             auth,
-            door_how={"options": [RETRIES]},
+            way_how={"options": [RETRIES]},
             timeout=PATIENCE,
             metadata=(("x-refuse", "1"),),
         )
 
-    sure = [kind for kind in ends if door not in AIO_DOORS or not kind.startswith(("client", "bidi"))]
+    sure = [kind for kind in ends if way not in AIO_WAYS or not kind.startswith(("client", "bidi"))]
     assert {kind: ends[kind].code for kind in sure} == dict.fromkeys(sure, OK)
     assert len(proxy.refused) >= 1
     assert server.ledger.repeated_nonces() == []

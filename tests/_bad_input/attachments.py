@@ -1,4 +1,4 @@
-"""Arguments of the doors, sync and asyncio, and of `RetryPolicy`; and what shows only when a call is made."""
+"""Arguments of the ways to attach, sync and asyncio, and of `RetryPolicy`; and what shows only when a call is made."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def _plain_aio() -> grpc.aio.Channel:
     return grpc.aio.secure_channel(_TARGET, grpc.ssl_channel_credentials())
 
 
-#: Each door as a function of `auth` and its other arguments.
-_DOORS: dict[str, Callable[..., Any]] = {
+#: Each way to attach as a function of `auth` and its other arguments.
+_WAYS: dict[str, Callable[..., Any]] = {
     "secure_channel": lambda auth, **how: grpc_bearer.secure_channel(_TARGET, auth=auth, **how),
     "insecure_channel": lambda auth, **how: grpc_bearer.insecure_channel(
         _TARGET, auth=auth, **{"allow_plaintext": True, **how}
@@ -63,7 +63,7 @@ _DOORS: dict[str, Callable[..., Any]] = {
         lambda: grpc_bearer.aio.intercept_channel(_plain_aio(), auth, **how)
     ),
 }
-_RETRYING = [name for name in _DOORS if not name.endswith("_credentials")]
+_RETRYING = [name for name in _WAYS if not name.endswith("_credentials")]
 
 
 def _aio(make: Callable[..., Any], *args: Any, **how: Any) -> Any:
@@ -76,7 +76,7 @@ def _aio(make: Callable[..., Any], *args: Any, **how: Any) -> Any:
 
 
 def auths() -> Iterator[Row]:
-    """What every door may be given for `auth=`."""
+    """What every way to attach may be given for `auth=`."""
     wrong: dict[str, tuple[Callable[[], Any], str]] = {
         "another library's plugin": (
             _ForeignPlugin,
@@ -96,10 +96,10 @@ def auths() -> Iterator[Row]:
         "a Token": (lambda: grpc_bearer.Token(m.TOKEN), "auth: cannot make a token source of Token"),
         "a header line": (lambda: f"Bearer {m.TOKEN}", "token: begins with 'Bearer '"),
     }
-    for door, open_ in _DOORS.items():
+    for way, open_ in _WAYS.items():
         for state, (auth, words) in wrong.items():
             yield build(
-                f"{door}: auth is {state}",
+                f"{way}: auth is {state}",
                 ConfigurationError,
                 words,
                 lambda stage, open_=open_, auth=auth: open_(auth()),
@@ -113,29 +113,29 @@ def auths() -> Iterator[Row]:
 
 
 def others() -> Iterator[Row]:
-    """The other arguments of each door."""
-    for door in _RETRYING:
+    """The other arguments of each way to attach."""
+    for way in _RETRYING:
         for state, retry in {"a number": 3, "true": True, "a class": RetryPolicy, "a str": m.HIDDEN}.items():
             yield build(
-                f"{door}: retry is {state}",
+                f"{way}: retry is {state}",
                 ConfigurationError,
                 "retry: expected a RetryPolicy or None",
-                lambda stage, door=door, retry=retry: _DOORS[door](m.TOKEN, retry=retry),
+                lambda stage, way=way, retry=retry: _WAYS[way](m.TOKEN, retry=retry),
             )
     hollow = grpc.experimental.insecure_channel_credentials
-    for door in ("secure_channel", "aio.secure_channel"):
+    for way in ("secure_channel", "aio.secure_channel"):
         for state, attach in {"unknown": "header", "None": None, "a number": 7, "a list": ["auto"]}.items():
             yield build(
-                f"{door}: attach is {state}",
+                f"{way}: attach is {state}",
                 ConfigurationError,
                 "attach: expected 'auto', 'metadata' or 'call_credentials'",
-                lambda stage, door=door, attach=attach: _DOORS[door](m.TOKEN, attach=attach),
+                lambda stage, way=way, attach=attach: _WAYS[way](m.TOKEN, attach=attach),
             )
         yield build(
-            f"{door}: retry with attach='call_credentials'",
+            f"{way}: retry with attach='call_credentials'",
             ConfigurationError,
             "retry: expected a RetryPolicy or None",
-            lambda stage, door=door: _DOORS[door](m.TOKEN, attach="call_credentials", retry=3),
+            lambda stage, way=way: _WAYS[way](m.TOKEN, attach="call_credentials", retry=3),
         )
         credentials: dict[str, Callable[[], Any]] = {
             "the token": lambda: m.TOKEN,
@@ -145,23 +145,23 @@ def others() -> Iterator[Row]:
         }
         for state, given in credentials.items():
             yield build(
-                f"{door}: credentials are {state}",
+                f"{way}: credentials are {state}",
                 ConfigurationError,
                 "credentials: expected grpc.ChannelCredentials|the token goes to auth=",
-                lambda stage, door=door, given=given: _DOORS[door](m.TOKEN, credentials=given()),
+                lambda stage, way=way, given=given: _WAYS[way](m.TOKEN, credentials=given()),
             )
         yield build(
-            f"{door}: insecure credentials",
+            f"{way}: insecure credentials",
             InsecureChannelError,
             "credentials: |in the clear",
-            lambda stage, door=door: _DOORS[door](m.TOKEN, credentials=hollow()),
+            lambda stage, way=way: _WAYS[way](m.TOKEN, credentials=hollow()),
         )
-    for door in ("insecure_channel", "aio.insecure_channel"):
+    for way in ("insecure_channel", "aio.insecure_channel"):
         yield build(
-            f"{door}: plaintext that nobody asked for",
+            f"{way}: plaintext that nobody asked for",
             InsecureChannelError,
             "in the clear|allow_plaintext=True",
-            lambda stage, door=door: _DOORS[door](m.TOKEN, allow_plaintext=False),
+            lambda stage, way=way: _WAYS[way](m.TOKEN, allow_plaintext=False),
         )
     yield build(
         "channel_credentials: credentials are the token",

@@ -15,16 +15,16 @@ from typing import Any
 import grpc
 import grpc.experimental
 import pytest
-from doors import (
-    AIO_DOORS,
+from attachments import (
     AIO_KINDS,
-    ALL_DOORS,
+    AIO_WAYS,
+    ALL_WAYS,
     CORE_ONLY,
     EXPLAINING,
     FOREIGN,
     PATIENCE,
-    SYNC_DOORS,
     SYNC_KINDS,
+    SYNC_WAYS,
     TLS,
     Waiting,
     _ended,
@@ -74,7 +74,7 @@ HOLLOW: dict[str, Callable[[], grpc.ChannelCredentials]] = {
 #: What a channel that someone else made may stand on.
 FOREIGN_PLAINTEXT = {"insecure_channel": lambda: None, "insecure_channel_credentials": _bare, **HOLLOW}
 
-OWN = [door for door in ALL_DOORS if door not in FOREIGN and "call_credentials" not in door]
+OWN = [way for way in ALL_WAYS if way not in FOREIGN and "call_credentials" not in way]
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +122,10 @@ def test_insecure_channel_wants_to_be_told_that_plaintext_is_meant(open_: Any) -
         open_("localhost:1", auth=SECRET)
 
 
-def test_allow_plaintext_is_known_to_four_doors_only() -> None:
-    front_door = {name: getattr(grpc_bearer, name) for name in grpc_bearer.__all__}
-    front_door |= {f"aio.{name}": getattr(grpc_bearer.aio, name) for name in grpc_bearer.aio.__all__}
-    functions = {name: thing for name, thing in front_door.items() if inspect.isfunction(thing)}
+def test_allow_plaintext_is_known_to_four_ways_only() -> None:
+    public = {name: getattr(grpc_bearer, name) for name in grpc_bearer.__all__}
+    public |= {f"aio.{name}": getattr(grpc_bearer.aio, name) for name in grpc_bearer.aio.__all__}
+    functions = {name: thing for name, thing in public.items() if inspect.isfunction(thing)}
 
     permissive = {name for name, thing in functions.items() if "allow_plaintext" in inspect.signature(thing).parameters}
 
@@ -140,9 +140,9 @@ def test_allow_plaintext_is_known_to_four_doors_only() -> None:
     }
 
 
-@pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel"])
-def test_an_error_about_the_channel_does_not_show_the_token(door: str) -> None:
-    open_ = grpc_bearer.aio.secure_channel if door.startswith("aio") else grpc_bearer.secure_channel
+@pytest.mark.parametrize("way", ["secure_channel", "aio.secure_channel"])
+def test_an_error_about_the_channel_does_not_show_the_token(way: str) -> None:
+    open_ = grpc_bearer.aio.secure_channel if way.startswith("aio") else grpc_bearer.secure_channel
     with pytest.raises(InsecureChannelError) as caught:
         open_("localhost:1", _bare(), auth=SECRET)
 
@@ -152,56 +152,56 @@ def test_an_error_about_the_channel_does_not_show_the_token(door: str) -> None:
 # ------------------------------------------------------------------------------------------ found out call by call
 
 
-def expect_refused(door: str, ends: dict[str, Any]) -> None:
-    assert codes(ends) == everywhere(door, UNAUTHENTICATED)
-    if door in CORE_ONLY:
+def expect_refused(way: str, ends: dict[str, Any]) -> None:
+    assert codes(ends) == everywhere(way, UNAUTHENTICATED)
+    if way in CORE_ONLY:
         return  # nothing of ours stands between core and the caller there
-    assert causes(ends) == everywhere(door, InsecureChannelError)
-    family = grpc.aio.AioRpcError if door.startswith("aio.") else grpc.Call
-    assert {kind: isinstance(end.value, family) for kind, end in ends.items()} == everywhere(door, True)
+    assert causes(ends) == everywhere(way, InsecureChannelError)
+    family = grpc.aio.AioRpcError if way.startswith("aio.") else grpc.Call
+    assert {kind: isinstance(end.value, family) for kind, end in ends.items()} == everywhere(way, True)
     assert SECRET not in " ".join(f"{end.value!r} {end.value} {end.value.details()}" for end in ends.values())
 
 
 @pytest.mark.parametrize("hollow", HOLLOW)
-@pytest.mark.parametrize("door", [door for door in OWN if door not in CORE_ONLY])
+@pytest.mark.parametrize("way", [way for way in OWN if way not in CORE_ONLY])
 def test_trap_16_hollow_credentials_do_not_carry_a_token(
-    door: str, hollow: str, secure: ProbeServer, clear: ProbeServer
+    way: str, hollow: str, secure: ProbeServer, clear: ProbeServer
 ) -> None:
     auth = warmed(BearerAuth(SECRET), secure)
 
-    first = try_all(door, clear.target, HOLLOW[hollow](), auth, timeout=PATIENCE)
-    again = try_all(door, clear.target, HOLLOW[hollow](), auth, timeout=PATIENCE)
+    first = try_all(way, clear.target, HOLLOW[hollow](), auth, timeout=PATIENCE)
+    again = try_all(way, clear.target, HOLLOW[hollow](), auth, timeout=PATIENCE)
 
-    expect_refused(door, first)
-    expect_refused(door, again)
+    expect_refused(way, first)
+    expect_refused(way, again)
     assert not clear.ledger.contains(SECRET)
     assert len(clear.ledger) == 0  # not even without the token
 
 
 @pytest.mark.parametrize("foreign", FOREIGN_PLAINTEXT)
-@pytest.mark.parametrize("door", FOREIGN)
+@pytest.mark.parametrize("way", FOREIGN)
 def test_trap_17_a_foreign_plaintext_channel_does_not_carry_a_token(
-    door: str, foreign: str, secure: ProbeServer, clear: ProbeServer
+    way: str, foreign: str, secure: ProbeServer, clear: ProbeServer
 ) -> None:
     auth = warmed(BearerAuth(SECRET), secure)
 
-    ends = try_all(door, clear.target, FOREIGN_PLAINTEXT[foreign](), auth, timeout=PATIENCE)
+    ends = try_all(way, clear.target, FOREIGN_PLAINTEXT[foreign](), auth, timeout=PATIENCE)
 
-    expect_refused(door, ends)
+    expect_refused(way, ends)
     assert not clear.ledger.contains(SECRET)
     assert len(clear.ledger) == 0
 
 
 @pytest.mark.parametrize("hollow", HOLLOW)
-@pytest.mark.parametrize("door", ["channel_credentials", "aio.channel_credentials"])
+@pytest.mark.parametrize("way", ["channel_credentials", "aio.channel_credentials"])
 def test_composite_credentials_over_nothing_do_not_carry_a_token(
-    door: str, hollow: str, secure: ProbeServer, clear: ProbeServer
+    way: str, hollow: str, secure: ProbeServer, clear: ProbeServer
 ) -> None:
     auth = warmed(BearerAuth(SECRET), secure)
 
-    ends = try_all(door, clear.target, HOLLOW[hollow](), auth, timeout=PATIENCE)
+    ends = try_all(way, clear.target, HOLLOW[hollow](), auth, timeout=PATIENCE)
 
-    assert codes(ends) == everywhere(door, UNAUTHENTICATED)
+    assert codes(ends) == everywhere(way, UNAUTHENTICATED)
     assert not clear.ledger.contains(SECRET)
 
 
@@ -221,24 +221,24 @@ def test_no_way_to_attach_lets_a_token_through_hollow_credentials(
 ) -> None:
     auth = warmed(BearerAuth(SECRET), secure)
 
-    for door in ("secure_channel", "aio.secure_channel"):
-        ends = try_all(door, clear.target, HOLLOW[hollow](), auth, door_how={"attach": attach}, timeout=PATIENCE)
-        assert codes(ends) == everywhere(door, UNAUTHENTICATED)
+    for way in ("secure_channel", "aio.secure_channel"):
+        ends = try_all(way, clear.target, HOLLOW[hollow](), auth, way_how={"attach": attach}, timeout=PATIENCE)
+        assert codes(ends) == everywhere(way, UNAUTHENTICATED)
 
     assert not clear.ledger.contains(SECRET)
 
 
 @pytest.mark.parametrize("foreign", FOREIGN_PLAINTEXT)
-@pytest.mark.parametrize("door", FOREIGN)
+@pytest.mark.parametrize("way", FOREIGN)
 def test_no_byte_of_the_token_is_on_the_wire(
-    door: str, foreign: str, secure: ProbeServer, wire: PlaintextRecorder
+    way: str, foreign: str, secure: ProbeServer, wire: PlaintextRecorder
 ) -> None:
     auth = warmed(BearerAuth(SECRET), secure)
 
-    ends = try_all(door, wire.target, FOREIGN_PLAINTEXT[foreign](), auth, timeout=PATIENCE)
+    ends = try_all(way, wire.target, FOREIGN_PLAINTEXT[foreign](), auth, timeout=PATIENCE)
 
-    expect_refused(door, ends)
-    if not (door.startswith("aio.") and foreign == "insecure_channel"):  # there grpc.aio does not even connect
+    expect_refused(way, ends)
+    if not (way.startswith("aio.") and foreign == "insecure_channel"):  # there grpc.aio does not even connect
         assert wire.wait_for("PRI * HTTP/2.0")
     assert not wire.contains(SECRET)
     assert not wire.contains("Bearer")
@@ -257,7 +257,7 @@ def test_the_recorder_would_have_seen_a_token(wire: PlaintextRecorder) -> None:
 
 
 def test_a_token_proven_on_one_channel_does_not_leak_on_another(secure: ProbeServer, clear: ProbeServer) -> None:
-    """Sync: one auth, one TLS channel that was proven, and at the same time plaintext channels through every door."""
+    """Sync: one auth, one TLS channel that was proven, and at the same time plaintext channels through every way."""
     auth = BearerAuth(SECRET)
     with (
         grpc_bearer.secure_channel(secure.target, secure.channel_credentials(), auth=auth) as good,
@@ -342,14 +342,14 @@ def test_one_set_of_asyncio_interceptors_on_both_kinds_of_channel_leaks_nothing(
     assert not clear.ledger.contains(SECRET)
 
 
-@pytest.mark.parametrize("door", FOREIGN)
+@pytest.mark.parametrize("way", FOREIGN)
 def test_a_user_interceptor_between_us_and_a_plaintext_channel_changes_nothing(
-    door: str, secure: ProbeServer, clear: ProbeServer
+    way: str, secure: ProbeServer, clear: ProbeServer
 ) -> None:
     """A foreign channel may be wrapped any number of times; what it stands on still counts."""
     auth = warmed(BearerAuth(SECRET), secure)
-    if door.startswith("aio."):
-        ends = try_all(door, clear.target, None, auth, timeout=PATIENCE)
+    if way.startswith("aio."):
+        ends = try_all(way, clear.target, None, auth, timeout=PATIENCE)
     else:
         with grpc.insecure_channel(clear.target) as bare:
             channel = grpc.intercept_channel(grpc.intercept_channel(bare, _PassThrough()), _PassThrough())
@@ -357,10 +357,10 @@ def test_a_user_interceptor_between_us_and_a_plaintext_channel_changes_nothing(
                 "intercept_channel": lambda: ProbeStub(grpc_bearer.intercept_channel(channel, auth)),
                 "wrap_stub": lambda: grpc_bearer.wrap_stub(ProbeStub(channel), auth),
                 "interceptor": lambda: ProbeStub(grpc.intercept_channel(channel, grpc_bearer.interceptor(auth))),
-            }[door]()
+            }[way]()
             ends = try_sync(stub, timeout=PATIENCE)
 
-    expect_refused(door, ends)
+    expect_refused(way, ends)
     assert not clear.ledger.contains(SECRET)
 
 
@@ -392,15 +392,15 @@ def test_trap_15_a_refusal_for_plaintext_asks_for_no_token(clear: ProbeServer) -
 ALLOWING = [*FOREIGN]
 
 
-@pytest.mark.parametrize("door", ALLOWING)
+@pytest.mark.parametrize("way", ALLOWING)
 @pytest.mark.parametrize("single_use", [False, True], ids=["reusable", "single-use"])
-def test_plaintext_on_purpose_carries_exactly_one_header(door: str, single_use: bool, clear: ProbeServer) -> None:
+def test_plaintext_on_purpose_carries_exactly_one_header(way: str, single_use: bool, clear: ProbeServer) -> None:
     source = Waiting(SECRET, single_use=single_use)
     source.go.set()
 
-    ends = try_all(door, clear.target, None, BearerAuth(source), door_how={"allow_plaintext": True}, timeout=PATIENCE)
+    ends = try_all(way, clear.target, None, BearerAuth(source), way_how={"allow_plaintext": True}, timeout=PATIENCE)
 
-    assert codes(ends) == everywhere(door, OK)
+    assert codes(ends) == everywhere(way, OK)
     assert [_ours(attempt) for attempt in clear.ledger] == [[f"Bearer {SECRET}"]] * len(ends)
 
 
@@ -424,8 +424,8 @@ def test_insecure_channel_on_purpose_works_in_sync_and_asyncio(clear: ProbeServe
     assert {tuple(_ours(attempt)) for attempt in clear.ledger} == {(f"Bearer {SECRET}",)}
 
 
-@pytest.mark.parametrize("door", ["insecure_channel", "intercept_channel", "wrap_stub", "interceptor"])
-def test_trap_20_plaintext_future_does_not_block_while_it_waits_for_its_token(door: str, clear: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ["insecure_channel", "intercept_channel", "wrap_stub", "interceptor"])
+def test_trap_20_plaintext_future_does_not_block_while_it_waits_for_its_token(way: str, clear: ProbeServer) -> None:
     source = Waiting(SECRET)
     auth = BearerAuth(source)
     bare = clear.channel()
@@ -438,7 +438,7 @@ def test_trap_20_plaintext_future_does_not_block_while_it_waits_for_its_token(do
         "interceptor": lambda: ProbeStub(
             grpc.intercept_channel(bare, grpc_bearer.interceptor(auth, allow_plaintext=True))
         ),
-    }[door]()
+    }[way]()
 
     # Each of these returns while the source still waits: it is this very thread that lets it go on.
     unary = stub.Unary.future(ProbeRequest(index=1), timeout=PATIENCE)
@@ -482,16 +482,16 @@ def local(request: Any, tmp_path_factory: Any) -> Iterator[ProbeServer]:
         yield server
 
 
-@pytest.mark.parametrize("door", ALL_DOORS)
-def test_trap_18_local_credentials_carry_tokens_over_loopback_and_unix_sockets(door: str, local: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_trap_18_local_credentials_carry_tokens_over_loopback_and_unix_sockets(way: str, local: ProbeServer) -> None:
     auth = BearerAuth(SECRET)
     local.ledger.clear()
 
-    first = try_all(door, local.target, local.channel_credentials(), auth, timeout=PATIENCE)
-    again = try_all(door, local.target, local.channel_credentials(), auth, timeout=PATIENCE)
+    first = try_all(way, local.target, local.channel_credentials(), auth, timeout=PATIENCE)
+    again = try_all(way, local.target, local.channel_credentials(), auth, timeout=PATIENCE)
 
-    assert codes(first) == everywhere(door, OK)
-    assert codes(again) == everywhere(door, OK)
+    assert codes(first) == everywhere(way, OK)
+    assert codes(again) == everywhere(way, OK)
     assert {tuple(attempt.header_values) for attempt in local.ledger} == {(f"Bearer {SECRET}",)}
 
 
@@ -504,14 +504,14 @@ def ledger_of(secure: ProbeServer) -> ProbeServer:
     return secure
 
 
-@pytest.mark.parametrize("door", ALL_DOORS)
+@pytest.mark.parametrize("way", ALL_WAYS)
 @pytest.mark.parametrize("times", [1, 2], ids=["cold", "warm"])
-def test_trap_08_never_two_authorization_headers(door: str, times: int, ledger_of: ProbeServer) -> None:
+def test_trap_08_never_two_authorization_headers(way: str, times: int, ledger_of: ProbeServer) -> None:
     auth = BearerAuth(SECRET)
 
     for _ in range(times):
-        ends = try_all(door, ledger_of.target, ledger_of.channel_credentials(), auth, timeout=PATIENCE)
-        assert codes(ends) == everywhere(door, OK)
+        ends = try_all(way, ledger_of.target, ledger_of.channel_credentials(), auth, timeout=PATIENCE)
+        assert codes(ends) == everywhere(way, OK)
 
     assert {tuple(attempt.header_values) for attempt in ledger_of.ledger} == {(f"Bearer {SECRET}",)}
 
@@ -527,29 +527,29 @@ SHAPES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("door", EXPLAINING)
-def test_trap_08_the_caller_s_own_metadata_under_our_header_wins(door: str, shape: str, ledger_of: ProbeServer) -> None:
+@pytest.mark.parametrize("way", EXPLAINING)
+def test_trap_08_the_caller_s_own_metadata_under_our_header_wins(way: str, shape: str, ledger_of: ProbeServer) -> None:
     auth = warmed(BearerAuth(SECRET), ledger_of)
     ledger_of.ledger.clear()
 
     for _ in range(2):
-        ends = _each_kind(door, ledger_of, auth, SHAPES[shape])
-        assert codes(ends) == everywhere(door, OK)
+        ends = _each_kind(way, ledger_of, auth, SHAPES[shape])
+        assert codes(ends) == everywhere(way, OK)
 
     assert {tuple(attempt.header_values) for attempt in ledger_of.ledger} == {(f"Bearer {OTHER}",)}
     assert all(("x-a", "1") in attempt.metadata for attempt in ledger_of.ledger)
 
 
-def _each_kind(door: str, server: ProbeServer, auth: BearerAuth, metadata: Callable[[], Any], **how: Any) -> Any:
+def _each_kind(way: str, server: ProbeServer, auth: BearerAuth, metadata: Callable[[], Any], **how: Any) -> Any:
     """Like `try_all`, with metadata made anew for each call."""
     credentials = server.channel_credentials()
     how = {"timeout": PATIENCE, **how}
-    if door in SYNC_DOORS:
-        with SYNC_DOORS[door](server.target, credentials, auth) as stub:
+    if way in SYNC_WAYS:
+        with SYNC_WAYS[way](server.target, credentials, auth) as stub:
             return {kind: _ended(call, stub, {**how, "metadata": metadata()}) for kind, call in SYNC_KINDS.items()}
 
     async def main() -> Any:
-        async with AIO_DOORS[door](server.target, credentials, auth) as stub:
+        async with AIO_WAYS[way](server.target, credentials, auth) as stub:
             return {
                 kind: await _ended_aio(call, stub, {**how, "metadata": metadata()}) for kind, call in AIO_KINDS.items()
             }
@@ -557,58 +557,58 @@ def _each_kind(door: str, server: ProbeServer, auth: BearerAuth, metadata: Calla
     return asyncio.run(main())
 
 
-@pytest.mark.parametrize("door", EXPLAINING)
-def test_trap_30_nobody_s_metadata_object_is_changed(door: str, ledger_of: ProbeServer) -> None:
+@pytest.mark.parametrize("way", EXPLAINING)
+def test_trap_30_nobody_s_metadata_object_is_changed(way: str, ledger_of: ProbeServer) -> None:
     auth = warmed(BearerAuth(SECRET), ledger_of)
     ledger_of.ledger.clear()
-    mine: Any = grpc.aio.Metadata(("x-a", "1")) if door.startswith("aio.") else [("x-a", "1")]
+    mine: Any = grpc.aio.Metadata(("x-a", "1")) if way.startswith("aio.") else [("x-a", "1")]
 
     for _ in range(3):
-        ends = _each_kind(door, ledger_of, auth, lambda: mine)
-        assert codes(ends) == everywhere(door, OK)
+        ends = _each_kind(way, ledger_of, auth, lambda: mine)
+        assert codes(ends) == everywhere(way, OK)
 
     assert [tuple(pair) for pair in mine] == [("x-a", "1")]
     assert {tuple(attempt.header_values) for attempt in ledger_of.ledger} == {(f"Bearer {SECRET}",)}
     assert {sum(key == "x-a" for key, _ in attempt.metadata) for attempt in ledger_of.ledger} == {1}
 
 
-@pytest.mark.parametrize("door", EXPLAINING)
-def test_credentials_of_one_call_replace_ours_for_that_call(door: str, ledger_of: ProbeServer) -> None:
+@pytest.mark.parametrize("way", EXPLAINING)
+def test_credentials_of_one_call_replace_ours_for_that_call(way: str, ledger_of: ProbeServer) -> None:
     auth = warmed(BearerAuth(SECRET), ledger_of)
     ledger_of.ledger.clear()
     act_for = grpc_bearer.call_credentials(OTHER)
 
-    theirs = _each_kind(door, ledger_of, auth, lambda: None, credentials=act_for)
+    theirs = _each_kind(way, ledger_of, auth, lambda: None, credentials=act_for)
     as_other = {tuple(attempt.header_values) for attempt in ledger_of.ledger}
     ledger_of.ledger.clear()
-    ours = _each_kind(door, ledger_of, auth, lambda: None)
+    ours = _each_kind(way, ledger_of, auth, lambda: None)
 
-    assert codes(theirs) == everywhere(door, OK)
+    assert codes(theirs) == everywhere(way, OK)
     assert as_other == {(f"Bearer {OTHER}",)}
-    assert codes(ours) == everywhere(door, OK)
+    assert codes(ours) == everywhere(way, OK)
     assert {tuple(attempt.header_values) for attempt in ledger_of.ledger} == {(f"Bearer {SECRET}",)}
 
 
-@pytest.mark.parametrize("door", ALL_DOORS)
-def test_a_header_of_its_own_with_the_bare_token(door: str) -> None:
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_a_header_of_its_own_with_the_bare_token(way: str) -> None:
     auth = BearerAuth(SECRET, header="X-BBK-Auth-Token", scheme="")
     with ProbeServer(OpaqueVerifier([SECRET], header="x-bbk-auth-token", scheme=""), TLS) as server:
         for _ in range(2):
-            ends = try_all(door, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
-            assert codes(ends) == everywhere(door, OK)
+            ends = try_all(way, server.target, server.channel_credentials(), auth, timeout=PATIENCE)
+            assert codes(ends) == everywhere(way, OK)
 
         assert {tuple(attempt.header_values) for attempt in server.ledger} == {(SECRET,)}
         assert not any(key == "authorization" for attempt in server.ledger for key, _ in attempt.metadata)
 
 
-@pytest.mark.parametrize("door", EXPLAINING)
-def test_metadata_under_authorization_stays_beside_a_header_of_our_own(door: str) -> None:
+@pytest.mark.parametrize("way", EXPLAINING)
+def test_metadata_under_authorization_stays_beside_a_header_of_our_own(way: str) -> None:
     auth = BearerAuth(SECRET, header="x-bbk-auth-token", scheme="")
     with ProbeServer(OpaqueVerifier([SECRET], header="x-bbk-auth-token", scheme=""), TLS) as server:
-        shape = grpc.aio.Metadata(THEIRS) if door.startswith("aio.") else [THEIRS]
-        ends = _each_kind(door, server, auth, lambda: shape)
+        shape = grpc.aio.Metadata(THEIRS) if way.startswith("aio.") else [THEIRS]
+        ends = _each_kind(way, server, auth, lambda: shape)
 
-        assert codes(ends) == everywhere(door, OK)
+        assert codes(ends) == everywhere(way, OK)
         assert {tuple(_ours(attempt)) for attempt in server.ledger} == {(f"Bearer {OTHER}",)}
         assert {tuple(attempt.header_values) for attempt in server.ledger} == {(SECRET,)}
 
@@ -639,11 +639,11 @@ class Here(grpc_bearer.Source):
         return grpc_bearer.Token(SECRET)
 
 
-@pytest.mark.parametrize("door", ["secure_channel", "intercept_channel", "wrap_stub"])
-def test_once_core_has_proven_a_channel_the_token_goes_without_the_plugin(door: str, ledger_of: ProbeServer) -> None:
+@pytest.mark.parametrize("way", ["secure_channel", "intercept_channel", "wrap_stub"])
+def test_once_core_has_proven_a_channel_the_token_goes_without_the_plugin(way: str, ledger_of: ProbeServer) -> None:
     """How it went out shows in who made it: a single-use token is made by whoever asks for it."""
     here = Here()
-    with SYNC_DOORS[door](ledger_of.target, ledger_of.channel_credentials(), BearerAuth(here)) as stub:
+    with SYNC_WAYS[way](ledger_of.target, ledger_of.channel_credentials(), BearerAuth(here)) as stub:
         stub.Unary(ProbeRequest(), timeout=PATIENCE)
         cold = set(here.asking)
         here.asking.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import PATIENCE, TLS, eventually
+from attachments import PATIENCE, TLS, eventually
 
 import grpc_bearer
 from grpc_bearer import BearerAuth, CallContext, HTTPTokenSource, Source, Token, TokenUnavailableError

@@ -1,4 +1,4 @@
-"""Every sync door, and the plain channel that it has to behave like."""
+"""Every sync way to attach, and the plain channel that it has to behave like."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 import grpc_bearer
-from _contract.base import BaseDoor, BaseWorld, doors, prove
+from _contract.base import BaseWay, BaseWorld, prove, ways
 from _contract.stage import PATIENCE, SERVICE, WARM, Stage
 
 
@@ -34,7 +34,7 @@ class Noop(
 
 
 @dataclass(frozen=True)
-class Door(BaseDoor):
+class Way(BaseWay):
     def observe(self, scenario: Callable[[World], Any], stages: Mapping[str, Stage], kind: str) -> Any:
         with self.auth() as auth, self._world(stages, kind, self.wrap, auth, self.method) as world:
             seen = scenario(world)
@@ -66,9 +66,9 @@ class World(BaseWorld):
 
     def open(self, target: str | None = None, stage: Stage | None = None, **arguments: Any) -> grpc.Channel:
         channel = self._opened(target, stage, arguments)
-        if self.door.warm and target is None:
+        if self.way.warm and target is None:
             channel.unary_unary(f"/{SERVICE}/{WARM}")(b"", timeout=PATIENCE)
-        elif self.door.warm and self.auth is not None:
+        elif self.way.warm and self.auth is not None:
             self.auth.token()
             prove(channel)
         return channel
@@ -126,8 +126,8 @@ def _clear(target: str, credentials: Any, auth: Any, arguments: dict[str, Any]) 
 
 PLAIN: dict[str, Callable[..., Any]] = {"plain": _plain, "intercepted": _plain_intercepted}
 
-DOORS: dict[str, Door] = doors(
-    Door,
+WAYS: dict[str, Way] = ways(
+    Way,
     {
         "plain": _plain,
         "ours": _ours,
@@ -141,4 +141,4 @@ DOORS: dict[str, Door] = doors(
     },
 )
 
-__all__ = ["DOORS", "Door", "Noop", "World"]
+__all__ = ["WAYS", "Noop", "Way", "World"]

@@ -10,13 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
-from doors import (
-    AIO_DOORS,
-    ALL_DOORS,
+from attachments import (
+    AIO_WAYS,
+    ALL_WAYS,
     EXPLAINING,
     FOREIGN,
     PATIENCE,
-    SYNC_DOORS,
+    SYNC_WAYS,
     TLS,
     codes,
     eventually,
@@ -86,17 +86,17 @@ def setting(ca_file: str) -> Iterator[Setting]:
 # ------------------------------------------------------------------------------------ an endpoint that does not answer
 
 
-@pytest.mark.parametrize("door", [*ALL_DOORS, *(f"plaintext {door}" for door in FOREIGN)])
-def test_trap_19_a_call_ends_at_its_own_deadline_while_the_endpoint_hangs(door: str, ca_file: str) -> None:
-    door, plaintext = door.removeprefix("plaintext "), door.startswith("plaintext ")
+@pytest.mark.parametrize("way", [*ALL_WAYS, *(f"plaintext {way}" for way in FOREIGN)])
+def test_trap_19_a_call_ends_at_its_own_deadline_while_the_endpoint_hangs(way: str, ca_file: str) -> None:
+    way, plaintext = way.removeprefix("plaintext "), way.startswith("plaintext ")
     how = {"allow_plaintext": True} if plaintext else {}
     with Setting(ca_file, plaintext=plaintext) as setting:
         hang = Hang()
         setting.tokens.script(hang)
-        arguments = (door, setting.server.target, setting.server.channel_credentials(), setting.auth)
+        arguments = (way, setting.server.target, setting.server.channel_credentials(), setting.auth)
 
-        late = try_all(*arguments, door_how=how, timeout=0.5)
-        assert codes(late) == everywhere(door, DEADLINE)
+        late = try_all(*arguments, way_how=how, timeout=0.5)
+        assert codes(late) == everywhere(way, DEADLINE)
         # The bound above is that of a hang: what ends late by some other clock of ours does not say DEADLINE_EXCEEDED.
         assert [end for end in late.values() if not 0.4 < end.seconds < PATIENCE / 2] == []
         assert len(setting.tokens.exchanges) == 1
@@ -104,17 +104,17 @@ def test_trap_19_a_call_ends_at_its_own_deadline_while_the_endpoint_hangs(door: 
 
         # The late token serves the next calls.
         hang.release.set()
-        served = try_all(*arguments, door_how=how, timeout=PATIENCE)
-        assert codes(served) == everywhere(door, OK)
+        served = try_all(*arguments, way_how=how, timeout=PATIENCE)
+        assert codes(served) == everywhere(way, OK)
         assert len(setting.tokens.exchanges) == 1
         assert setting.server.ledger.tokens == setting.tokens.issued
 
 
-@pytest.mark.parametrize("door", SYNC_DOORS)
-def test_trap_20_future_and_streams_return_at_once_while_the_endpoint_hangs(door: str, setting: Setting) -> None:
+@pytest.mark.parametrize("way", SYNC_WAYS)
+def test_trap_20_future_and_streams_return_at_once_while_the_endpoint_hangs(way: str, setting: Setting) -> None:
     hang = Hang()
     setting.tokens.script(hang)
-    with SYNC_DOORS[door](setting.server.target, setting.server.channel_credentials(), setting.auth) as stub:
+    with SYNC_WAYS[way](setting.server.target, setting.server.channel_credentials(), setting.auth) as stub:
         # It is this very thread that lets the endpoint go on: one that blocked would never come so far.
         unary = stub.Unary.future(ProbeRequest(index=1), timeout=PATIENCE)
         client_stream = stub.ClientStream.future(iter([ProbeRequest(index=1)]), timeout=PATIENCE)
@@ -133,13 +133,13 @@ def test_trap_20_future_and_streams_return_at_once_while_the_endpoint_hangs(door
     assert len(setting.tokens.exchanges) == 1
 
 
-@pytest.mark.parametrize("door", AIO_DOORS)
-def test_trap_32_the_event_loop_goes_on_while_the_endpoint_hangs(door: str, setting: Setting) -> None:
+@pytest.mark.parametrize("way", AIO_WAYS)
+def test_trap_32_the_event_loop_goes_on_while_the_endpoint_hangs(way: str, setting: Setting) -> None:
     hang = Hang()
     setting.tokens.script(hang)
 
     async def main() -> tuple[int, int, int]:
-        async with AIO_DOORS[door](setting.server.target, setting.server.channel_credentials(), setting.auth) as stub:
+        async with AIO_WAYS[way](setting.server.target, setting.server.channel_credentials(), setting.auth) as stub:
             call = stub.Unary(ProbeRequest(index=1), timeout=PATIENCE)
             stream = stub.BidiStream(timeout=PATIENCE)
             writing = asyncio.ensure_future(stream.write(ProbeRequest(index=1)))
@@ -167,56 +167,56 @@ def test_trap_32_the_event_loop_goes_on_while_the_endpoint_hangs(door: str, sett
 # ------------------------------------------------------------------------------------- an endpoint that fails for once
 
 
-@pytest.mark.parametrize("door", [*EXPLAINING, *(f"plaintext {door}" for door in FOREIGN)])
+@pytest.mark.parametrize("way", [*EXPLAINING, *(f"plaintext {way}" for way in FOREIGN)])
 def test_calls_that_wait_for_ready_wait_out_the_endpoint_s_backoff_and_others_fail_at_once(
-    door: str, ca_file: str
+    way: str, ca_file: str
 ) -> None:
-    door, plaintext = door.removeprefix("plaintext "), door.startswith("plaintext ")
+    way, plaintext = way.removeprefix("plaintext "), way.startswith("plaintext ")
     clock = ManualClock()
     with Setting(ca_file, clock, plaintext=plaintext) as setting:
         setting.tokens.script(Status(503))
         with pytest.raises(TokenUnavailableError):
             setting.auth.token()
         how = {"allow_plaintext": True} if plaintext else {}
-        arguments = (door, setting.server.target, setting.server.channel_credentials(), setting.auth)
-        assert codes(try_all(*arguments, door_how=how, timeout=PATIENCE)) == everywhere(door, UNAVAILABLE)
-        late = try_all(*arguments, door_how=how, timeout=0.5, wait_for_ready=True)
-        assert codes(late) == everywhere(door, DEADLINE)
+        arguments = (way, setting.server.target, setting.server.channel_credentials(), setting.auth)
+        assert codes(try_all(*arguments, way_how=how, timeout=PATIENCE)) == everywhere(way, UNAVAILABLE)
+        late = try_all(*arguments, way_how=how, timeout=0.5, wait_for_ready=True)
+        assert codes(late) == everywhere(way, DEADLINE)
         assert len(setting.tokens.exchanges) == 1
 
         # By then they wait, as a rule: nothing tells. One that comes later finds the backoff over, and is served too.
         over = threading.Timer(0.2, clock.advance, (2.0,))
         over.start()
-        served = try_all(*arguments, door_how=how, timeout=PATIENCE, wait_for_ready=True)
+        served = try_all(*arguments, way_how=how, timeout=PATIENCE, wait_for_ready=True)
         over.join()
 
-        assert codes(served) == everywhere(door, OK)
+        assert codes(served) == everywhere(way, OK)
         assert len(setting.tokens.exchanges) == 2
 
 
-@pytest.mark.parametrize("door", [door for door in SYNC_DOORS if door in EXPLAINING])
-def test_calls_that_ended_in_a_backoff_are_let_go_and_cause_no_fetch_after_it(door: str, ca_file: str) -> None:
+@pytest.mark.parametrize("way", [way for way in SYNC_WAYS if way in EXPLAINING])
+def test_calls_that_ended_in_a_backoff_are_let_go_and_cause_no_fetch_after_it(way: str, ca_file: str) -> None:
     clock = ManualClock()
     with Setting(ca_file, clock) as setting:
         setting.tokens.script(Status(503))
         with pytest.raises(TokenUnavailableError):
             setting.auth.token()
-        arguments = (door, setting.server.target, setting.server.channel_credentials(), setting.auth)
+        arguments = (way, setting.server.target, setting.server.channel_credentials(), setting.auth)
         late = try_all(*arguments, timeout=0.3, wait_for_ready=True)
         clock.advance(600.0)
 
-        assert codes(late) == everywhere(door, DEADLINE)
+        assert codes(late) == everywhere(way, DEADLINE)
         assert len(setting.tokens.exchanges) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------- cancelling
 
 
-@pytest.mark.parametrize("door", SYNC_DOORS)
-def test_trap_12_a_call_cancelled_while_it_waits_leaves_the_fetch_to_others(door: str, setting: Setting) -> None:
+@pytest.mark.parametrize("way", SYNC_WAYS)
+def test_trap_12_a_call_cancelled_while_it_waits_leaves_the_fetch_to_others(way: str, setting: Setting) -> None:
     hang = Hang()
     setting.tokens.script(hang)
-    with SYNC_DOORS[door](setting.server.target, setting.server.channel_credentials(), setting.auth) as stub:
+    with SYNC_WAYS[way](setting.server.target, setting.server.channel_credentials(), setting.auth) as stub:
         cancelled = [
             stub.Unary.future(ProbeRequest(), timeout=PATIENCE),
             stub.ClientStream.future(iter([ProbeRequest()]), timeout=PATIENCE),
@@ -236,13 +236,13 @@ def test_trap_12_a_call_cancelled_while_it_waits_leaves_the_fetch_to_others(door
     assert len(setting.server.ledger) == 1
 
 
-@pytest.mark.parametrize("door", AIO_DOORS)
-def test_trap_40_a_cancelled_task_does_not_cancel_the_fetch_for_the_rest(door: str, setting: Setting) -> None:
+@pytest.mark.parametrize("way", AIO_WAYS)
+def test_trap_40_a_cancelled_task_does_not_cancel_the_fetch_for_the_rest(way: str, setting: Setting) -> None:
     hang = Hang()
     setting.tokens.script(hang)
 
     async def main() -> tuple[Any, ...]:
-        async with AIO_DOORS[door](setting.server.target, setting.server.channel_credentials(), setting.auth) as stub:
+        async with AIO_WAYS[way](setting.server.target, setting.server.channel_credentials(), setting.auth) as stub:
 
             async def caller() -> Any:
                 return await stub.Unary(ProbeRequest(index=1), timeout=PATIENCE)
@@ -442,8 +442,8 @@ def test_trap_28_the_same_in_asyncio(single_use: bool) -> None:
     assert len(source.made) == (3 if single_use else 1)
 
 
-@pytest.mark.parametrize("door", ["secure_channel", "aio.secure_channel"])
-def test_trap_28_a_token_does_not_age_while_a_proven_channel_waits_for_its_server(door: str) -> None:
+@pytest.mark.parametrize("way", ["secure_channel", "aio.secure_channel"])
+def test_trap_28_a_token_does_not_age_while_a_proven_channel_waits_for_its_server(way: str) -> None:
     """The channel was proven, the token is fresh; then the server goes away for longer than the token lives."""
     clock = ManualClock()
     key = throwaway_key("ES256")
@@ -480,7 +480,7 @@ def test_trap_28_a_token_does_not_age_while_a_proven_channel_waits_for_its_serve
             await call
 
     with server:
-        if door == "secure_channel":
+        if way == "secure_channel":
             sync()
         else:
             asyncio.run(asynchronous())

@@ -1,4 +1,4 @@
-"""What the tests of the doors share: every kind of call, every door, sync and asyncio under one roof."""
+"""What the tests of the ways share: every kind of call, every way, sync and asyncio under one roof."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-# -------------------------------------------------------------------------------------------------------------- doors
+# -------------------------------------------------------------------------------------------------------------- ways
 #
-# A door is a context manager that gives a stub to call through. `allow_plaintext` is for those that take it.
+# A way to attach is a context manager that gives a stub to call through. `allow_plaintext` is for those that take it.
 
 Credentials = grpc.ChannelCredentials | None
 Options = Sequence[tuple[str, Any]]
@@ -219,7 +219,7 @@ async def _aio_call_credentials(
         yield _WithCredentials(ProbeStub(channel), grpc_bearer.call_credentials(auth))
 
 
-SYNC_DOORS: dict[str, Callable[..., contextlib.AbstractContextManager[Any]]] = {
+SYNC_WAYS: dict[str, Callable[..., contextlib.AbstractContextManager[Any]]] = {
     "secure_channel": _secure_channel,
     "intercept_channel": _intercept_channel,
     "wrap_stub": _wrap_stub,
@@ -228,7 +228,7 @@ SYNC_DOORS: dict[str, Callable[..., contextlib.AbstractContextManager[Any]]] = {
     "call_credentials": _call_credentials,
 }
 
-AIO_DOORS: dict[str, Callable[..., contextlib.AbstractAsyncContextManager[Any]]] = {
+AIO_WAYS: dict[str, Callable[..., contextlib.AbstractAsyncContextManager[Any]]] = {
     "aio.secure_channel": _aio_secure_channel,
     "aio.intercept_channel": _aio_intercept_channel,
     "aio.wrap_stub": _aio_wrap_stub,
@@ -237,17 +237,17 @@ AIO_DOORS: dict[str, Callable[..., contextlib.AbstractAsyncContextManager[Any]]]
     "aio.call_credentials": _aio_call_credentials,
 }
 
-#: Doors where our own code stands between the caller and gRPC, so that errors can be explained.
-EXPLAINING = [name for name in (*SYNC_DOORS, *AIO_DOORS) if not name.endswith("_credentials")]
-#: Doors for channels that someone else made, which may be anything.
+#: Ways to attach where our own code stands between the caller and gRPC, so that errors can be explained.
+EXPLAINING = [name for name in (*SYNC_WAYS, *AIO_WAYS) if not name.endswith("_credentials")]
+#: Ways to attach for channels that someone else made, which may be anything.
 FOREIGN = [name for name in EXPLAINING if not name.endswith("secure_channel")]
-#: Doors that leave everything to core.
-CORE_ONLY = [name for name in (*SYNC_DOORS, *AIO_DOORS) if name.endswith("_credentials")]
-ALL_DOORS = EXPLAINING + CORE_ONLY
+#: Ways to attach that leave everything to core.
+CORE_ONLY = [name for name in (*SYNC_WAYS, *AIO_WAYS) if name.endswith("_credentials")]
+ALL_WAYS = EXPLAINING + CORE_ONLY
 
 
-def kinds_of(door: str) -> list[str]:
-    return list(AIO_KINDS if door.startswith("aio.") else SYNC_KINDS)
+def kinds_of(way: str) -> list[str]:
+    return list(AIO_KINDS if way.startswith("aio.") else SYNC_KINDS)
 
 
 # ------------------------------------------------------------------------------------------------- calls and outcomes
@@ -277,13 +277,13 @@ class Ended:
 
 
 def try_all(
-    door: str, target: str, credentials: Credentials, auth: Any, /, *, door_how: Any = None, **how: Any
+    way: str, target: str, credentials: Credentials, auth: Any, /, *, way_how: Any = None, **how: Any
 ) -> dict[str, Ended]:
-    """A call of every kind through one door, all at once; how each ended."""
-    door_how = door_how or {}
-    if door in AIO_DOORS:
-        return asyncio.run(_try_all_aio(AIO_DOORS[door](target, credentials, auth, **door_how), how))
-    with SYNC_DOORS[door](target, credentials, auth, **door_how) as stub:
+    """A call of every kind through one way to attach, all at once; how each ended."""
+    way_how = way_how or {}
+    if way in AIO_WAYS:
+        return asyncio.run(_try_all_aio(AIO_WAYS[way](target, credentials, auth, **way_how), how))
+    with SYNC_WAYS[way](target, credentials, auth, **way_how) as stub:
         return try_sync(stub, **how)
 
 
@@ -315,8 +315,8 @@ async def try_aio(stub: Any, kinds: Iterable[str] = AIO_KINDS, **how: Any) -> di
     return dict(zip(kinds, ends, strict=True))
 
 
-async def _try_all_aio(door: contextlib.AbstractAsyncContextManager[Any], how: dict[str, Any]) -> dict[str, Ended]:
-    async with door as stub:
+async def _try_all_aio(way: contextlib.AbstractAsyncContextManager[Any], how: dict[str, Any]) -> dict[str, Ended]:
+    async with way as stub:
         return await try_aio(stub, **how)
 
 
@@ -338,9 +338,9 @@ def causes(ends: dict[str, Ended]) -> dict[str, type]:
     return {kind: type(end.cause) for kind, end in ends.items()}
 
 
-def everywhere(door: str, value: Any) -> dict[str, Any]:
-    """The same expectation for every kind of call of a door."""
-    return dict.fromkeys(kinds_of(door), value)
+def everywhere(way: str, value: Any) -> dict[str, Any]:
+    """The same expectation for every kind of call of a way to attach."""
+    return dict.fromkeys(kinds_of(way), value)
 
 
 def eventually(condition: Callable[[], bool], patience: float = PATIENCE) -> bool:
