@@ -345,7 +345,7 @@ def as_source(source: object, scope: str | Iterable[str] | None = None) -> Sourc
     if isinstance(source, Source) and scope is None:
         return source
     if scope is not None or callable(getattr(source, "get_token", None)):
-        from grpc_bearer.sources.azure import with_scope
+        from grpc_bearer.sources._with_scope import with_scope
 
         return with_scope(source, scope)
     # Recognised before anything callable, which a plugin is too.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from grpc_bearer._base.arguments import checked_text
 from grpc_bearer._base.token import CallContext, Shared, Token, secrets_may_travel
@@ -121,20 +121,6 @@ class AzureIdentitySource(Shared, CallableSource):
         if not isinstance(value, str) or expires_on is None:
             raise TokenFormatError(f"{self._where}: gave no object with the fields token and expires_on")
         return made_token(self._where, value, now=now, expires_at=expires_on)
-
-
-def with_scope(source: object, scope: str | Iterable[str] | None) -> AzureIdentitySource:
-    """The source of what was given with a scope, or wants one.
-
-    Raises:
-        ConfigurationError: one of the two is missing.
-    """
-    if isinstance(source, type) or not callable(getattr(source, "get_token", None)):
-        raise ConfigurationError("only for a credential with get_token(scope), as azure-identity's are", field="scope")
-    if scope is None:
-        name = type(source).__name__
-        raise ConfigurationError(f"missing; give BearerAuth({name}(…), scope='api://…/.default')", field="scope")
-    return AzureIdentitySource(cast("TokenCredential", source), scope)
 
 
 def _checked_scopes(scope: object) -> tuple[str, ...]:

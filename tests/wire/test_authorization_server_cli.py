@@ -44,9 +44,7 @@ def test_a_token_is_printed(
 ) -> None:
     server = authorization_server
     address = server.issuer if where == "--issuer" else server.token_url
-    options = (
-        f"{where} {address} --token-ca {server.roots} --scope read --resource {ORDERS} {WAYS[way].format(**files)}"
-    )
+    which = f"{where} {address} --token-ca {server.roots} --scope read --resource {ORDERS}"
 
     code = main(["token", *which.split(), *WAYS[way].format(**files).split()])
 
