@@ -5,11 +5,15 @@ from __future__ import annotations
 import encodings.utf_8_sig  # noqa: F401  # the codec for `read_text`, while files can be opened
 import os
 import stat
+from typing import TypeAlias
 
 from grpc_bearer._base.arguments import Place, expanded_path
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
 from grpc_bearer.sources._parse import is_jwt
+
+#: What tells a file from what it was: when it was changed, its size, its number on the disk.
+Stamp: TypeAlias = tuple[int, int, int]
 
 _MAX_BYTES = 1 << 20
 # Not blocking, or opening a named pipe would wait for its writer for ever. Windows has only the other flag.
@@ -47,6 +51,16 @@ def read_text(path: str) -> str:
     if not text.strip():
         raise TokenUnavailableError(f"{path!r}: empty; is it being written?")
     return text
+
+
+def stamps_of(*paths: str | None) -> list[Stamp]:
+    """The stamps of these files, of those that are one.
+
+    Raises:
+        OSError: one is not there.
+    """
+    seen = [os.stat(path) for path in paths if path]
+    return [(each.st_mtime_ns, each.st_size, each.st_ino) for each in seen]
 
 
 def _content(path: str) -> bytes:

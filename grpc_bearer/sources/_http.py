@@ -21,6 +21,7 @@ from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.token import Secret
 from grpc_bearer._base.translating import translating
 from grpc_bearer.errors import ConfigurationError, TokenFormatError, TokenUnavailableError
+from grpc_bearer.sources._files import Stamp, stamps_of
 from grpc_bearer.sources._parse import Answer
 from grpc_bearer.sources._secrets import SecretLike, given_text
 
@@ -86,6 +87,7 @@ class Endpoint:
         self._loopback = _is_loopback(parts.hostname or "")
         self._pool: tuple[int, WatchedAdapter] | None = None
         self._last_used = 0.0
+        self._stamps: list[Stamp] = []
 
     @property
     def secure(self) -> bool:
@@ -152,9 +154,17 @@ class Endpoint:
         if self._pool is None or self._pool[0] != os.getpid():
             self._pool = (os.getpid(), WatchedAdapter())
         adapter = self._pool[1]
-        if SYSTEM_CLOCK.monotonic() - self._last_used > _KEEP_ALIVE:
+        before, self._stamps = self._stamps, self._certificates()
+        if SYSTEM_CLOCK.monotonic() - self._last_used > _KEEP_ALIVE or before != self._stamps:
             adapter.close()  # forgets its connections; it stays usable
         return adapter
+
+    def _certificates(self) -> list[Stamp]:
+        """What tells the files of certificates from what they were: a connection holds on to those it began with."""
+        try:
+            return stamps_of(self._trust()[1], *(self.cert or ()))
+        except OSError:  # one is being replaced; a new connection would say so
+            return self._stamps
 
     def _trust(self) -> tuple[str, str | None]:
         """Where trust comes from, by name: our own `ca`, else the environment as `requests` reads it, else certifi

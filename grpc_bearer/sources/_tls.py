@@ -5,21 +5,18 @@ To read a bundle of them takes 20 ms of CPU, and most refreshes come after a pau
 
 from __future__ import annotations
 
-import os
 import ssl
 import threading
 from collections import OrderedDict
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from urllib3.util.ssl_ import create_urllib3_context
 
 from grpc_bearer._base import fork_hooks
+from grpc_bearer.sources._files import Stamp, stamps_of
 
 # So many are kept, those that were used last: a process has one, or one for each of a few clients' certificates.
 _MOST = 32
-
-#: What tells a file from what it was: when it was changed, its size, its number on the disk.
-_Stamp: TypeAlias = "tuple[int, int, int]"
 
 
 class Files(NamedTuple):
@@ -31,7 +28,7 @@ class Files(NamedTuple):
     key: str | None
 
 
-_made: OrderedDict[Files, tuple[list[_Stamp], ssl.SSLContext]] = OrderedDict()
+_made: OrderedDict[Files, tuple[list[Stamp], ssl.SSLContext]] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -41,7 +38,7 @@ def context_for(files: Files) -> ssl.SSLContext:
     Raises:
         OSError: a file cannot be read, or is none of certificates.
     """
-    stamps = [_stamp(path) for path in (files.ca, files.cert, files.key) if path]
+    stamps = stamps_of(files.ca, files.cert, files.key)
     with _lock:  # those who come while it is read would only read it once more
         found = _made.get(files)
         if found is None or found[0] != stamps:
@@ -50,11 +47,6 @@ def context_for(files: Files) -> ssl.SSLContext:
         if len(_made) > _MOST:
             _made.popitem(last=False)
     return found[1]
-
-
-def _stamp(path: str) -> _Stamp:
-    seen = os.stat(path)
-    return seen.st_mtime_ns, seen.st_size, seen.st_ino
 
 
 def _read(files: Files) -> ssl.SSLContext:

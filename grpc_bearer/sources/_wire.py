@@ -68,17 +68,6 @@ class _WatchedTLSConnection(_WatchedConnection, HTTPSConnection):
         self.ca_certs = self.ca_cert_dir = self.cert_file = self.key_file = None
         super().connect()
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether it may be used again: not once a file of its certificates is another one."""
-        return super().is_connected and not self._outdated()
-
-    def _outdated(self) -> bool:
-        try:
-            return self._files is not None and context_for(self._files) is not self.ssl_context
-        except OSError:  # in the middle of being replaced
-            return False
-
 
 class _WatchedPool(HTTPConnectionPool):
     ConnectionCls = _WatchedConnection

@@ -15,7 +15,7 @@ import pytest
 import requests
 from _authorization_server import ORDERS, Api, AuthorizationServer
 from _https import assert_hidden, failure
-from doors import PATIENCE, TLS
+from attachments import PATIENCE, TLS
 
 import grpc_bearer
 from grpc_bearer import (

@@ -8,8 +8,9 @@ import ssl
 from pathlib import Path
 
 import pytest
+from _https import https_server
 
-from grpc_bearer import BearerAuth, HTTPTokenSource
+from grpc_bearer import BearerAuth, CallContext, HTTPTokenSource
 from grpc_bearer.errors import TokenRejectedError, TokenUnavailableError
 from grpc_bearer.sources import _tls
 from grpc_bearer.sources._tls import Files, context_for
@@ -77,3 +78,22 @@ def test_an_endpoint_whose_authority_is_replaced_is_trusted_by_the_new_file_alon
         with pytest.raises(TokenRejectedError):  # it answers
             BearerAuth(source).token()
         assert len(server.exchanges) == 1
+
+
+def test_a_renewed_certificate_of_the_client_is_shown_at_once_though_a_connection_is_kept_alive(tmp_path: Path) -> None:
+    authority = CA()
+    context = authority.server_context("localhost")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=authority.pem.decode())
+    key, chain = authority.issue("first").write(tmp_path)
+    with https_server("t0ken", context=context) as server:
+        source = HTTPTokenSource(server.url, ca=authority.write(tmp_path), cert=(chain, key))
+        for name in ("first", "first", "second", "second"):
+            if name != "first":
+                authority.issue(name).write(tmp_path)
+            source.fetch(CallContext())
+        source.close()
+
+    assert [request.certificate for request in server.requests] == ["first", "first", "second", "second"]
+    ports = [request.port for request in server.requests]
+    assert ports[0] == ports[1] != ports[2]
