@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
 import grpc
 
 from grpc_bearer._base.arguments import checked_flag, checked_wait
-from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
+from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock, checked_clock
 from grpc_bearer._base.clock_skew import SkewedClock
 from grpc_bearer._base.grpc_private_credentials import load_plugin_wrapper
 from grpc_bearer._base.not_credentials import NotCredentials
@@ -130,7 +130,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         pickle_secrets = checked_flag("pickle_secrets", pickle_secrets)
         self._max_keys = _checked_max_keys(max_keys)
         self._name = checked_name(name)
-        base, kind = _checked_clock(clock), type(self._source).__name__
+        base, kind = checked_clock(clock), type(self._source).__name__
         notify = Notifier(self._name, kind, checked_observers(observers), base.monotonic)
         self._clock = SkewedClock(base, notify.skew)
         # What is signed here has no others.
@@ -326,14 +326,6 @@ def _checked_max_keys(max_keys: object) -> int:
     if not isinstance(max_keys, int) or isinstance(max_keys, bool) or max_keys < 1:
         raise ConfigurationError("expected a whole number, 1 or more", field="max_keys")
     return max_keys
-
-
-def _checked_clock(clock: Clock) -> Clock:
-    if isinstance(clock, type) or not all(
-        callable(getattr(clock, name, None)) for name in ("time", "monotonic", "call_later")
-    ):
-        raise ConfigurationError("expected an object with time(), monotonic() and call_later()", field="clock")
-    return clock
 
 
 #: What `auth=` takes, everywhere.

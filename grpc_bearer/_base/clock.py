@@ -6,6 +6,8 @@ import time as _time
 from collections.abc import Callable
 from typing import Protocol
 
+from grpc_bearer.errors import ConfigurationError
+
 
 class Clock(Protocol):
     """Where the library reads time. `grpc_bearer.testing.ManualClock` is one that tests move by hand."""
@@ -92,3 +94,16 @@ class _SystemClock:
 
 
 SYSTEM_CLOCK: Clock = _SystemClock()
+
+
+def checked_clock(clock: Clock) -> Clock:
+    """A clock as users give it.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if isinstance(clock, type) or not all(
+        callable(getattr(clock, name, None)) for name in ("time", "monotonic", "call_later")
+    ):
+        raise ConfigurationError("expected an object with time(), monotonic() and call_later()", field="clock")
+    return clock
