@@ -83,8 +83,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
             function that returns a token, google-auth credentials, or, with `scope`, those of azure-identity.
         header: the metadata key; upper case is lowered, as HTTP/2 wants it.
         scheme: the word before the token; `""` sends the bare token.
-        scope: for a credential of azure-identity: what to ask it for, such as `api://fleet/.default`, or several in a
-            list.
+        scope: what to ask a credential of azure-identity for, such as `api://fleet/.default`; or several.
         name: what to call it in log lines, events and metrics, where there are several.
         keep_warm: refresh on a timer, so that the first call after a long pause finds a fresh token too.
         max_keys: how many tokens are kept for a source whose tokens differ by call; the least recently used go first.
@@ -343,17 +342,12 @@ def as_auth(auth: AuthLike) -> BearerAuth:
 
 def as_source(source: object, scope: str | Iterable[str] | None = None) -> Source:
     """A source, or what stands for one."""
-    if not isinstance(source, (Source, BearerAuth, type)) and callable(getattr(source, "get_token", None)):
-        if scope is None:
-            name = type(source).__name__
-            raise ConfigurationError(f"missing; give BearerAuth({name}, scope='api://…/.default')", field="scope")
-        from grpc_bearer.sources.azure import AzureIdentitySource
-
-        return AzureIdentitySource(cast("TokenCredential", source), scope)
-    if scope is not None:
-        raise ConfigurationError("only for a credential with get_token(scope), as azure-identity's are", field="scope")
-    if isinstance(source, Source):
+    if isinstance(source, Source) and scope is None:
         return source
+    if scope is not None or callable(getattr(source, "get_token", None)):
+        from grpc_bearer.sources._with_scope import with_scope
+
+        return with_scope(source, scope)
     # Recognised before anything callable, which a plugin is too.
     if isinstance(source, BearerAuth):
         raise ConfigurationError("this is a BearerAuth already; pass it as auth= to a channel", field="source")

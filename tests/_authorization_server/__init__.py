@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from html.parser import HTMLParser
@@ -21,7 +23,7 @@ import requests
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 
-from grpc_bearer.testing import CA, Certificate, private_pem, throwaway_key
+from grpc_bearer.testing import CA, Certificate, Refusal, Verdict, private_pem, throwaway_key
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
@@ -46,6 +48,7 @@ class AuthorizationServer:
     Attributes:
         ca: issues the certificates, its own and that of the client `cert`.
         roots: the file with its root.
+        files: those of the client `cert`, certificate and key.
         key: signs the assertions of the client `key`.
         platform: signs what a platform gives to its workloads: assertions of the client `federated`, tokens to be
             exchanged.
@@ -59,6 +62,8 @@ class AuthorizationServer:
         self.roots = self.ca.write(folder)
         self.key, self.platform = throwaway_key("ES256"), throwaway_key("ES256")
         self.certificate: Certificate = self.ca.issue(CERTIFIED)
+        key, chain = self.certificate.write(folder)
+        self.files = chain, key
         own = self.ca.issue()
         config = {
             "key": own.key_pem.decode(),
@@ -105,6 +110,20 @@ class AuthorizationServer:
     def token_url(self) -> str:
         return self.url("/token")
 
+    def client(self, name: str, at: str = "") -> dict[str, Any]:
+        """The arguments of a source that authenticates as that client, at the issuer with that path."""
+        proofs: dict[str, dict[str, Any]] = {
+            "basic": {"client_secret": SECRET},
+            "post": {"client_secret": SECRET, "auth_method": "client_secret_post"},
+            "key": {"key": self.key},
+            "federated": {"client_assertion": lambda: self.assertion(name, name, self.url(at))},
+            "cert": {"cert": self.files},
+            "public": {},
+        }
+        # The address for those with a certificate stands in the metadata only.
+        where = {"issuer": self.url(at)} if at or name == "cert" else {"token_url": self.token_url}
+        return {"client_id": name, "ca": self.roots, **where, **proofs[name]}
+
     # -- what others than its clients ask of it
 
     @cached_property
@@ -132,9 +151,6 @@ class AuthorizationServer:
 
     def assertion(self, issuer: str, subject: str, audience: str, **claims: Any) -> str:
         """A token of the platform's."""
-        import time
-        import uuid
-
         now = int(time.time())
         body = {"iss": issuer, "sub": subject, "aud": audience, "iat": now, "exp": now + 300, "jti": uuid.uuid4().hex}
         return jwt.encode(
@@ -155,6 +171,19 @@ class AuthorizationServer:
                 if "abort" in answers:
                     return page.text
         raise AssertionError(page.text)
+
+
+class Api:
+    """An API that takes the tokens which `judge` says are good; a verifier for `ProbeServer`."""
+
+    def __init__(self, judge: Callable[[str], Any]) -> None:
+        self._judge = judge
+
+    def verify(self, metadata: Any, method: str) -> Verdict:
+        values = [str(value) for name, value in metadata if name == "authorization"]
+        token = values[0].removeprefix("Bearer ") if len(values) == 1 else None
+        good = token is not None and self._judge(token)
+        return Verdict(values, token, refusal=None if good else Refusal("not good"))
 
 
 class _Form(HTMLParser):

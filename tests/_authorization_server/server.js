@@ -99,8 +99,9 @@ async function tokenExchange(ctx) {
   if (![`${TYPE}jwt`, `${TYPE}access_token`].includes(requested)) throw new errors.InvalidRequest('requested_token_type');
   const subject = await verified(ctx, params.subject_token);
   const actor = params.actor_token && await verified(ctx, params.actor_token);
-  const act = actor && { sub: actor.sub, ...(subject.act && { act: subject.act }) };
-  await issued(ctx, { subject: subject.sub, ...(act && { act }) }, { issued_token_type: requested });
+  // Who acts, and for whom, stays in the tokens along a chain.
+  const act = actor ? { sub: actor.sub, ...(subject.act && { act: subject.act }) } : subject.act;
+  await issued(ctx, { subject: subject.subject ?? subject.sub, ...(act && { act }) }, { issued_token_type: requested });
 }
 
 /** RFC 7523 section 2.1. An assertion is taken once. */
