@@ -77,7 +77,8 @@ class AzureIdentitySource(Shared, CallableSource):
         if secrets_may_travel.get():
             return AzureIdentitySource, (self._credential, self._scopes)
         raise ConfigurationError(
-            "it may hold a secret, which a pickle would carry in the clear; make it anew in the other process, or say "
+            "it may hold a secret, which a pickle would carry in the clear; make it anew in the other process "
+            "(WorkloadIdentityCredential reads the file that an environment variable names), or say "
             "BearerAuth(..., pickle_secrets=True)",
             field="credential",
         )

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from jose import verified
 
 from grpc_bearer import (
+    AzureIdentitySource,
     BearerAuth,
     ClientCredentialsSource,
     ConfigurationError,
@@ -165,6 +166,14 @@ def google_credentials() -> Any:
     return Credentials(token=SECRET)  # type: ignore[no-untyped-call]
 
 
+class AzureCredential(NamedTuple):
+    token: str = SECRET
+    expires_on: int = 4_000_000_000
+
+    def get_token(self, *scopes: str) -> AzureCredential:
+        return self
+
+
 INLINE: dict[str, tuple[str, Callable[[], Any]]] = {
     "static": ("token", lambda: StaticSource(SECRET)),
     "json": ("json", lambda: HTTPTokenSource(URL, json={"secret": SECRET})),
@@ -180,6 +189,7 @@ INLINE: dict[str, tuple[str, Callable[[], Any]]] = {
     "key object": ("key", lambda: JWTSource(PRIVATE, claims={"iss": "me"})),
     "pem": ("key", lambda: JWTSource(PEM, claims={"iss": "me"})),
     "passphrase": ("key", lambda: JWTSource(LOCKED, claims={"iss": "me"}, passphrase="passphrase")),
+    "azure": ("credential", lambda: AzureIdentitySource(AzureCredential(), "api://fleet/.default")),
     "google": ("credentials", lambda: GoogleAuthSource(google_credentials())),
     "routed": ("token", lambda: RoutedSource({"*": StaticSource(SECRET)})),
 }
@@ -206,7 +216,7 @@ def test_it_travels_when_the_user_says_so_and_travels_on(name: str) -> None:
     twin = travelled(travelled(auth))
 
     assert repr(twin) == repr(auth)
-    if name in ("static", "google"):
+    if name in ("static", "azure", "google"):
         assert twin.token().value == SECRET
     if name in ("key object", "pem", "passphrase"):
         assert verified(twin.token().value, PRIVATE.public_key(), "ES256")[1]["iss"] == "me"
