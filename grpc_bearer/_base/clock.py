@@ -97,7 +97,7 @@ SYSTEM_CLOCK: Clock = _SystemClock()
 
 
 def checked_clock(clock: Clock) -> Clock:
-    """The clock.
+    """A clock as users give it.
 
     Raises:
         ConfigurationError: it is none.

@@ -54,6 +54,9 @@ class AuthorizationServer:
             "cert": cert,
             "allow_http_loopback": allow_http_loopback,
         }
+        for field, url in given.values():
+            if url is None and issuer is None:
+                raise ConfigurationError("missing; or give issuer, whose metadata tells it", field=field)
         self._given = {
             name: Endpoint(url, field=field, **self._how)  # type: ignore[arg-type]  # `Endpoint` refuses what is no str
             for name, (field, url) in given.items()

@@ -514,6 +514,8 @@ def addresses() -> Iterator[Row]:
     }
     for name, (field, make) in makers.items():
         for state, (url, words) in _ADDRESSES.items():
+            if url is None and field == "token_url":  # which need not be given
+                words = "missing; or give issuer"
             yield build(
                 f"{name}: an address {state}",
                 ConfigurationError,

@@ -56,7 +56,7 @@ def arguments() -> Iterator[Row]:
             lambda stage, how=how: RefreshTokenSource(_URL, m.CLIENT_ID, **how),
         )
     for_device: dict[str, tuple[dict[str, Any], str]] = {
-        "no address for devices": ({}, "device_authorization_url: expected a str, got NoneType"),
+        "no address for devices": ({}, "device_authorization_url: missing; or give issuer"),
         "an address in the clear": ({"device_authorization_url": "http://example.com/"}, "device_authorization_url: "),
         "a prompt that is text": (
             {"device_authorization_url": _URL, "prompt": m.HIDDEN},

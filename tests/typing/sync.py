@@ -92,3 +92,16 @@ assert_type(stub.Unary(ProbeRequest()), ProbeReply)
 stub.Unray(ProbeRequest())  # type: ignore[attr-defined]
 stub.Unary("no message")  # type: ignore[arg-type]
 assert_type(grpc_bearer.wrap_stub(ProbeStub(plain), "t0"), ProbeStub)
+
+# Channels that others open, and what is handed to clients that take a token or a function.
+with grpc_bearer.attach_to(auth, ["localhost:443"], process_wide=True, retry=None) as attached:
+    assert_type(attached, BearerAuth)
+grpc_bearer.attach_to("t0", "localhost:443", allow_plaintext=True)
+grpc_bearer.attach_to(auth)  # type: ignore[call-arg]
+grpc_bearer.attach_to(auth, 443)  # type: ignore[arg-type]
+grpc_bearer.attach_to(5, "localhost:443")  # type: ignore[arg-type]
+assert_type(auth.bearer(), str)
+assert_type(auth.metadata(), tuple[tuple[str, str], ...])
+ProbeStub(plain).Unary(ProbeRequest(), metadata=auth.metadata())
+assert_type(grpc_bearer.if_refused(auth)(ValueError()), bool)
+grpc_bearer.if_refused("t0")  # type: ignore[arg-type]

@@ -215,7 +215,7 @@ def test_an_assertion_is_for_the_issuer_unless_said_otherwise(server: Server, so
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({}, "token_url: expected a str, got NoneType"),
+        ({}, "token_url: missing; or give issuer"),
         ({"token_url": "https://a.example/t", "issuer": "https://a.example"}, "issuer: given beside token_url"),
         ({"issuer": 7}, "issuer: expected a str, got int"),
         ({"issuer": ""}, "issuer: empty"),

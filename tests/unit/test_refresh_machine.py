@@ -338,10 +338,12 @@ class WholeEngine(RuleBasedStateMachine):
         self.clock.advance(step_to(self.state(key), point, near, self.clock.monotonic()))
         self.settle()
 
-    @precondition(lambda self: self.world.in_flight)
-    @rule(data=st.data(), life=LIFETIMES, how=st.sampled_from(["new", "new", "same", "fails"]))
-    def a_fetch_ends(self, data: st.DataObject, life: float | None, how: str) -> None:
-        key = data.draw(st.sampled_from(sorted(self.world.in_flight)))
+    # Nothing is drawn by what threads do: hypothesis plays a sequence again and has to find the same.
+    @rule(which=st.integers(0, 1), life=LIFETIMES, how=st.sampled_from(["new", "new", "same", "fails"]))
+    def a_fetch_ends(self, which: int, life: float | None, how: str) -> None:
+        if not self.world.in_flight:
+            return
+        key = sorted(self.world.in_flight)[which % len(self.world.in_flight)]
         ending = self.world.in_flight[key]
         before = self.state(key).sequence
         if how == "fails":
