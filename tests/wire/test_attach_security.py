@@ -122,7 +122,7 @@ def test_insecure_channel_wants_to_be_told_that_plaintext_is_meant(open_: Any) -
         open_("localhost:1", auth=SECRET)
 
 
-def test_allow_plaintext_is_known_to_four_ways_only() -> None:
+def test_allow_plaintext_is_known_to_five_ways_only() -> None:
     public = {name: getattr(grpc_bearer, name) for name in grpc_bearer.__all__}
     public |= {f"aio.{name}": getattr(grpc_bearer.aio, name) for name in grpc_bearer.aio.__all__}
     functions = {name: thing for name, thing in public.items() if inspect.isfunction(thing)}
@@ -130,6 +130,7 @@ def test_allow_plaintext_is_known_to_four_ways_only() -> None:
     permissive = {name for name, thing in functions.items() if "allow_plaintext" in inspect.signature(thing).parameters}
 
     assert permissive == {
+        "attach_to",
         "insecure_channel",
         "intercept_channel",
         "interceptor",

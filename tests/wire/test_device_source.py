@@ -255,7 +255,9 @@ def test_the_terminal_is_asked_and_ctrl_c_ends_it_and_frees_the_lock(
 ) -> None:
     store = tmp_path / "login"
     script = f"""
+import signal
 from grpc_bearer import BearerAuth, DeviceCodeSource
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background ignores it
 source = DeviceCodeSource({server.token_url!r}, {CLIENT_ID!r}, device_authorization_url={server.device_url!r},
     ca={str(ca)!r}, store={str(store)!r})
 BearerAuth(source).token()

@@ -189,7 +189,9 @@ def test_it_serves_threads_and_a_forked_child() -> None:
 def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     script = f"""
 import sys
+import signal
 from grpc_bearer import CallContext, ExecSource
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background ignores it
 ExecSource(["/bin/sh", "-c", "echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; sleep {FOREVER}"],
     timeout={FOREVER}).fetch(CallContext())
 """
