@@ -366,7 +366,7 @@ def test_it_pickles_without_a_login(
     ("how", "words"),
     [
         ({"prompt": "ask"}, "prompt: expected a function of a DevicePrompt, got str"),
-        ({"device_authorization_url": None}, "device_authorization_url: expected a str"),
+        ({"device_authorization_url": None}, "device_authorization_url: missing"),
         ({"device_authorization_url": "http://example.com/"}, "device_authorization_url: http://"),
         ({"store": b"x"}, "store: expected a path, got bytes"),
     ],
