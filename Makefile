@@ -104,7 +104,7 @@ test-pythons:  ## the tests of unit and wire on every Python from 3.10 up that i
 	@set -e; for python in $(PYTHONS); do \
 	  version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	  case " $(WITHOUT) " in *" $$version "*) continue;; esac; \
-	  $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python test PYTEST_ARGS="tests/unit tests/wire $(PYTEST_ARGS)"; \
+	  $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=$$python test PYTEST_ARGS="tests/unit tests/wire -m 'not nightly' $(PYTEST_ARGS)"; \
 	done
 
 lint: $(VENV)/.dev  ## ruff: rules and format
