@@ -135,11 +135,7 @@ class TestOneCall:
         body = await pull(call) if w.kind in STREAM_REPLY else await aoutcome(call)
         return seen, open_questions, body, await asyncio.gather(*waiting)
 
-    @alike(
-        kinds=KINDS,
-        # With older versions a warm channel gives a call of ours, too.
-        differs={**FAILED_REPR, **before_1_80({"warm_once unary_stream": FAILED_REPR["cold"]})},
-    )
+    @alike(kinds=KINDS, differs=FAILED_REPR)
     async def test_what_a_call_looks_like_when_it_is_printed(w: World) -> Any:
         seen = []
         for code in (grpc.StatusCode.ABORTED, grpc.StatusCode.OK):
@@ -634,7 +630,9 @@ class TestMetadata:
         kinds=KINDS,
         differs={
             "clear": Known(LATER, r"\[0\]"),  # later ones find the token at hand
-            **before_1_80(dict.fromkeys(("clear", "clear_warm"), Known(OLD_START, r"\[[01]\]"))),
+            **before_1_80(
+                dict.fromkeys(("clear", "clear_warm", "warm", "warm_once unary_unary"), Known(OLD_START, r"\[[01]\]"))
+            ),
         },
     )
     async def test_malformed_metadata_fails_the_same_way(w: World) -> Any:
