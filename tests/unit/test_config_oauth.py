@@ -141,6 +141,41 @@ def test_what_is_wrong_within_is_told_with_its_place(inner: str, problem: str, e
     assert str(caught.value).replace(f"{endpoint.folder}/", "").startswith(problem)
 
 
+@pytest.mark.parametrize(
+    ("kind", "line", "problem"),
+    [
+        ("http", 'max_bytes = "many"', "max_bytes: expected a whole number, got a text"),
+        ("http", "refresh_after = 5", "refresh_after: expected two numbers in a list, got a number"),
+        ("http", "headers = { x = 1 }", "headers: expected a table of texts, got a table"),
+        ("http", 'cert = "one.pem"', "cert: expected two file names in a list: certificate and key, got a text"),
+        ("client_credentials", "scope = [1]", "scope: expected a text or a list of texts, got a list"),
+        ("exec", 'command = "gcloud auth"', 'command: expected a list of texts: ["program", "argument"], got a text'),
+        (
+            "token_exchange",
+            "subject_token = 5",
+            "subject_token: expected a text or a table with source = …, got a number",
+        ),
+        ("jwt", "key_file = 5", "key_file: expected the name of a file, got a number"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told(kind: str, line: str, problem: str, endpoint: Endpoint) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        endpoint.load(f'[auth.x]\nsource = "{kind}"\n{line}\n')
+    assert f"auths.toml:3: [auth.x] {problem}" in str(caught.value)
+
+
+def test_values_of_a_table_come_from_files_and_the_environment(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_ISSUER", "me")
+    auth = endpoint.load(
+        '[auth.x]\nsource = "jwt"\nkey_file = "key.pem"\nlifetime = 60\n'
+        'claims = { iss = { env = "THE_ISSUER" }, all = [{ file = "subject" }, { deep = { env = "THE_ISSUER" } }] }\n'
+    )
+    claims = verified(auth.token().value, KEY, "ES256")[1]
+    assert (claims["iss"], claims["all"]) == ("me", ["tok-of-the-platform", {"deep": "me"}])
+
+
 def test_a_command_is_run_unless_others_can_write_the_file(endpoint: Endpoint) -> None:
     command = json.dumps([sys.executable, "-c", "print('tok-printed')"])
     table = f'[auth.x]\nsource = "exec"\ncommand = {command}\n'
