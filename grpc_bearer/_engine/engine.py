@@ -228,6 +228,10 @@ class Engine:
 
     async def atoken(self, context: CallContext) -> Lease:
         """The lease, without blocking the event loop. Cancelling this does nothing to others."""
+        return await self.ask(context)
+
+    def ask(self, context: CallContext) -> asyncio.Future[Lease]:
+        """The same as a future of the running loop: asked for now, in the context variables of now."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Lease] = loop.create_future()
 
@@ -244,7 +248,7 @@ class Engine:
                 loop.call_soon_threadsafe(settle, lease, error)
 
         self.request(context, deliver)
-        return await future
+        return future
 
     def invalidate(self, fingerprint: str | None = None) -> bool:
         """A server refused the token with this fingerprint: forget it, if it is still the current one.

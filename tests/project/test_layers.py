@@ -27,8 +27,8 @@ sources
 cache
 _auth
 _calls profiles
-_config _rest aio testing
-rest
+_config _rest _runtimes aio testing
+grpclib rest
 package
 _cli
 __main__
