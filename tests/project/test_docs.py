@@ -92,7 +92,9 @@ def documented() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", ["", "aio", "cache", "errors", "events", "otel", "profiles", "rest", "testing"])
+@pytest.mark.parametrize(
+    "module", ["", "aio", "cache", "errors", "events", "grpclib", "otel", "profiles", "rest", "testing"]
+)
 def test_the_reference_has_every_public_name(module: str) -> None:
     public = importlib.import_module(f"grpc_bearer.{module}".rstrip("."))
     names = {name for name in public.__all__ if not inspect.ismodule(getattr(public, name))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 import grpc_bearer
 
 # Generated, or run when imported.
-LEFT_OUT = ("grpc_bearer.testing._pb", "grpc_bearer.__main__")
+LEFT_OUT: tuple[str, ...] = ("grpc_bearer.testing._pb", "grpc_bearer.__main__")
+if importlib.util.find_spec("grpclib") is None:
+    LEFT_OUT += ("grpc_bearer._runtimes.grpclib_",)
 
 
 def examples() -> list[doctest.DocTest]:
