@@ -193,7 +193,7 @@ class BearerStream(Stream[Any, Any]):
     async def _begin(self, lease: Lease) -> None:
         dispatch: Any = Dispatch(self._dispatch, lease)
         metadata: Any = MultiDict(self._metadata)
-        stream = Stream[Any, Any](
+        stream: Stream[Any, Any] = Stream(
             self._channel,
             self._method_name,
             metadata,
