@@ -91,7 +91,7 @@ class Engine:
         self._wall = self._fetcher.wall
         self._released = False
         self._entries = Entries(self._fetcher, max_keys)
-        self._single_use = SingleUse(self._fetcher)
+        self._single_use = SingleUse(self._fetcher) if source.single_use else None
         # Most sources have one token for all: their only entry is at hand without asking for a key.
         keyed = getattr(source.key, "__func__", None) is not Source.key
         self._only = None if keyed else self._entries.setdefault((), Entry(self._fetcher, UNKEYED))
@@ -180,8 +180,8 @@ class Engine:
         lease = self.peek(context)
         if lease is not None:
             deliver(lease, None)
-        elif self._source.single_use:
-            self._request_single_use(context, deliver, own_thread)
+        elif self._single_use is not None:
+            self._request_single_use(self._single_use, context, deliver, own_thread)
         else:
             self._request_shared(context, deliver, patient)
 
@@ -281,7 +281,8 @@ class Engine:
             self._presigned.close()
         for entry in entries:
             entry.close()
-        self._single_use.close()
+        if self._single_use is not None:
+            self._single_use.close()
         if not self._released:
             self._source.close()
             self._released = True
@@ -332,7 +333,9 @@ class Engine:
 
     # -------------------------------------------------------------------------------------------- single-use tokens
 
-    def _request_single_use(self, context: CallContext, deliver: Deliver, own_thread: bool) -> None:
+    def _request_single_use(
+        self, single_use: SingleUse, context: CallContext, deliver: Deliver, own_thread: bool
+    ) -> None:
         if self._fetcher in fetching_for.get():
             deliver(None, self._asks_itself())
         elif (lease := self.take(context)) is not None:
@@ -340,7 +343,7 @@ class Engine:
         elif self._entries.closed:
             deliver(None, closed_error())
         else:
-            self._single_use.request(context, deliver, own_thread)
+            single_use.request(context, deliver, own_thread)
 
     def _asks_itself(self) -> GrpcBearerError:
         return TokenUnavailableError(f"{self._fetcher.name} asks, in order to fetch a token, for that very token")
@@ -351,7 +354,8 @@ class Engine:
         """Make new locks: the thread that held one at the fork is not in the child. See `Entry.after_fork_in_child`."""
         self._fetcher.lock = RLock()
         self.notify.after_fork_in_child()
-        self._single_use.after_fork_in_child()
+        if self._single_use is not None:
+            self._single_use.after_fork_in_child()
         if self._presigned is not None:
             self._presigned.after_fork_in_child()
         for entry in self._entries.values():

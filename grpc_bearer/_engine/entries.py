@@ -26,7 +26,8 @@ class Entries(OrderedDict[Hashable, Entry]):
         self.closed = False
         self._fetcher = fetcher
         self._max_keys = max_keys
-        self._evicted: weakref.WeakSet[Entry] = weakref.WeakSet()  # those whose fetch is still in flight
+        #: Those whose fetch is still in flight; made when there is one, since it takes a kilobyte of each auth.
+        self._evicted: weakref.WeakSet[Entry] | None = None
 
     def obtain(self, key: Hashable) -> Entry:
         """The entry of a key, made if need be."""
@@ -56,10 +57,12 @@ class Entries(OrderedDict[Hashable, Entry]):
         if len(self) >= self._max_keys:
             _, entry = self.popitem(last=False)
             if entry.known.fetch is not None:
+                if self._evicted is None:
+                    self._evicted = weakref.WeakSet()
                 self._evicted.add(entry)  # no new call finds it; those who wait there are told, also by `close`
 
     def close(self) -> list[Entry]:
         """Add no more. Returns all there are, for the caller to close."""
         with self._fetcher.lock:
             self.closed = True
-            return [*self.values(), *self._evicted]
+            return [*self.values(), *(self._evicted or ())]
