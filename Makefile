@@ -172,8 +172,10 @@ $(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[dev,neighbours]'
 	@touch $@ $(VENV)/.test $(VENV)/.run
 
+# First with the authorities that node brings; then with the system's, which know a company's proxy.
+NPM_CI = npm ci --prefix $(NPM_FOLDER) --ignore-scripts --no-audit --no-fund --loglevel
 $(NPM_MODULES): $(NPM_FOLDER)/package-lock.json
-	@if npm ci --prefix $(NPM_FOLDER) --ignore-scripts --no-audit --no-fund --loglevel error; then touch $@; \
+	@if $(NPM_CI) silent --fetch-retries 0 || NODE_OPTIONS=--use-openssl-ca $(NPM_CI) error; then touch $@; \
 	else echo "npm did not install the authorization server: its tests skip"; fi
 
 # From nothing each time the lists change: an old environment would keep versions that the new lists do not name.
