@@ -309,7 +309,7 @@ def workers() -> set[int | None]:
 
 
 FORKED = """
-import os, sys, warnings
+import os, signal, sys, warnings
 warnings.filterwarnings("ignore", category=DeprecationWarning)  # 3.12 on: threads and fork
 import grpc, grpc_bearer
 from grpc_bearer.sources.jwt import nonce
@@ -328,16 +328,22 @@ def calls(count):
             ProbeStub(channel).Unary(ProbeRequest(index=index), timeout=30)
 
 calls(300)
-child = os.fork()
-if child == 0:
-    code = 3
-    try:
+for attempt in range(4):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # core (1.85) hangs now and then where a child opens a channel: then there is another child
+        code = 3
+        try:
+            calls(300)
+            code = 0
+        finally:
+            os._exit(code)
+    if attempt == 0:
         calls(300)
-        code = 0
-    finally:
-        os._exit(code)
-calls(300)
-print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if ended != -signal.SIGALRM:
+        break
+print("child", ended)
 """
 
 
@@ -346,10 +352,8 @@ def test_parent_and_child_of_a_fork_share_no_token_signed_ahead(server: ProbeSer
     key = tmp_path / "key.pem"
     key.write_text(private_pem(throwaway_key("ES256")))
     command = [sys.executable, "-c", FORKED, server.target, str(TLS.write(tmp_path)), str(key)]
-    # Without gRPC's support core hangs in the child now and then, where it opens a channel (3.12: once in forty).
-    environment = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "1"}
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
 
     assert (done.returncode, done.stdout) == (0, "child 0\n"), done.stderr
     assert len(server.ledger.accepted) == 900
