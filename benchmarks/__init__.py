@@ -8,7 +8,7 @@ came out at twice its time, and at 0.96 of itself.
 
 * `loop`: the shuffled loop, sync and asyncio.
 * `stats`: ratios with their 95 % interval. `tables`: rows, goals and verdicts.
-* `server`: the other process. `stubs`, `aio_stubs`, `peers`: the doors, ours and others'.
+* `server`: the other process. `stubs`, `aio_stubs`, `peers`: the ways to attach, ours and others'.
 * `jobs/`: one file for each part of the report.
 * `report`, `face`, `plots`, `machine`: what is written at the end. `face` is what people read first, in the README too.
 * `__main__`: the command.

@@ -1,4 +1,4 @@
-"""The doors of grpc.aio, ours and others', each as a stub to call."""
+"""The ways to attach in grpc.aio, ours and others', each as a stub to call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from grpc_bearer.testing import ProbeStub
 
 @dataclass(frozen=True)
 class AioStubs:
-    """One stub a door; `plain` takes the header by hand, and so do `users`, which have an interceptor of the user's."""
+    """One stub for each; `plain` takes the header by hand, and so do `users`, which have an interceptor of the user's."""
 
     plain: Any
     ours: Any

@@ -54,7 +54,7 @@ def _save(path: Path, draw_on: Callable[[Any], None], size: tuple[float, float])
 
 
 def _doors(figure: Any, result: Result) -> None:
-    """Bars of overhead per door, against the peers."""
+    """Bars of overhead for each way to attach, against the peers."""
     axes = figure.subplots(1, 2, sharey=True)
     for each, table in zip(axes, result.tables[:2], strict=True):
         _bars(each, table)

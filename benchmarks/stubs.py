@@ -1,4 +1,4 @@
-"""The doors of sync gRPC, ours and others', each as a stub to call."""
+"""The ways to attach in sync gRPC, ours and others', each as a stub to call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from grpc_bearer.events import Event
 from grpc_bearer.testing import ProbeRequest, ProbeStub
 
 REQUEST = ProbeRequest(index=1)
-#: Calls of each variant before anything is measured: connections stand, our doors are proven, caches are warm.
+#: Calls of each variant before anything is measured: connections stand, our channels are proved, caches are warm.
 WARM_UP = 20
 
 
@@ -35,7 +35,7 @@ class Reusable(Source):
 
 @dataclass(frozen=True)
 class Stubs:
-    """One stub a door. Those named `plain` take the header by hand."""
+    """One stub for each. Those named `plain` take the header by hand."""
 
     plain: Any
     ours: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from importlib import import_module
@@ -66,8 +67,10 @@ class HeaderOptions(AuthOptions, total=False):
     scheme: str
 
 
-#: The token that was handed out last in this context, and whose it was.
-handed_out: ContextVar[tuple[BearerAuth, Lease] | None] = ContextVar("grpc_bearer_handed_out", default=None)
+#: The token that was handed out last in this context, and whose it was; a context may live longer than the auth.
+handed_out: ContextVar[tuple[weakref.ref[BearerAuth], Lease] | None] = ContextVar(
+    "grpc_bearer_handed_out", default=None
+)
 
 
 class BearerAuth(Shared, grpc.AuthMetadataPlugin):
@@ -210,7 +213,7 @@ class BearerAuth(Shared, grpc.AuthMetadataPlugin):
         return self._engine.token(self._context(url, method), checked_wait("timeout", timeout))
 
     def _handed_out(self, lease: Lease) -> Lease:
-        handed_out.set((self, lease))
+        handed_out.set((weakref.ref(self), lease))
         return lease
 
     def invalidate(self, token: Token | str) -> bool:

@@ -20,6 +20,9 @@ import pytest
 
 from grpc_bearer.errors import GrpcBearerError
 
+#: What a token endpoint answers.
+GRANTED = {"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}
+
 
 @dataclass
 class Received:

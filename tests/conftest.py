@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from _authorization_server import AuthorizationServer
     from _refusing import Place, Side
 
-    from grpc_bearer.testing import ManualClock
+    from grpc_bearer.testing import ManualClock, TokenServer
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +43,25 @@ def clock() -> ManualClock:
     from grpc_bearer.testing import ManualClock
 
     return ManualClock()
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the authority that the tests' servers have their certificates from."""
+    from attachments import TLS
+
+    return TLS.write(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture
+def tokens(clock: ManualClock) -> Iterator[TokenServer]:
+    """A server of tokens that lives by the clock that is moved by hand."""
+    from attachments import TLS
+
+    from grpc_bearer.testing import TokenServer
+
+    with TokenServer(TLS, clock) as tokens:
+        yield tokens
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ def variants() -> list[Variant]:
     """As statements, each timed in a loop of its own."""
     auth, google = BearerAuth(Reusable()), GoogleCredentials()
     auth.token()
-    door = Attachment(auth, "127.0.0.1:1")
-    door.prove("https://127.0.0.1:1/grpc_bearer.testing.Probe", "/grpc_bearer.testing.Probe")
-    route = Route(door, "/grpc_bearer.testing.Probe/Unary")
+    attachment = Attachment(auth, "127.0.0.1:1")
+    attachment.prove("https://127.0.0.1:1/grpc_bearer.testing.Probe", "/grpc_bearer.testing.Probe")
+    route = Route(attachment, "/grpc_bearer.testing.Probe/Unary")
     names: dict[str, Any] = {
         "held": auth.token(),
         "peek": auth._engine.peek,

@@ -1,4 +1,4 @@
-"""Sync unary calls with a reusable token at hand: wall time and client CPU, every door and every peer."""
+"""Sync unary calls with a reusable token at hand: wall time and client CPU, every way to attach and every peer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AMONG: dict[str, Role] = {PLAIN: "floor", PLAIN_AGAIN: "A/A", INTERCEPTOR: "ours
 
 
 def variants(at: Stubs) -> list[Variant]:
-    """The floor, our doors, and what others do."""
+    """The floor, our ways to attach, and what others do."""
     credentials, call = at.call_credentials, at.plain.Unary
     always = [
         Variant("header by hand", "floor", by_hand(at.plain)),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grpc_bearer._auth import AuthLike, BearerAuth, as_auth
@@ -70,40 +71,35 @@ def attach_to(
     >>> channel.close()
     """
     return _entered(
-        as_auth(auth),
-        checked_targets(targets),
-        checked_flag("process_wide", process_wide),
-        checked_flag("allow_plaintext", allow_plaintext),
-        checked_policy(retry),
+        _Scope(
+            as_auth(auth),
+            checked_targets(targets),
+            checked_flag("process_wide", process_wide),
+            checked_flag("allow_plaintext", allow_plaintext),
+            checked_policy(retry),
+        )
     )
 
 
 @contextmanager
-def _entered(auth: BearerAuth, *how: Any) -> Iterator[BearerAuth]:
-    scope = _Scope(auth, *how)
+def _entered(described: _Scope) -> Iterator[BearerAuth]:
+    scope = replace(described)  # a function that is decorated enters each time anew
     scope.enter()
     try:
-        yield auth
+        yield scope.auth
     finally:
         scope.exit()
 
 
+@dataclass(eq=False)
 class _Scope:
-    def __init__(
-        self,
-        auth: BearerAuth,
-        targets: re.Pattern[str],
-        process_wide: bool,
-        allow_plaintext: bool,
-        retry: RetryPolicy | None,
-    ) -> None:
-        self.auth = auth
-        self.targets = targets
-        self.process_wide = process_wide
-        self.allow_plaintext = allow_plaintext
-        self.retry = retry
-        #: A task that was started in here may live longer, with a copy of the context.
-        self.active = True
+    auth: BearerAuth
+    targets: re.Pattern[str]
+    process_wide: bool
+    allow_plaintext: bool
+    retry: RetryPolicy | None
+    #: A task that was started in here may live longer, with a copy of the context.
+    active: bool = True
 
     def enter(self) -> None:
         _active.add(self)

@@ -57,8 +57,8 @@ def _code_of(error: BaseException) -> Any:
 
 def _taken(auth: BearerAuth) -> Lease | None:
     """What was handed out in this context; once, since the next attempt may get its token elsewhere."""
-    whose, lease = handed_out.get() or (None, None)
-    if whose is not auth:
+    found = handed_out.get()
+    if found is None or found[0]() is not auth:
         return None
     handed_out.set(None)
-    return lease
+    return found[1]

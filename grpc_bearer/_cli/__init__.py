@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 if all went well, and all of the result was written.
     """
-    answer_shell(parser())
+    answer_shell(parser)
     logging.getLogger("grpc_bearer").addHandler(logging.NullHandler())  # what goes wrong is told here, and told once
     words = sys.argv[1:] if argv is None else argv
     as_json = "--json" in words

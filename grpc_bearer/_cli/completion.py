@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from grpc_bearer._cli.codes import needs_extra
 
@@ -22,23 +22,24 @@ def script(shell: str) -> str:
     return shellcode(["grpc-bearer"], shell=shell)
 
 
-def answer_shell(parser: argparse.ArgumentParser) -> None:
-    """If it is the shell that asks: tell it what may follow, and end the process."""
+def answer_shell(parser: Callable[[], argparse.ArgumentParser]) -> None:
+    """If it is the shell that asks: tell it what may follow, and end the process.
+
+    Args:
+        parser: makes the command's, which nobody else needs here.
+    """
     if "_ARGCOMPLETE" not in os.environ:  # set by the script; whoever only runs a command need not wait for an import
         return
     from argcomplete import autocomplete
     from argcomplete.completers import ChoicesCompleter, EnvironCompleter, FilesCompleter
 
-    for action in _actions(parser):
-        if action.metavar == "FILE":
-            completer: object = FilesCompleter()
-        elif action.dest.endswith("_env"):
-            completer = EnvironCompleter
-        else:
-            completer = ChoicesCompleter({})  # none, and not the files that are here
+    made = parser()
+    for action in _actions(made):
         if not action.choices:
+            kind = EnvironCompleter if action.dest.endswith("_env") else ChoicesCompleter({})
+            completer = FilesCompleter() if action.metavar == "FILE" else kind
             action.completer = completer  # type: ignore[attr-defined]  # this is how argcomplete is told
-    autocomplete(parser)
+    autocomplete(made)
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

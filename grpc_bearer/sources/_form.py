@@ -31,13 +31,16 @@ def checked_extra(extra: object) -> dict[str, Secret]:
     return form
 
 
-def targets(scope: object = None, audience: object = None, resource: object = None) -> dict[str, str | tuple[str, ...]]:
+def targets(
+    scope: object, audience: object, resource: object, *, audiences: bool = False
+) -> dict[str, str | tuple[str, ...]]:
     """The parameters that say what the token is for; those that were not given are left out.
 
     Args:
         scope: a `str` as the server wants it, or several in a list, which are sent as one.
-        audience: a `str`, or several (RFC 8693 section 2.1).
+        audience: a `str`.
         resource: a `str`, or several: absolute URIs (RFC 8707).
+        audiences: whether `audience` may be several too (RFC 8693 section 2.1).
 
     Raises:
         ConfigurationError: something else was given.
@@ -45,6 +48,8 @@ def targets(scope: object = None, audience: object = None, resource: object = No
     found: dict[str, str | tuple[str, ...]] = {}
     if scope is not None:
         found["scope"] = " ".join(checked_text("scope", text) for text in _texts("scope", scope) if text)
+    if audience is not None and not audiences:
+        audience = checked_text("audience", audience)
     for name, value in (("audience", audience), ("resource", resource)):
         if value is not None:
             found[name] = tuple(checked_text(name, text) for text in _texts(name, value))

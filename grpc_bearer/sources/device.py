@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from grpc_bearer._base.arguments import checked_text
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
 from grpc_bearer._base.identity import Identity
 from grpc_bearer._base.token import CallContext, HiddenText, Token
@@ -85,7 +84,6 @@ class DeviceCodeSource(LoginSource):
     ) -> None:
         self._prompt = _checked_prompt(prompt)
         self._waiting: Waiting | None = None
-        audience = None if audience is None else checked_text("audience", audience)
         endpoints = {_DEVICE: ("device_authorization_url", device_authorization_url)}
         asking = OAuthClient(token_url, client_id, client_secret, endpoints=endpoints, **client)
         grant = {"grant_type": _GRANT, **targets(scope, audience, resource)}

@@ -65,6 +65,6 @@ class JWTBearerSource(OAuthSource):
         grant = {
             "grant_type": _GRANT,
             "assertion": given_assertion("assertion", assertion),
-            **targets(scope, audience, resource),
+            **targets(scope, audience, resource, audiences=True),
         }
         super().__init__(grant, OAuthClient(token_url, client_id, client_secret, **client), lifetime)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from grpc_bearer._base.arguments import checked_text
 from grpc_bearer.sources._form import targets
 from grpc_bearer.sources._given import SecretGiven
 from grpc_bearer.sources._oauth import ClientOptions, OAuthClient, OAuthSource
@@ -65,7 +64,6 @@ class ClientCredentialsSource(OAuthSource):
         lifetime: float | None = None,
         **client: Unpack[ClientOptions],
     ) -> None:
-        audience = None if audience is None else checked_text("audience", audience)
         grant = {"grant_type": "client_credentials", **targets(scope, audience, resource)}
         asking = OAuthClient(token_url, client_id, client_secret, public=False, **client)
         super().__init__(grant, asking, lifetime)

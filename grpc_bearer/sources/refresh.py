@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from grpc_bearer._base.arguments import checked_text
 from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.sources._form import targets
@@ -75,7 +74,6 @@ class RefreshTokenSource(LoginSource):
         file, given = store_of(store), _checked(refresh_token, store)
         if isinstance(refresh_token, PathLike) and file is None:
             file, given = store_of(refresh_token, "refresh_token"), None
-        audience = None if audience is None else checked_text("audience", audience)
         seed: dict[str, Given] = {} if given is None else {"refresh_token": given}
         grant = {"grant_type": "refresh_token", **seed, **targets(scope, audience, resource)}
         asking = OAuthClient(token_url, client_id, client_secret, **client)

@@ -86,7 +86,7 @@ class TokenExchangeSource(OAuthSource):
             "grant_type": _GRANT,
             "subject_token": given_token("subject_token", subject_token),
             "subject_token_type": _checked_type("subject_token_type", subject_token_type),
-            **targets(scope, audience, resource),
+            **targets(scope, audience, resource, audiences=True),
         }
         if (actor_token is None) is not (actor_token_type is None):
             missing = "actor_token" if actor_token is None else "actor_token_type"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _https import Reply, Server, assert_hidden, failure, https_server
+from _https import GRANTED, Reply, Server, assert_hidden, failure
+from attachments import TLS
 from jose import verified
 
 from grpc_bearer import (
@@ -21,32 +21,20 @@ from grpc_bearer import (
     TokenRejectedError,
     TokenUnavailableError,
 )
-from grpc_bearer.testing import CA, ManualClock, throwaway_key
+from grpc_bearer.testing import ManualClock, throwaway_key
 
 CONTEXT = CallContext(clock=ManualClock(1_700_000_000.0))
-GRANTED = {"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}
 OPENID, OAUTH = "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"
 NOT_FOUND = Reply("nothing here", 404)
-AUTHORITY = CA()
 KEY = throwaway_key("ES256")
 Make = Callable[..., ClientCredentialsSource]
 
 
-@pytest.fixture(scope="module")
-def tls() -> ssl.SSLContext:
-    return AUTHORITY.server_context("localhost")
-
-
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return AUTHORITY.write(tmp_path_factory.mktemp("ca"))
-
-
 @pytest.fixture
-def server(tls: ssl.SSLContext) -> Iterator[Server]:
-    with https_server(Reply(GRANTED), context=tls) as running:
-        running.url = running.url.removesuffix("/token")
-        yield running
+def server(server: Server) -> Server:
+    """The one that all OAuth tests have, by its issuer."""
+    server.url = server.url.removesuffix("/token")
+    return server
 
 
 @pytest.fixture
@@ -195,7 +183,7 @@ def test_an_endpoint_that_has_moved_is_looked_for_again(server: Server, source: 
 
 def test_a_certificate_goes_to_the_endpoint_for_certificates(server: Server, source: Make, tmp_path: Path) -> None:
     # RFC 8705 section 5.
-    key, chain = AUTHORITY.issue("me").write(tmp_path)
+    key, chain = TLS.issue("me").write(tmp_path)
     aliases = {"token_endpoint": f"{server.url}/by-certificate"}
     for cert, path in ((chain, key), "/by-certificate"), (None, "/found"):
         server.replies[:] = [metadata(server, mtls_endpoint_aliases=aliases), Reply(GRANTED)]

@@ -7,14 +7,15 @@ import os
 import pickle
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from _https import Reply, Server, assert_hidden, failure, https_server, in_a_child, unsigned_jwt
+from _https import GRANTED, Reply, Server, assert_hidden, failure, https_server, in_a_child, unsigned_jwt
+from attachments import TLS
 from jose import verified
 
 from grpc_bearer import (
@@ -36,34 +37,16 @@ from grpc_bearer import (
     TokenUnavailableError,
 )
 from grpc_bearer.sources.jwt import PerToken, nonce
-from grpc_bearer.testing import CA, ManualClock, private_pem, throwaway_key
+from grpc_bearer.testing import ManualClock, private_pem, throwaway_key
 
 NOW = 1_700_000_000.0
 CONTEXT = CallContext(clock=ManualClock(NOW))
-GRANTED = {"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}
 URN = "urn:ietf:params:oauth:token-type:"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-AUTHORITY = CA()
 KEY = throwaway_key("ES256")
 Make = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def tls() -> ssl.SSLContext:
-    return AUTHORITY.server_context("localhost")
-
-
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return AUTHORITY.write(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def server(tls: ssl.SSLContext) -> Iterator[Server]:
-    with https_server(Reply(GRANTED), context=tls) as running:
-        yield running
 
 
 @pytest.fixture
@@ -419,14 +402,14 @@ def test_the_method_follows_from_what_is_given(
 
 
 def test_a_certificate_authenticates_and_is_read_again_when_it_changes(ca: Path, tmp_path: Path) -> None:
-    context = AUTHORITY.server_context("localhost")
+    context = TLS.server_context("localhost")
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(ca)
-    key, certificate = AUTHORITY.issue("first").write(tmp_path)
+    key, certificate = TLS.issue("first").write(tmp_path)
     with https_server(Reply(GRANTED), context=context) as server:
         source = ClientCredentialsSource(server.url, "me", cert=(certificate, key), ca=ca)
         source.fetch(CONTEXT)
-        AUTHORITY.issue("second").write(tmp_path)
+        TLS.issue("second").write(tmp_path)
         source.close()  # what is kept alive was shown the first one
         source.fetch(CONTEXT)
         seen = [request.certificate for request in server.requests]

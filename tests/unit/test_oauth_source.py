@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import ssl
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 import pytest
-from _https import Reply, Server, assert_hidden, failure, https_server, unsigned_jwt
+from _https import GRANTED, Reply, Server, assert_hidden, failure, unsigned_jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from jose import verified
@@ -25,35 +24,17 @@ from grpc_bearer.errors import (
     TokenUnavailableError,
 )
 from grpc_bearer.sources import ClientCredentialsSource
-from grpc_bearer.testing import CA, ManualClock
+from grpc_bearer.testing import ManualClock
 
 NOW = 1_700_000_000.0
 CONTEXT = CallContext(clock=ManualClock(NOW))
 SECRET = "hunter2/+ü:="
-GRANTED = {"access_token": "t0ken", "token_type": "Bearer", "expires_in": 3600}
-AUTHORITY = CA()
 KEY = ec.generate_private_key(ec.SECP256R1())
 Make = Callable[..., ClientCredentialsSource]
 
 
 def pem(key: Any, password: bytes) -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password)).decode()
-
-
-@pytest.fixture(scope="module")
-def tls() -> ssl.SSLContext:
-    return AUTHORITY.server_context("localhost")
-
-
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return AUTHORITY.write(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def server(tls: ssl.SSLContext) -> Iterator[Server]:
-    with https_server(Reply(GRANTED), context=tls) as running:
-        yield running
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +32,8 @@ from grpc_bearer.testing import ManualClock, ProbeRequest, ProbeServer, ProbeStu
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def tokens(clock: ManualClock) -> Iterator[TokenServer]:
-    with TokenServer(TLS, clock) as tokens:
-        yield tokens
-
-
-@pytest.fixture
 def server(tokens: TokenServer) -> LoginServer:
     return LoginServer(tokens)
-
-
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return TLS.write(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture
