@@ -19,7 +19,7 @@ from grpc_bearer.testing import ProbeStub
 
 @dataclass(frozen=True)
 class AioStubs:
-    """One stub for each; `plain` takes the header by hand, and so do `users`, which have an interceptor of the user's."""
+    """One stub for each; `plain` takes the header by hand, and so do `users`, with an interceptor of the user's."""
 
     plain: Any
     ours: Any
