@@ -3,7 +3,7 @@
 VENV        ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
-# Tests run on all cores. Those of one file or class stay together where they share a server.
+# Tests run on all cores, two at a time on each. Those of one file or class stay together where they share a server.
 PARALLEL    ?= -n auto --dist loadscope
 
 BIN          := $(VENV)/bin
