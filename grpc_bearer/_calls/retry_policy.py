@@ -149,7 +149,8 @@ _LOGGER = logging.getLogger("grpc_bearer")
 
 def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
     """Whether this failure may be one that another token cures."""
-    if failure.code not in policy.codes and not _says_yes(policy.retry_if, failure.error):
+    by_code = failure.code in policy.codes or failure.meant in policy.codes
+    if not by_code and not _says_yes(policy.retry_if, failure.error):
         return False
     reason, _ = rich(failure)
     return reason not in _INCURABLE
