@@ -98,12 +98,7 @@ class Peer:
             connection.sendall(SettingsFrame(0).serialize())
             while True:
                 frame = _read(connection)
-                if isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
-                    connection.sendall(SettingsFrame(flags=("ACK",)).serialize())
-                if isinstance(frame, PingFrame) and "ACK" not in frame.flags:
-                    connection.sendall(PingFrame(0, frame.opaque_data, flags=("ACK",)).serialize())
-                elif isinstance(frame, PingFrame):
-                    self.seen.set()
+                connection.sendall(self._acknowledgement(frame))
                 if isinstance(frame, DataFrame) and "END_STREAM" in frame.flags and frame.stream_id in later:
                     request = later.pop(frame.stream_id)
                     request.ended = True
@@ -126,6 +121,16 @@ class Peer:
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(1 << 16):
                         pass
+
+    def _acknowledgement(self, frame: Frame) -> bytes:
+        """What the frame asks for, if it is one of the connection's own."""
+        if isinstance(frame, PingFrame) and "ACK" in frame.flags:
+            self.seen.set()
+        elif isinstance(frame, PingFrame):
+            return PingFrame(0, frame.opaque_data, flags=("ACK",)).serialize()
+        elif isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
+            return SettingsFrame(flags=("ACK",)).serialize()
+        return b""
 
 
 def _dashed(fields: dict[str, str]) -> dict[str, str]:

@@ -70,6 +70,8 @@ class RetryPolicy:
             deadline, 300 s.
         wait: a tenacity wait strategy; default: no wait. A `RetryInfo` of the server's is honoured besides.
         codes: which status codes may mean a stale token; some servers say so by PERMISSION_DENIED or INVALID_ARGUMENT.
+            Behind a proxy gRPC may lose a status: one that only headers still tell, by a challenge of RFC 6750 or a
+            rich status, counts like the status itself.
         retry_if: further errors that mean one: called with the `grpc.RpcError`.
         exclude: methods never to retry, as patterns over `package.Service/Method` (`fnmatch` rules, such as
             `"shop.v1.Orders/*"`).
