@@ -317,6 +317,7 @@ def hanging_up(answer: Answer, error: int) -> Answer:
 
 
 NGINX_401 = hanging_up(lambda request: request.bare(401), NO_ERROR)
+ENVOY = hanging_up(lambda request: request.grpc(16, grpc_message="Jwt verification fails"), NO_ERROR)
 HAPROXY = hanging_up(lambda request: request.grpc(16, www_authenticate='Bearer error="invalid_token"'), CANCEL)
 
 
@@ -369,10 +370,10 @@ class TestABusyLoop:
         assert calls == 2
 
 
-@pytest.mark.parametrize("answer", [NGINX_401, HAPROXY], ids=["nginx", "HAProxy"])
+@pytest.mark.parametrize("answer", [NGINX_401, HAPROXY, ENVOY], ids=["nginx", "HAProxy", "Envoy"])
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 class TestPlayed:
-    """With the policy for nginx; without for HAProxy, whose headers tell."""
+    """With the policy for nginx; without for HAProxy, whose headers tell, and for Envoy, whose status is not lost."""
 
     @staticmethod
     def how(answer: Answer) -> dict[str, Any]:
