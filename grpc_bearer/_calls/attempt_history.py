@@ -136,7 +136,7 @@ class AttemptHistory:
             return None
         policy = self.route.policy
         stale = policy is not None and means_stale(policy, failure)
-        if stale or failure.code in _REFUSALS or too_large(lease.token, failure):
+        if stale or failure.meant in _REFUSALS or too_large(lease.token, failure):
             self.refusal = call, lease, failure
         if policy is None:
             return None
