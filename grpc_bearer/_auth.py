@@ -382,6 +382,13 @@ def as_source(source: object, scope: str | Iterable[str] | None = None) -> Sourc
         from grpc_bearer.sources.callable import CallableSource
 
         return CallableSource(source)
+    if inspect.iscoroutine(source):
+        source.close()  # else Python complains of it as well
+        raise ConfigurationError(
+            f"a coroutine, which gives one token and no second one; pass the function itself: {source.__name__}, "
+            f"not {source.__name__}()",
+            field="auth",
+        )
     raise ConfigurationError(
         f"cannot make a token source of {type(source).__name__}; expected a BearerAuth, a Source, a token as "
         "str, a path, a function that returns a token, or google-auth credentials",
