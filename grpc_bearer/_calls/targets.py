@@ -47,7 +47,7 @@ def _refuse_url(target: str, field: str) -> None:
         return
     port = found["port"] or (":80" if found["scheme"].lower() == "http" else ":443")
     meant = "api.example.com:443" if "@" in target else f"{found['host']}{port}"
-    raise ConfigurationError(f"gRPC takes a host and a port, not a URL: {meant!r}", field=field)
+    raise ConfigurationError(f"a target of gRPC is no URL, but host and port: {meant!r}", field=field)
 
 
 def checked_targets(targets: str | Iterable[str]) -> re.Pattern[str]:

@@ -27,13 +27,13 @@ from .row import Row, Stage, build
 _TARGET = "localhost:1"
 #: What people write in place of a target, and what they are told.
 _NO_TARGETS: dict[Any, str] = {
-    "https://api.example.com": "target: gRPC takes a host and a port, not a URL: 'api.example.com:443'",
-    "https://api.example.com:8443/v1?k=1": "not a URL: 'api.example.com:8443'",
-    f"HTTPS://me:{m.HIDDEN}@api.example.com/": "not a URL: 'api.example.com:443'",
-    "http://[::1]:50051": "not a URL: '[::1]:50051'",
-    "http://localhost": "not a URL: 'localhost:80'",
-    "grpcs://api.example.com": "not a URL: 'api.example.com:443'",
-    "tcp://10.0.0.1:50051": "not a URL: '10.0.0.1:50051'",
+    "https://api.example.com": "target: a target of gRPC is no URL, but host and port: 'api.example.com:443'",
+    "https://api.example.com:8443/v1?k=1": "is no URL, but host and port: 'api.example.com:8443'",
+    f"HTTPS://me:{m.HIDDEN}@api.example.com/": "is no URL, but host and port: 'api.example.com:443'",
+    "http://[::1]:50051": "is no URL, but host and port: '[::1]:50051'",
+    "http://localhost": "is no URL, but host and port: 'localhost:80'",
+    "grpcs://api.example.com": "is no URL, but host and port: 'api.example.com:443'",
+    "tcp://10.0.0.1:50051": "is no URL, but host and port: '10.0.0.1:50051'",
     "": "target: empty; expected 'api.example.com:443'",
     None: "target: expected 'api.example.com:443' or the like, got NoneType",
 }
@@ -137,7 +137,7 @@ def others() -> Iterator[Row]:
         yield build(
             f"{way}: retry is a number",
             ConfigurationError,
-            "retry: expected a RetryPolicy or None, got int; for 4 attempts in all: |stop=tenacity.stop_after_attempt(4)",
+            "retry: expected a RetryPolicy or None, got int; for 4 attempts|stop=tenacity.stop_after_attempt(4)",
             lambda stage, way=way: _WAYS[way](m.TOKEN, retry=4),
         )
         for state, retry in {"true": True, "a class": RetryPolicy, "a str": m.HIDDEN}.items():
