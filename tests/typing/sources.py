@@ -37,7 +37,7 @@ from grpc_bearer import (
     profiles,
 )
 from grpc_bearer.sources.device import DevicePrompt
-from grpc_bearer.sources.jwt import PerToken, nonce
+from grpc_bearer.sources import PerToken, nonce
 from grpc_bearer.testing import ManualClock
 
 
