@@ -10,8 +10,10 @@ from grpc_bearer.errors import ConfigurationError
 
 # gRPC looks names without a port up as https, on plaintext channels too.
 _DEFAULT_PORT = "443"
-#: What begins like this is never a target: gRPC would take all of it for the name of a host, and look that up.
-_URL = re.compile(r"(?P<scheme>https?|grpcs?|tcp)://(?P<host>\[[0-9a-f:.]+\]|[\w.-]*)(?P<port>:\d+)?", re.I)
+#: A URL, or a name with a path: gRPC would take all of it for the name of a host, and look that up.
+_URL = re.compile(
+    r"((?P<scheme>https?|grpcs?|tcp)://)?(?P<host>\[[0-9a-f:.]+\]|[\w.-]*)(?P<port>:\d+)?(?P<path>/)?", re.IGNORECASE
+)
 _NAME = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:/\[\],%]+)(?::(?P<port>[0-9*]+))?")
 
 
@@ -43,10 +45,10 @@ def check_target(target: object) -> None:
 def _refuse_url(target: str, field: str) -> None:
     """Of a URL no more than host and port is shown: it may hold a password."""
     found = _URL.match(target)
-    if found is None:
+    if found is None or not (found["scheme"] or found["path"]):
         return
-    port = found["port"] or (":80" if found["scheme"].lower() == "http" else ":443")
-    meant = "api.example.com:443" if "@" in target else f"{found['host']}{port}"
+    port = found["port"] or (":80" if (found["scheme"] or "").lower() == "http" else ":443")
+    meant = f"{found['host']}{port}" if found["host"] and "@" not in target else "api.example.com:443"
     raise ConfigurationError(f"a target of gRPC is no URL, but host and port: {meant!r}", field=field)
 
 

@@ -34,8 +34,11 @@ _NO_TARGETS: dict[Any, str] = {
     "http://localhost": "is no URL, but host and port: 'localhost:80'",
     "grpcs://api.example.com": "is no URL, but host and port: 'api.example.com:443'",
     "tcp://10.0.0.1:50051": "is no URL, but host and port: '10.0.0.1:50051'",
+    "api.example.com:443/": "is no URL, but host and port: 'api.example.com:443'",
+    "api.example.com/fleet.v1.Fleet": "is no URL, but host and port: 'api.example.com:443'",
     "": "target: empty; expected 'api.example.com:443'",
     None: "target: expected 'api.example.com:443' or the like, got NoneType",
+    grpc.ssl_channel_credentials(): "or the like, got grpc.ChannelCredentials",  # the arguments in another order
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from attachments import PATIENCE, TLS
 
 import grpc_bearer
+from grpc_bearer._calls.targets import check_target
 from grpc_bearer.testing import OpaqueVerifier, ProbeRequest, ProbeServer, ProbeStub
 
 INSIDE = "open it in the coroutine that asyncio.run() runs"
@@ -83,3 +84,29 @@ async def test_an_await_that_was_forgotten(method: str, says: str) -> None:
 
             assert not hasattr(call, "indexes")
             call.cancel()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(
+            "localhost",
+            "localhost:50051",
+            "[::1]:50051",
+            "10.0.0.1:443",
+            "dns:api.example.com",
+            "dns:///api.example.com:1",
+        ),
+        *("dns://8.8.8.8/api.example.com", "unix:/run/api.sock", "unix:///run/api.sock", "unix:run/api.sock"),
+        *(
+            "unix-abstract:api",
+            "ipv4:10.0.0.1:1,10.0.0.2:1",
+            "ipv6:[::1]:1",
+            "xds:///api",
+            "vsock:2:50051",
+            b"localhost:1",
+        ),
+    ],
+)
+def test_what_grpc_takes_is_taken(target: Any) -> None:
+    check_target(target)
