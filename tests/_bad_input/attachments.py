@@ -239,9 +239,14 @@ def others() -> Iterator[Row]:
     stubs: dict[str, Callable[[], Any]] = {
         "a str": lambda: m.TOKEN,
         "None": lambda: None,
-        "a channel": _plain,
         "a class": lambda: ProbeStub,
     }
+    yield build(
+        "wrap_stub: the stub is a channel",
+        ConfigurationError,
+        "stub: no gRPC method found in grpc._channel.Channel; expected a generated stub; |intercept_channel",
+        lambda stage: grpc_bearer.wrap_stub(_plain(), m.TOKEN),
+    )
     for state, stub in stubs.items():
         yield build(
             f"wrap_stub: the stub is {state}",
