@@ -23,7 +23,7 @@ ENDS = (aio.AioRpcError, aio.UsageError, asyncio.CancelledError)
 class AioCall(AioAttempts, aio.Call):
     """What all four kinds of call share."""
 
-    _how_to_ask: str  # for the answer, in code
+    _how_to_ask = "await it"  # for its answer, in code
 
     @property
     def _channel(self) -> Any:
