@@ -118,6 +118,7 @@ format: $(VENV)/.dev  ## ruff: mend what can be mended
 
 types: $(VENV)/.dev  ## mypy --strict, pyright on code as users write it, and whether every public name is typed
 	$(BIN)/python -m mypy --strict grpc_bearer _grpc_bearer_pytest.py tests/typing
+	$(BIN)/python -m mypy --strict --platform win32 grpc_bearer _grpc_bearer_pytest.py
 	$(BIN)/pyright --warnings --pythonversion 3.10 --pythonpath $(BIN)/python tests/typing
 	PYTHONPATH="$(CURDIR)" PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes grpc_bearer --ignoreexternal
 

@@ -161,7 +161,11 @@ def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
 def checked_policy(retry: object) -> RetryPolicy | None:
     """What was given for `retry=`."""
     if retry is not None and not isinstance(retry, RetryPolicy):
-        raise ConfigurationError(f"retry: expected a RetryPolicy or None, got {type(retry).__name__}")
+        tries = retry if isinstance(retry, int) and not isinstance(retry, bool) and 1 < retry <= MAX_ATTEMPTS else 3
+        raise ConfigurationError(
+            f"retry: expected a RetryPolicy or None, got {type(retry).__name__}; for {tries} attempts in all: "
+            f"grpc_bearer.RetryPolicy(stop=tenacity.stop_after_attempt({tries}))"
+        )
     return retry
 
 

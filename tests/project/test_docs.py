@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from _pages.page import Block, blocks, pages, unknown
 from _pages.run import needs, run_page
+from attachments import AIO_WAYS, SYNC_WAYS
 
 import grpc_bearer
 from grpc_bearer.__main__ import main
@@ -74,6 +75,14 @@ def test_blocks_are_found_with_their_lines_and_options() -> None:
 @pytest.mark.parametrize("service", ["bear", "skykit", "bitbroker", "crm", "openfx"])
 def test_each_service_has_a_page(service: str) -> None:
     assert f"profiles.{service}(" in TEXTS[f"services/{service}"]
+
+
+@pytest.mark.parametrize("way", ["attach_to", *SYNC_WAYS, *AIO_WAYS])
+def test_each_way_to_attach_has_an_example(way: str) -> None:
+    pages = TEXTS["guides/attach"] + TEXTS["guides/asyncio"]
+    code = "".join(block.code for block in blocks(pages) if block.language == "python")
+
+    assert f"grpc_bearer.{way}(" in code or f"grpc_bearer.{way.removeprefix('aio.')}(" in code
 
 
 def documented() -> set[str]:
