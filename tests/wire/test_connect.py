@@ -272,6 +272,7 @@ def connect_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     config.bind = ["127.0.0.1:0"]
     sockets = config.create_sockets()
     (listening,) = sockets.secure_sockets
+    listening.listen()  # now, so that no call comes too early
     target = f"127.0.0.1:{listening.getsockname()[1]}"
     config.bind = [f"fd://{listening.detach()}"]
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
