@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -10,9 +11,11 @@ from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy
 from grpc_bearer._runtimes.routes import attachment_to
 from grpc_bearer.errors import ConfigurationError
 
-__all__ = ["client"]
+__all__ = ["client", "interceptor"]
 
 _Client = TypeVar("_Client")
+
+_ADDRESS = re.compile(r"https?://[^/\s]", re.IGNORECASE)
 
 
 def client(
@@ -44,17 +47,52 @@ def client(
         allow_plaintext: tokens may go out over `http://`, to this machine too.
         interceptors: your own, as the client takes them.
         options: the others of the client, such as `protocol`, `codec`, `timeout_ms` and `http_client`. An `http_client`
-            must not follow redirects, which could take a token in another header than `authorization` elsewhere.
+            must not follow redirects (pyqwest's do not, unless told to): they could take a token elsewhere.
 
     Raises:
         ConfigurationError: an argument cannot be used, or connectrpc is not installed.
         InsecureChannelError: tokens would travel in the clear.
     """
+    ours = _made(auth, address, retry, allow_plaintext, sure=True)
+    from connectrpc.client import ConnectClient, ConnectClientSync
+
+    if not (isinstance(client_class, type) and issubclass(client_class, (ConnectClient, ConnectClientSync))):
+        raise ConfigurationError("expected a client that connectrpc has generated", field="client_class")
+    return client_class(address, interceptors=(*interceptors, ours), **options)
+
+
+def interceptor(
+    auth: AuthLike, address: str, *, retry: RetryPolicy | None = DEFAULT, allow_plaintext: bool = False
+) -> Any:
+    """An interceptor that does what `client` does, for clients that somebody else makes, sync or asyncio.
+
+    ::
+
+        ours = grpc_bearer.connect.interceptor(auth, "https://api.example.com")
+        fleet = FleetClient("https://api.example.com", interceptors=[..., ours])
+
+    Give it last: what stands before it sees one call, and never the token. It does not know where its client leads, so
+    it is told. A call of a client at another address ends with UNAUTHENTICATED, and takes no token there.
+
+    Args:
+        auth: as for `grpc_bearer.secure_channel`.
+        address: the client's, with its scheme.
+        retry: as for `client`.
+        allow_plaintext: likewise.
+
+    Raises:
+        ConfigurationError: an argument cannot be used, or connectrpc is not installed.
+        InsecureChannelError: tokens would travel in the clear.
+    """
+    return _made(auth, address, retry, allow_plaintext, sure=False)
+
+
+def _made(auth: AuthLike, address: object, retry: RetryPolicy | None, allow_plaintext: bool, *, sure: bool) -> Any:
+    if not isinstance(address, str) or not _ADDRESS.match(address):
+        raise ConfigurationError("expected where the server is, such as https://api.example.com", field="address")
     attachment = attachment_to(address.rstrip("/"), auth, retry, allow_plaintext)
     try:
-        from grpc_bearer._runtimes.connect_clients import interceptor_and_transport
+        from grpc_bearer._runtimes.connect_interceptor import BearerInterceptor
     except ImportError as error:
         raise ConfigurationError("connectrpc is not installed: pip install grpc-bearer[connect]") from error
-    innermost, http_client = interceptor_and_transport(client_class, attachment)
-    options.setdefault("http_client", http_client)
-    return client_class(address, interceptors=(*interceptors, innermost), **options)
+    return BearerInterceptor(attachment, sure=sure)
