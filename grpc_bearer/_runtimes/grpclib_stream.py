@@ -2,6 +2,9 @@
 
 The rules are those of grpcio's calls: the decision falls before anything is delivered, what was sent is what is sent
 again, and one deadline covers it all. A task that sends and one that receives may meet the refusal in either order.
+
+The stream itself is the first attempt, and takes up the next one in its place, so that a call that goes well costs no
+more than one of grpclib's own.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any, TypeVar
 from grpclib.client import Channel, Stream
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
-from multidict import MultiDict
+from grpclib.stream import send_message
 
 from grpc_bearer._calls.attach_token import Route, honest_code
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
@@ -24,29 +27,34 @@ from grpc_bearer._calls.failure import blame
 from grpc_bearer._calls.replay import Kept
 from grpc_bearer._calls.retry_policy import UNKEPT
 from grpc_bearer._engine.engine import Lease
-from grpc_bearer._runtimes.grpclib_attempt import Attempt, Bytes, Dispatch
+from grpc_bearer._runtimes.grpclib_attempt import BYTES, Dispatch, failure_of
 from grpc_bearer._runtimes.routes import history_of
 from grpc_bearer.errors import GrpcBearerError
 
 _T = TypeVar("_T")
 
-_LATE = "Deadline exceeded"  # grpclib's own words
 # What may be behind the end of a stream that is a refusal.
 _ENDS = (GRPCError, StreamTerminatedError)
+_SUPERSEDED = "the server refused the token; another attempt of this call is made"
 
 
 class BearerStream(Stream[Any, Any]):
-    """A `grpclib.client.Stream`: it asks an attempt, and another one after a refusal."""
+    """A `grpclib.client.Stream` that begins anew after a refusal."""
 
-    _attempt: Attempt | None = None
-    _history: AttemptHistory | None = None
-    _ended = False  # the user has sent all
+    # Of the call.
+    _all = False  # the user has sent all
     _count = 0  # requests that the user has sent
     _seen = False  # something of the answer has reached the user
+    _history: AttemptHistory | None = None
     _judged: tuple[GRPCError, GrpcBearerError | None] | None = None  # the error that counts, and why
     _broken: BaseException | None = None  # why the next attempt could not be begun
     _replaying: asyncio.Task[None] | None = None
-    _began = 0.0
+    # Of the attempt at hand.
+    _attempt = 0  # its number; 0: there is none yet
+    _lease: Lease | None = None  # what carried its token; `None`: nothing of ours
+    _sent = 0  # requests of the user's that it has sent
+    _half_closed = False  # it has told the server that these were all
+    _left = False  # it is over, and no other has taken its place
 
     def __init__(self, channel: Channel, route: Route, **how: Any) -> None:
         super().__init__(channel, **how)
@@ -54,182 +62,121 @@ class BearerStream(Stream[Any, Any]):
         policy = route.policy or UNKEPT
         size = policy.replay_bytes if self._cardinality.client_streaming else sys.maxsize
         self._kept = Kept(policy.replay_messages, size)
-        self._sending, self._turn = asyncio.Lock(), asyncio.Lock()
-
-    async def __aenter__(self) -> BearerStream:
+        self._given = self._metadata
         self._began = time.monotonic()
-        if self._left() == 0:
-            raise asyncio.TimeoutError(_LATE)
-        return self
-
-    def _left(self) -> float | None:
-        return None if self._deadline is None else self._deadline.time_remaining()
+        self._sending, self._turn = asyncio.Lock(), asyncio.Lock()
 
     # ------------------------------------------------------------------------------------------------------ requests
 
     async def send_request(self, *, end: bool = False) -> None:
-        if self._attempt is not None:
+        if self._attempt:
             raise ProtocolError("Request is already sent")
         if end and not self._cardinality.client_streaming:
             raise ProtocolError("Unary request requires a message to be sent before ending outgoing stream")
-        self._ended = end
+        self._all = end
         try:
-            lease = self._route.at_hand() or await self._in_time(self._route.attachment.engine.atoken(self._context))
+            lease = self._route.at_hand()
+            if lease is None:
+                with self._wrapper:
+                    lease = await self._route.attachment.engine.ask(self._route.context)
         except GrpcBearerError as error:
             raise _ended_by(error) from error
         await self._begin(lease)
 
+    async def _begin(self, lease: Lease) -> None:
+        empty = self._all and not self._count
+        told = self._dispatch
+        self._dispatch = dispatch = Dispatch(told, lease)  # type: ignore[assignment]  # asked for no more than this
+        self._metadata = self._given.copy()  # listeners may change it
+        try:
+            await super().send_request(end=empty)
+        finally:
+            self._dispatch = told
+        self._lease, self._sent, self._half_closed, self._left = dispatch.lease, 0, empty, False
+        self._attempt += 1
+
     async def send_message(self, message: Any, *, end: bool = False) -> None:
-        if self._attempt is None:
+        if not self._attempt:
             await self.send_request()
-        if self._ended:
-            raise ProtocolError("Stream is ended" if self._cardinality.client_streaming else "Message was already sent")
-        (message,) = await self._dispatch.send_message(message)
+        streaming = self._cardinality.client_streaming
+        if self._all:
+            raise ProtocolError("Stream is ended" if streaming else "Message was already sent")
+        (message,) = await self._dispatch.send_message(message)  # told once, whatever the number of attempts
         self._kept.add(self._codec.encode(message, self._send_type))
         self._count += 1
-        self._ended = end or not self._cardinality.client_streaming
+        self._send_message_done, self._end_done = True, end
+        self._all = end or not streaming
         await self._flush()
 
     async def end(self) -> None:
-        if self._attempt is None:
-            raise ProtocolError("Request was not sent")
-        if not self._cardinality.client_streaming:
-            await self._attempt.stream.end()  # which knows what is wrong, if anything is
+        if not self._cardinality.client_streaming or not self._attempt or self._end_done:
+            await super().end()  # which knows what is wrong, if anything is
             return
-        if self._ended:
-            raise ProtocolError("Stream was already ended")
-        self._ended = True
+        self._all = self._end_done = True
         await self._flush()
 
     async def _flush(self) -> None:
         """Send to the attempt at hand, and to those that follow it, what the user has sent."""
         async with self._sending:
-            while True:
-                attempt = self._current()
-                try:
-                    await self._bring(attempt)
-                    return
-                except _ENDS as error:
-                    await self._after(attempt, error)
-
-    async def _bring(self, attempt: Attempt) -> None:
-        while attempt.sent < self._count:
-            position, attempt.sent = attempt.sent, attempt.sent + 1
-            last = self._ended and attempt.sent == self._count
-            await attempt.stream.send_message(self._kept.items[position - self._kept.first], end=last)
-            attempt.ended = last
-            if attempt is self._attempt:
-                self._kept.drop_before(attempt.sent)
-        if self._ended and not attempt.ended:
-            await attempt.stream.end()
-            attempt.ended = True
+            await self._asked(_bring)
 
     # ------------------------------------------------------------------------------------------------------- answers
 
     async def recv_initial_metadata(self) -> None:
-        await self._asked(lambda stream: stream.recv_initial_metadata())
+        await self._asked(_initial)
         self._deliver()
 
     async def recv_message(self) -> Any:
-        message = await self._asked(self._next)
+        message = await self._asked(_next)
         if message is not None:
             self._deliver()
         return message
 
-    async def _next(self, stream: Stream[Any, Any]) -> Any:
-        message = await stream.recv_message()
-        # The refusal of a server that had sent its headers: grpclib would tell of it when the call is left.
-        if message is None and not self._seen and (refusal := self._current().status()) is not None:
-            if self._ended:
-                await stream.recv_trailing_metadata()  # raises it, and shows the metadata
-            raise refusal
-        return message
-
     async def recv_trailing_metadata(self) -> None:
-        await self._asked(lambda stream: stream.recv_trailing_metadata())
+        await self._asked(_trailing)
 
-    async def cancel(self) -> None:
-        await self._current().stream.cancel()
+    async def _maybe_finish(self) -> None:
+        await self._asked(_finish)
 
-    async def _asked(self, ask: Callable[[Stream[Any, Any]], Awaitable[_T]]) -> _T:
+    async def _asked(self, ask: Callable[[BearerStream], Awaitable[_T]]) -> _T:
         while True:
-            attempt = self._current()
+            attempt = self._attempt
             try:
-                return await ask(attempt.stream)
+                if self._left:
+                    raise StreamTerminatedError(_SUPERSEDED)
+                return await ask(self)
             except _ENDS as error:
                 await self._after(attempt, error)
-            finally:
-                self._show(attempt)
 
     def _deliver(self) -> None:
         self._seen = True
         self._kept.whole = False
 
-    def _show(self, attempt: Attempt) -> None:
-        stream = attempt.stream
-        self.initial_metadata, self.trailing_metadata = stream.initial_metadata, stream.trailing_metadata
-        self.peer = stream.peer
+    def _status(self) -> GRPCError | None:
+        """The server's error, if it has come, also where grpclib has met another end of the stream before."""
+        try:
+            self._maybe_raise()
+        except GRPCError as error:
+            return error
+        return None
 
     # ------------------------------------------------------------------------------------------------------ attempts
 
-    @property
-    def _context(self) -> Any:
-        return self._route.context
-
-    def _current(self) -> Attempt:
-        if self._attempt is None:
-            raise ProtocolError("Request was not sent yet")
-        return self._attempt
-
-    async def _in_time(self, lease: Awaitable[Lease]) -> Lease:
-        left = self._left()
-        if left is None:
-            return await lease
-        try:
-            return await asyncio.wait_for(lease, left)
-        except asyncio.TimeoutError:
-            raise asyncio.TimeoutError(_LATE) from None
-
-    async def _begin(self, lease: Lease) -> None:
-        dispatch: Any = Dispatch(self._dispatch, lease)
-        metadata: Any = MultiDict(self._metadata)
-        stream: Stream[Any, Any] = Stream(
-            self._channel,
-            self._method_name,
-            metadata,
-            self._cardinality,
-            self._send_type,
-            self._recv_type,
-            codec=Bytes(self._codec),
-            status_details_codec=self._status_details_codec,
-            dispatch=dispatch,
-            deadline=self._deadline,
-        )
-        attempt = Attempt(stream, dispatch)
-        await stream.__aenter__()
-        empty = self._ended and not self._count
-        attempt.ended = empty
-        if self._attempt is None:  # from now on it is left with the call
-            self._attempt = attempt
-        await stream.send_request(end=empty)
-        self._attempt = attempt
-        self._show(attempt)
-
-    async def _after(self, attempt: Attempt, error: Exception) -> None:
+    async def _after(self, attempt: int, error: Exception) -> None:
         """Another attempt stands in the place of one that has failed; if there is none, the call's error is raised."""
         async with self._turn:
-            if attempt is not self._attempt:
+            if attempt != self._attempt:
                 _uncancelled()
                 return
-            if attempt.left:
+            if self._left:
                 raise StreamTerminatedError("another attempt could not be begun") from self._broken
-            refusal = error if isinstance(error, GRPCError) else attempt.status()
+            refusal = error if isinstance(error, GRPCError) else self._status()
             if refusal is None:
                 raise error
-            delay = self._seconds_until_next(attempt, refusal)
+            delay = self._seconds_until_next(refusal)
             if delay is None:
                 raise self._shown(refusal)
-            await attempt.leave(refusal)
+            await self._leave(refusal)
             try:
                 await asyncio.sleep(delay)
                 await self._begin_again()
@@ -240,22 +187,31 @@ class BearerStream(Stream[Any, Any]):
         self._replaying = asyncio.ensure_future(self._flush())
         self._replaying.add_done_callback(lambda task: task.cancelled() or task.exception())
 
+    async def _leave(self, refusal: GRPCError) -> None:
+        """End the attempt at hand, and wake whoever still sends or waits on it."""
+        self._left = True
+        self._wrapper.cancel(StreamTerminatedError(_SUPERSEDED))
+        await super().__aexit__(GRPCError, refusal, None)
+        self._send_request_done = self._recv_initial_metadata_done = self._recv_trailing_metadata_done = False
+        self._trailers_only = self._wrapper_ctx = self.initial_metadata = self.trailing_metadata = None
+
     @property
     def _attempt_history(self) -> AttemptHistory:
         """Made when it is first asked for: most calls go well at once."""
         if self._history is None:
-            self._history = history_of(self._route, self._began, self._left())
+            left = None if self._deadline is None else self._deadline.time_remaining()
+            self._history = history_of(self._route, self._began, left)
         return self._history
 
-    def _seconds_until_next(self, attempt: Attempt, refusal: GRPCError) -> float | None:
+    def _seconds_until_next(self, refusal: GRPCError) -> float | None:
         if self._judged is not None:
             return None
-        history, failure = self._attempt_history, attempt.failure(refusal)
+        history, failure = self._attempt_history, failure_of(refusal, self._stream)
         obstacle = "" if self._kept.whole and not self._seen else SENT_OR_SEEN
-        delay = history.after(refusal, attempt.lease, failure, obstacle=obstacle)
+        delay = history.after(refusal, self._lease, failure, obstacle=obstacle)
         history.tell()
         if delay is None:
-            self._judged = history.cause(attempt.lease, failure) or (refusal, None)
+            self._judged = history.cause(self._lease, failure) or (refusal, None)
         return delay
 
     def _shown(self, refusal: GRPCError) -> GRPCError:
@@ -268,8 +224,10 @@ class BearerStream(Stream[Any, Any]):
     async def _begin_again(self) -> None:
         history, engine = self._attempt_history, self._route.attachment.engine
         error: GrpcBearerError | None = None
+        await super().__aenter__()
         try:
-            lease = await self._in_time(history.as_caller(lambda: engine.ask(self._context)))
+            with self._wrapper:
+                lease = await history.as_caller(lambda: engine.ask(self._route.context))
         except GrpcBearerError as failed:
             error = failed
         if error is not None or lease.token.fingerprint == history.avoid:
@@ -280,25 +238,76 @@ class BearerStream(Stream[Any, Any]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._attempt is not None:
-            attempt = self._attempt
+        try:
+            if kind is not None and self._replaying is not None:
+                self._replaying.cancel()
+                await asyncio.wait([self._replaying])
+            if not self._left:
+                await super().__aexit__(kind, error, trace)
+            elif self._wrapper_ctx is not None:  # a timer
+                self._wrapper_ctx.__exit__(None, None, None)
+        finally:
             if self._replaying is not None:
-                await self._replayed(self._replaying, kind is not None)
-            try:
-                if not attempt.left:
-                    await attempt.stream.__aexit__(kind, error, trace)
-                return
-            except _ENDS as ended:
-                if kind is not None:
-                    raise
-                await self._after(attempt, ended)
-            finally:
-                self._show(attempt)
+                self._replaying.cancel()
 
-    async def _replayed(self, task: asyncio.Task[None], cancelled: bool) -> None:
-        if cancelled:
-            task.cancel()
-        await asyncio.wait([task])
+
+# ---------------------------------------------------------------------------------- what is asked of the attempt at hand
+
+
+async def _bring(call: BearerStream) -> None:
+    """Send what the user has sent, and the attempt has not."""
+    with call._wrapper:
+        while call._sent < call._count:
+            position, call._sent = call._sent, call._sent + 1
+            last = call._all and call._sent == call._count
+            item: Any = call._kept.items[position - call._kept.first]
+            await send_message(call._stream, BYTES, item, bytes, end=last)
+            call._half_closed = last
+            call._kept.drop_before(call._sent)
+            _count(call)
+        if call._all and not call._half_closed:
+            call._half_closed = True
+            await call._stream.end()
+
+
+def _count(call: BearerStream) -> None:
+    """For grpclib's channelz."""
+    connection = call._stream.connection
+    call._messages_sent += 1
+    connection.messages_sent += 1
+    connection.last_message_sent = time.monotonic()
+
+
+_initial = Stream.recv_initial_metadata
+
+
+async def _next(call: BearerStream) -> Any:
+    if not call._recv_initial_metadata_done:
+        await _initial(call)
+    message = await Stream.recv_message(call)
+    # The refusal of a server that had sent its headers: grpclib would tell of it when the call is left.
+    if message is None and not call._seen and (refusal := call._status()) is not None:
+        if call._all:
+            await Stream.recv_trailing_metadata(call)  # raises it, and shows the metadata
+        raise refusal
+    return message
+
+
+async def _trailing(call: BearerStream) -> None:
+    if call._attempt > 1 and not call._recv_initial_metadata_done:
+        await _initial(call)
+    await Stream.recv_trailing_metadata(call)
+
+
+async def _finish(call: BearerStream) -> None:
+    """What is left to be received when the user leaves the call."""
+    if call._replaying is not None:
+        await asyncio.wait([call._replaying])
+    if not call._cancel_done and not call._stream._transport.is_closing():
+        if not call._recv_initial_metadata_done:
+            await _initial(call)
+        if not call._recv_trailing_metadata_done:
+            await Stream.recv_trailing_metadata(call)
 
 
 def _uncancelled() -> None:
