@@ -1,32 +1,15 @@
-"""What one attempt of a grpclib call is made of: the token behind its metadata, and requests that are bytes already."""
+"""What one attempt of a grpclib call has of its own: the token behind its metadata, and how it failed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import grpc
-from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_bin_value
 
 from grpc_bearer._calls.failure import Failure
 from grpc_bearer._engine.engine import Lease
-
-
-class Bytes(CodecBase):
-    """The codec of requests that are bytes already."""
-
-    __content_subtype__ = ""
-
-    def encode(self, message: Any, message_type: Any) -> bytes:
-        encoded: bytes = message
-        return encoded
-
-    def decode(self, data: bytes, message_type: Any) -> Any:
-        raise AssertionError("answers have the codec of the channel")
-
-
-BYTES = Bytes()
 
 
 class Dispatch:

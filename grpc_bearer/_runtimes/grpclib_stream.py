@@ -10,24 +10,25 @@ more than one of grpclib's own.
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
 from grpclib.client import Channel, Stream
-from grpclib.const import Status
+from grpclib.const import Cardinality, Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
-from grpclib.stream import send_message
+from grpclib.metadata import Deadline
 
 from grpc_bearer._calls.attach_token import Route, honest_code
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
 from grpc_bearer._calls.failure import blame
 from grpc_bearer._calls.replay import Kept
-from grpc_bearer._calls.retry_policy import UNKEPT
+from grpc_bearer._calls.retry_policy import UNKEPT, RetryPolicy
 from grpc_bearer._engine.engine import Lease
-from grpc_bearer._runtimes.grpclib_attempt import BYTES, Dispatch, failure_of
+from grpc_bearer._runtimes.grpclib_attempt import Dispatch, failure_of
 from grpc_bearer._runtimes.routes import history_of
 from grpc_bearer.errors import GrpcBearerError
 
@@ -56,22 +57,47 @@ class BearerStream(Stream[Any, Any]):
     _half_closed = False  # it has told the server that these were all
     _left = False  # it is over, and no other has taken its place
 
-    def __init__(self, channel: Channel, route: Route, **how: Any) -> None:
-        super().__init__(channel, **how)
-        self._route = route
-        policy = route.policy or UNKEPT
-        size = policy.replay_bytes if self._cardinality.client_streaming else sys.maxsize
-        self._kept = Kept(policy.replay_messages, size)
-        self._given = self._metadata
+    def __init__(
+        self,
+        route: Route,
+        channel: Channel,
+        name: str,
+        metadata: Any,
+        cardinality: Cardinality,
+        request_type: type[Any],
+        reply_type: type[Any],
+        deadline: Deadline | None,
+    ) -> None:
+        super().__init__(
+            channel,
+            name,
+            metadata,
+            cardinality,
+            request_type,
+            reply_type,
+            codec=channel._codec,
+            status_details_codec=channel._status_details_codec,
+            dispatch=channel.__dispatch__,
+            deadline=deadline,
+        )
+        self._route, self._given, self._streams = route, metadata, cardinality.client_streaming
+        self._kept = _kept(route.policy, self._streams)
         self._began = time.monotonic()
-        self._sending, self._turn = asyncio.Lock(), asyncio.Lock()
+
+    @functools.cached_property
+    def _sending(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
+    @functools.cached_property
+    def _turn(self) -> asyncio.Lock:
+        return asyncio.Lock()
 
     # ------------------------------------------------------------------------------------------------------ requests
 
     async def send_request(self, *, end: bool = False) -> None:
         if self._attempt:
             raise ProtocolError("Request is already sent")
-        if end and not self._cardinality.client_streaming:
+        if end and not self._streams:
             raise ProtocolError("Unary request requires a message to be sent before ending outgoing stream")
         self._all = end
         try:
@@ -85,31 +111,43 @@ class BearerStream(Stream[Any, Any]):
 
     async def _begin(self, lease: Lease) -> None:
         empty = self._all and not self._count
-        told = self._dispatch
-        self._dispatch = dispatch = Dispatch(told, lease)  # type: ignore[assignment]  # asked for no more than this
-        self._metadata = self._given.copy()  # listeners may change it
-        try:
+        told, carried = self._dispatch, lease
+        if "send_request" in vars(told):  # nobody listens
+            self._metadata = [*self._given.items(), *lease.metadata]
             await super().send_request(end=empty)
-        finally:
-            self._dispatch = told
-        self._lease, self._sent, self._half_closed, self._left = dispatch.lease, 0, empty, False
+        else:
+            self._dispatch = listened = Dispatch(told, lease)  # type: ignore[assignment]  # asked for no more than this
+            self._metadata = self._given.copy()  # listeners may change it
+            try:
+                await super().send_request(end=empty)
+            finally:
+                self._dispatch = told
+            carried = listened.lease
+        self._lease, self._sent, self._half_closed, self._left = carried, 0, empty, False
         self._attempt += 1
 
     async def send_message(self, message: Any, *, end: bool = False) -> None:
         if not self._attempt:
-            await self.send_request()
-        streaming = self._cardinality.client_streaming
+            lease = self._route.at_hand()
+            await (self.send_request() if lease is None else self._begin(lease))
         if self._all:
-            raise ProtocolError("Stream is ended" if streaming else "Message was already sent")
+            raise ProtocolError("Stream is ended" if self._streams else "Message was already sent")
         (message,) = await self._dispatch.send_message(message)  # told once, whatever the number of attempts
         self._kept.add(self._codec.encode(message, self._send_type))
         self._count += 1
         self._send_message_done, self._end_done = True, end
-        self._all = end or not streaming
-        await self._flush()
+        self._all = end or not self._streams
+        if self._streams or self._attempt > 1:
+            await self._flush()
+            return
+        try:  # nobody else sends a single request
+            await _bring(self)
+        except _ENDS as error:
+            await self._after(1, error)
+            await self._flush()
 
     async def end(self) -> None:
-        if not self._cardinality.client_streaming or not self._attempt or self._end_done:
+        if not self._streams or not self._attempt or self._end_done:
             await super().end()  # which knows what is wrong, if anything is
             return
         self._all = self._end_done = True
@@ -123,20 +161,31 @@ class BearerStream(Stream[Any, Any]):
     # ------------------------------------------------------------------------------------------------------- answers
 
     async def recv_initial_metadata(self) -> None:
-        await self._asked(_initial)
+        await self._asked(Stream.recv_initial_metadata)
         self._deliver()
 
     async def recv_message(self) -> Any:
-        message = await self._asked(_next)
-        if message is not None:
-            self._deliver()
-        return message
+        while True:
+            attempt = self._attempt
+            try:
+                if self._left:
+                    raise StreamTerminatedError(_SUPERSEDED)
+                if not self._recv_initial_metadata_done:
+                    await super().recv_initial_metadata()
+                message = await super().recv_message()
+                if message is not None:
+                    self._deliver()
+                elif not self._seen:
+                    await _refused(self)
+                return message
+            except _ENDS as error:
+                await self._after(attempt, error)
 
     async def recv_trailing_metadata(self) -> None:
         await self._asked(_trailing)
 
-    async def _maybe_finish(self) -> None:
-        await self._asked(_finish)
+    def _maybe_finish(self) -> Coroutine[Any, Any, None]:
+        return self._asked(_finish)
 
     async def _asked(self, ask: Callable[[BearerStream], Awaitable[_T]]) -> _T:
         while True:
@@ -192,6 +241,7 @@ class BearerStream(Stream[Any, Any]):
         self._left = True
         self._wrapper.cancel(StreamTerminatedError(_SUPERSEDED))
         await super().__aexit__(GRPCError, refusal, None)
+        self._release_stream = _nothing
         self._send_request_done = self._recv_initial_metadata_done = self._recv_trailing_metadata_done = False
         self._trailers_only = self._wrapper_ctx = self.initial_metadata = self.trailing_metadata = None
 
@@ -226,29 +276,25 @@ class BearerStream(Stream[Any, Any]):
         error: GrpcBearerError | None = None
         await super().__aenter__()
         try:
-            with self._wrapper:
-                lease = await history.as_caller(lambda: engine.ask(self._route.context))
-        except GrpcBearerError as failed:
-            error = failed
-        if error is not None or lease.token.fingerprint == history.avoid:
-            self._judged = history.tokenless(error)
-            raise self._shown(self._judged[0])
-        await self._begin(lease)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is not None and self._replaying is not None:
-                self._replaying.cancel()
-                await asyncio.wait([self._replaying])
-            if not self._left:
-                await super().__aexit__(kind, error, trace)
-            elif self._wrapper_ctx is not None:  # a timer
+            try:
+                with self._wrapper:
+                    lease = await history.as_caller(lambda: engine.ask(self._route.context))
+            except GrpcBearerError as failed:
+                error = failed
+            if error is not None or lease.token.fingerprint == history.avoid:
+                self._judged = history.tokenless(error)
+                raise self._shown(self._judged[0])
+            await self._begin(lease)
+        except BaseException:
+            if self._wrapper_ctx is not None:  # a timer
                 self._wrapper_ctx.__exit__(None, None, None)
-        finally:
-            if self._replaying is not None:
-                self._replaying.cancel()
+            raise
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        exited = super().__aexit__(kind, error, trace)
+        return exited if self._replaying is None else _unreplayed(self._replaying, kind is None, exited)
 
 
 # ---------------------------------------------------------------------------------- what is asked of the attempt at hand
@@ -261,53 +307,60 @@ async def _bring(call: BearerStream) -> None:
             position, call._sent = call._sent, call._sent + 1
             last = call._all and call._sent == call._count
             item: Any = call._kept.items[position - call._kept.first]
-            await send_message(call._stream, BYTES, item, bytes, end=last)
+            await call._stream.send_data(b"\0" + len(item).to_bytes(4, "big") + item, end_stream=last)
             call._half_closed = last
             call._kept.drop_before(call._sent)
-            _count(call)
+            connection = call._stream.connection  # which counts, for grpclib's channelz
+            call._messages_sent += 1
+            connection.messages_sent += 1
+            connection.last_message_sent = time.monotonic()
         if call._all and not call._half_closed:
             call._half_closed = True
             await call._stream.end()
 
 
-def _count(call: BearerStream) -> None:
-    """For grpclib's channelz."""
-    connection = call._stream.connection
-    call._messages_sent += 1
-    connection.messages_sent += 1
-    connection.last_message_sent = time.monotonic()
-
-
-_initial = Stream.recv_initial_metadata
-
-
-async def _next(call: BearerStream) -> Any:
-    if not call._recv_initial_metadata_done:
-        await _initial(call)
-    message = await Stream.recv_message(call)
-    # The refusal of a server that had sent its headers: grpclib would tell of it when the call is left.
-    if message is None and not call._seen and (refusal := call._status()) is not None:
+async def _refused(call: BearerStream) -> None:
+    """At the end of a stream: the refusal of a server that had sent its headers, which grpclib tells of at the exit."""
+    refusal = call._status()
+    if refusal is not None:
         if call._all:
             await Stream.recv_trailing_metadata(call)  # raises it, and shows the metadata
         raise refusal
-    return message
 
 
 async def _trailing(call: BearerStream) -> None:
     if call._attempt > 1 and not call._recv_initial_metadata_done:
-        await _initial(call)
+        await Stream.recv_initial_metadata(call)
     await Stream.recv_trailing_metadata(call)
 
 
 async def _finish(call: BearerStream) -> None:
     """What is left to be received when the user leaves the call."""
     if call._replaying is not None:
-        await asyncio.wait([call._replaying])
+        await asyncio.wait([call._replaying])  # no answer comes before
     if not call._cancel_done and not call._stream._transport.is_closing():
         if not call._recv_initial_metadata_done:
-            await _initial(call)
+            await Stream.recv_initial_metadata(call)
         if not call._recv_trailing_metadata_done:
             await Stream.recv_trailing_metadata(call)
+
+
+async def _unreplayed(task: asyncio.Task[None], wait: bool, exited: Coroutine[Any, Any, None]) -> None:
+    """Leave a call of which another attempt was made: nothing of it may be sent any more."""
+    if not wait:
+        task.cancel()
+        await asyncio.wait([task])
+    await exited
+
+
+def _kept(policy: RetryPolicy | None, streams: bool) -> Kept:
+    """Where requests are kept; a single one whatever its size."""
+    policy = policy or UNKEPT
+    return Kept(policy.replay_messages, policy.replay_bytes if streams else sys.maxsize)
+
+
+def _nothing() -> None:
+    """There is nothing to release any more."""
 
 
 def _uncancelled() -> None:
