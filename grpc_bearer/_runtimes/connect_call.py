@@ -81,7 +81,7 @@ class ConnectCall:
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
 
-    # ---------------------------------------------------------------------------------------------- the wait for a token
+    # --------------------------------------------------------------------------------------------- the wait for a token
 
     def _left(self) -> float | None:
         milliseconds = self._ctx.timeout_ms

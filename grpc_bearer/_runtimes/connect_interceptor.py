@@ -39,7 +39,7 @@ class BearerInterceptor:
             refuse_elsewhere(self._attachment, call_next, ctx)
         return ConnectCall(self._attachment, ctx)
 
-    # -------------------------------------------------------------------------------------------------------------- sync
+    # ------------------------------------------------------------------------------------------------------------- sync
     #
     # A single request is not copied: the thread that could change it is the one that waits here.
 
@@ -103,7 +103,7 @@ class BearerInterceptor:
         finally:
             requests.stop()
 
-    # ----------------------------------------------------------------------------------------------------------- asyncio
+    # ---------------------------------------------------------------------------------------------------------- asyncio
 
     async def intercept_unary(self, call_next: Callable[..., Any], request: Any, ctx: Any) -> Any:
         return await self._asingle(call_next, ctx, self._call(call_next, ctx), _Once(snapshot(request)))

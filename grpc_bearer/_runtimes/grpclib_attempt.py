@@ -31,7 +31,10 @@ class Dispatch:
 
 
 def failure_of(error: GRPCError, stream: Any) -> Failure:
-    """How an attempt failed. grpclib keeps gRPC's own headers, such as the rich status, out of the metadata it shows."""
+    """How an attempt failed.
+
+    grpclib keeps gRPC's own headers, such as the rich status, out of the metadata that it shows.
+    """
     code, details = grpc.StatusCode[error.status.name], error.message or ""
     return Failure(error, code, details, _entries(stream.headers), _entries(stream.trailers or stream.headers))
 

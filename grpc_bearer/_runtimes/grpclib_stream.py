@@ -13,8 +13,7 @@ import asyncio
 import functools
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from types import TracebackType
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from grpclib.client import Channel, Stream
@@ -26,7 +25,7 @@ from grpc_bearer._calls.attach_token import Route, honest_code
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
 from grpc_bearer._calls.failure import blame
 from grpc_bearer._calls.replay import Kept
-from grpc_bearer._calls.retry_policy import UNKEPT, RetryPolicy
+from grpc_bearer._calls.retry_policy import UNKEPT
 from grpc_bearer._engine.engine import Lease
 from grpc_bearer._runtimes.grpclib_attempt import Dispatch, failure_of
 from grpc_bearer._runtimes.routes import history_of
@@ -36,16 +35,23 @@ _T = TypeVar("_T")
 
 # What may be behind the end of a stream that is a refusal.
 _ENDS = (GRPCError, StreamTerminatedError)
+# Of one attempt; those of the class below are of the call.
+_send_request, _recv_message = Stream.send_request, Stream.recv_message
+_recv_initial_metadata, _recv_trailing_metadata = Stream.recv_initial_metadata, Stream.recv_trailing_metadata
 _SUPERSEDED = "the server refused the token; another attempt of this call is made"
 
 
 class BearerStream(Stream[Any, Any]):
-    """A `grpclib.client.Stream` that begins anew after a refusal."""
+    """A `grpclib.client.Stream` that begins anew after a refusal.
+
+    Of most calls only a few of its own attributes are ever set: up to 30 in all Python finds them fast.
+    """
 
     # Of the call.
     _all = False  # the user has sent all
-    _count = 0  # requests that the user has sent
-    _seen = False  # something of the answer has reached the user
+    _single = b""  # the only request, of a call that has but one
+    _count = 0  # requests of a stream that the user has sent
+    _headers_seen = False  # the user has asked for these alone
     _history: AttemptHistory | None = None
     _judged: tuple[GRPCError, GrpcBearerError | None] | None = None  # the error that counts, and why
     _broken: BaseException | None = None  # why the next attempt could not be begun
@@ -53,7 +59,7 @@ class BearerStream(Stream[Any, Any]):
     # Of the attempt at hand.
     _attempt = 0  # its number; 0: there is none yet
     _lease: Lease | None = None  # what carried its token; `None`: nothing of ours
-    _sent = 0  # requests of the user's that it has sent
+    _sent = 0  # requests of a stream that it has sent
     _half_closed = False  # it has told the server that these were all
     _left = False  # it is over, and no other has taken its place
 
@@ -80,9 +86,19 @@ class BearerStream(Stream[Any, Any]):
             dispatch=channel.__dispatch__,
             deadline=deadline,
         )
-        self._route, self._given, self._streams = route, metadata, cardinality.client_streaming
-        self._kept = _kept(route.policy, self._streams)
-        self._began = time.monotonic()
+        self._route, self._began = route, time.monotonic()
+        if cardinality.client_streaming:
+            policy = route.policy or UNKEPT
+            self._kept = Kept(policy.replay_messages, policy.replay_bytes)
+
+    @property
+    def _streams(self) -> bool:
+        return self._cardinality.client_streaming
+
+    @property
+    def _seen(self) -> bool:
+        """Something of the answer has reached the user."""
+        return self._headers_seen or self._messages_received > 0
 
     @functools.cached_property
     def _sending(self) -> asyncio.Lock:
@@ -99,7 +115,8 @@ class BearerStream(Stream[Any, Any]):
             raise ProtocolError("Request is already sent")
         if end and not self._streams:
             raise ProtocolError("Unary request requires a message to be sent before ending outgoing stream")
-        self._all = end
+        if end:
+            self._all = True
         try:
             lease = self._route.at_hand()
             if lease is None:
@@ -111,40 +128,49 @@ class BearerStream(Stream[Any, Any]):
 
     async def _begin(self, lease: Lease) -> None:
         empty = self._all and not self._count
-        told, carried = self._dispatch, lease
-        if "send_request" in vars(told):  # nobody listens
-            self._metadata = [*self._given.items(), *lease.metadata]
-            await super().send_request(end=empty)
-        else:
-            self._dispatch = listened = Dispatch(told, lease)  # type: ignore[assignment]  # asked for no more than this
-            self._metadata = self._given.copy()  # listeners may change it
-            try:
-                await super().send_request(end=empty)
-            finally:
-                self._dispatch = told
-            carried = listened.lease
-        self._lease, self._sent, self._half_closed, self._left = carried, 0, empty, False
+        told, given, carried = self._dispatch, self._metadata, lease
+        try:
+            if "send_request" in vars(told):  # nobody listens
+                self._metadata = [*given.items(), *lease.metadata]
+                await _send_request(self, end=empty)
+            else:
+                self._metadata = given.copy()  # listeners may change it
+                self._dispatch = listened = Dispatch(told, lease)  # asked for no more than this
+                await _send_request(self, end=empty)
+                carried = listened.lease
+        finally:
+            self._dispatch, self._metadata = told, given
+        if self._attempt:
+            self._sent, self._half_closed, self._left = 0, empty, False
+        elif empty:
+            self._half_closed = True
+        self._lease = carried
         self._attempt += 1
 
     async def send_message(self, message: Any, *, end: bool = False) -> None:
         if not self._attempt:
             lease = self._route.at_hand()
             await (self.send_request() if lease is None else self._begin(lease))
-        if self._all:
-            raise ProtocolError("Stream is ended" if self._streams else "Message was already sent")
+        streams = self._cardinality.client_streaming
+        if self._all or (self._send_message_done and not streams):
+            raise ProtocolError("Stream is ended" if streams else "Message was already sent")
         (message,) = await self._dispatch.send_message(message)  # told once, whatever the number of attempts
-        self._kept.add(self._codec.encode(message, self._send_type))
-        self._count += 1
+        encoded = self._codec.encode(message, self._send_type)
         self._send_message_done, self._end_done = True, end
-        self._all = end or not self._streams
-        if self._streams or self._attempt > 1:
-            await self._flush()
-            return
-        try:  # nobody else sends a single request
-            await _bring(self)
-        except _ENDS as error:
-            await self._after(1, error)
-            await self._flush()
+        if not streams:
+            self._single = encoded
+            if self._attempt == 1 and not self._left:
+                try:  # straight, for nobody else sends it
+                    with self._wrapper:
+                        await _send(self, encoded, True)
+                    return
+                except _ENDS as error:
+                    await self._after(1, error)
+        else:
+            self._kept.add(encoded)
+            self._count += 1
+            self._all = end
+        await self._flush()
 
     async def end(self) -> None:
         if not self._streams or not self._attempt or self._end_done:
@@ -152,6 +178,14 @@ class BearerStream(Stream[Any, Any]):
             return
         self._all = self._end_done = True
         await self._flush()
+
+    def _take(self, position: int) -> bytes:
+        """A request of a stream, to be sent now and, if that cannot be again, to be forgotten."""
+        kept = self._kept
+        item: Any = kept.items[position - kept.first]
+        kept.whole = kept.whole and not self._seen
+        kept.drop_before(position + 1)
+        return item
 
     async def _flush(self) -> None:
         """Send to the attempt at hand, and to those that follow it, what the user has sent."""
@@ -161,8 +195,8 @@ class BearerStream(Stream[Any, Any]):
     # ------------------------------------------------------------------------------------------------------- answers
 
     async def recv_initial_metadata(self) -> None:
-        await self._asked(Stream.recv_initial_metadata)
-        self._deliver()
+        await self._asked(_recv_initial_metadata)
+        self._headers_seen = True
 
     async def recv_message(self) -> Any:
         while True:
@@ -171,11 +205,9 @@ class BearerStream(Stream[Any, Any]):
                 if self._left:
                     raise StreamTerminatedError(_SUPERSEDED)
                 if not self._recv_initial_metadata_done:
-                    await super().recv_initial_metadata()
-                message = await super().recv_message()
-                if message is not None:
-                    self._deliver()
-                elif not self._seen:
+                    await _recv_initial_metadata(self)
+                message = await _recv_message(self)
+                if message is None and not self._seen:
                     await _refused(self)
                 return message
             except _ENDS as error:
@@ -184,8 +216,21 @@ class BearerStream(Stream[Any, Any]):
     async def recv_trailing_metadata(self) -> None:
         await self._asked(_trailing)
 
-    def _maybe_finish(self) -> Coroutine[Any, Any, None]:
-        return self._asked(_finish)
+    async def _maybe_finish(self) -> None:
+        """Receive what is left, when the user leaves the call."""
+        while True:
+            attempt = self._attempt
+            try:
+                if self._replaying is not None:
+                    await asyncio.wait([self._replaying])  # no answer comes before
+                if not self._cancel_done and not self._stream._transport.is_closing():
+                    if not self._recv_initial_metadata_done:
+                        await _recv_initial_metadata(self)
+                    if not self._recv_trailing_metadata_done:
+                        await _recv_trailing_metadata(self)
+                return
+            except _ENDS as error:
+                await self._after(attempt, error)
 
     async def _asked(self, ask: Callable[[BearerStream], Awaitable[_T]]) -> _T:
         while True:
@@ -196,10 +241,6 @@ class BearerStream(Stream[Any, Any]):
                 return await ask(self)
             except _ENDS as error:
                 await self._after(attempt, error)
-
-    def _deliver(self) -> None:
-        self._seen = True
-        self._kept.whole = False
 
     def _status(self) -> GRPCError | None:
         """The server's error, if it has come, also where grpclib has met another end of the stream before."""
@@ -235,6 +276,7 @@ class BearerStream(Stream[Any, Any]):
         # The other side may have to be read while this is sent.
         self._replaying = asyncio.ensure_future(self._flush())
         self._replaying.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._release_stream = functools.partial(_release, self._release_stream, self._replaying)
 
     async def _leave(self, refusal: GRPCError) -> None:
         """End the attempt at hand, and wake whoever still sends or waits on it."""
@@ -257,7 +299,7 @@ class BearerStream(Stream[Any, Any]):
         if self._judged is not None:
             return None
         history, failure = self._attempt_history, failure_of(refusal, self._stream)
-        obstacle = "" if self._kept.whole and not self._seen else SENT_OR_SEEN
+        obstacle = SENT_OR_SEEN if self._seen or (self._streams and not self._kept.whole) else ""
         delay = history.after(refusal, self._lease, failure, obstacle=obstacle)
         history.tell()
         if delay is None:
@@ -290,73 +332,56 @@ class BearerStream(Stream[Any, Any]):
                 self._wrapper_ctx.__exit__(None, None, None)
             raise
 
-    def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Coroutine[Any, Any, None]:
-        exited = super().__aexit__(kind, error, trace)
-        return exited if self._replaying is None else _unreplayed(self._replaying, kind is None, exited)
 
-
-# ---------------------------------------------------------------------------------- what is asked of the attempt at hand
+# --------------------------------------------------------------------------------- what is asked of the attempt at hand
 
 
 async def _bring(call: BearerStream) -> None:
     """Send what the user has sent, and the attempt has not."""
     with call._wrapper:
+        if not call._streams:
+            if call._send_message_done and not call._half_closed:
+                call._half_closed = True
+                await _send(call, call._single, True)
+            return
         while call._sent < call._count:
             position, call._sent = call._sent, call._sent + 1
             last = call._all and call._sent == call._count
-            item: Any = call._kept.items[position - call._kept.first]
-            await call._stream.send_data(b"\0" + len(item).to_bytes(4, "big") + item, end_stream=last)
+            await _send(call, call._take(position), last)
             call._half_closed = last
-            call._kept.drop_before(call._sent)
-            connection = call._stream.connection  # which counts, for grpclib's channelz
-            call._messages_sent += 1
-            connection.messages_sent += 1
-            connection.last_message_sent = time.monotonic()
         if call._all and not call._half_closed:
             call._half_closed = True
             await call._stream.end()
+
+
+async def _send(call: BearerStream, encoded: bytes, last: bool) -> None:
+    """As grpclib sends a message, uncompressed; its connection counts, for channelz."""
+    stream = call._stream
+    await stream.send_data(b"\0" + len(encoded).to_bytes(4, "big") + encoded, end_stream=last)
+    call._messages_sent += 1
+    stream.connection.messages_sent += 1
+    stream.connection.last_message_sent = time.monotonic()
 
 
 async def _refused(call: BearerStream) -> None:
     """At the end of a stream: the refusal of a server that had sent its headers, which grpclib tells of at the exit."""
     refusal = call._status()
     if refusal is not None:
-        if call._all:
-            await Stream.recv_trailing_metadata(call)  # raises it, and shows the metadata
+        if call._all or not call._streams:
+            await _recv_trailing_metadata(call)  # raises it, and shows the metadata
         raise refusal
 
 
 async def _trailing(call: BearerStream) -> None:
     if call._attempt > 1 and not call._recv_initial_metadata_done:
-        await Stream.recv_initial_metadata(call)
-    await Stream.recv_trailing_metadata(call)
+        await _recv_initial_metadata(call)
+    await _recv_trailing_metadata(call)
 
 
-async def _finish(call: BearerStream) -> None:
-    """What is left to be received when the user leaves the call."""
-    if call._replaying is not None:
-        await asyncio.wait([call._replaying])  # no answer comes before
-    if not call._cancel_done and not call._stream._transport.is_closing():
-        if not call._recv_initial_metadata_done:
-            await Stream.recv_initial_metadata(call)
-        if not call._recv_trailing_metadata_done:
-            await Stream.recv_trailing_metadata(call)
-
-
-async def _unreplayed(task: asyncio.Task[None], wait: bool, exited: Coroutine[Any, Any, None]) -> None:
-    """Leave a call of which another attempt was made: nothing of it may be sent any more."""
-    if not wait:
-        task.cancel()
-        await asyncio.wait([task])
-    await exited
-
-
-def _kept(policy: RetryPolicy | None, streams: bool) -> Kept:
-    """Where requests are kept; a single one whatever its size."""
-    policy = policy or UNKEPT
-    return Kept(policy.replay_messages, policy.replay_bytes if streams else sys.maxsize)
+def _release(release: Callable[[], None], replaying: asyncio.Task[None]) -> None:
+    """When the call is left nothing of it may be sent any more."""
+    replaying.cancel()
+    release()
 
 
 def _nothing() -> None:
