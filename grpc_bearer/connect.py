@@ -58,7 +58,9 @@ def client(
 
     if not (isinstance(client_class, type) and issubclass(client_class, (ConnectClient, ConnectClientSync))):
         raise ConfigurationError("expected a client that connectrpc has generated", field="client_class")
-    return client_class(address, interceptors=(*interceptors, ours), **options)
+    made: Any = client_class
+    client: _Client = made(address, interceptors=(*interceptors, ours), **options)
+    return client
 
 
 def interceptor(

@@ -95,13 +95,15 @@ class ConnectCall:
         return self._taken(lease, error)
 
     async def _awaited(self) -> Lease:
+        asked = self._route.attachment.engine.ask(self._route.context)
         try:
-            async with asyncio.timeout(self._left()):
-                return self._taken(await self._route.attachment.engine.ask(self._route.context), None)
-        except TimeoutError as late:
-            raise ConnectError(Code.DEADLINE_EXCEEDED, _LATE) from late
-        except GrpcBearerError as error:
-            return self._taken(None, error)
+            await asyncio.wait([asked], timeout=self._left())
+        finally:
+            late = asked.cancel()
+        if late:
+            raise ConnectError(Code.DEADLINE_EXCEEDED, _LATE)
+        error: Any = asked.exception()  # of ours, if there is one
+        return self._taken(None if error else asked.result(), error)
 
     def _taken(self, lease: Lease | None, error: GrpcBearerError | None) -> Lease:
         """What has come for the next attempt, which never goes out with the token that was refused."""

@@ -93,7 +93,7 @@ class BearerStream(Stream[Any, Any]):
 
     @property
     def _streams(self) -> bool:
-        return self._cardinality.client_streaming
+        return bool(self._cardinality.client_streaming)
 
     @property
     def _seen(self) -> bool:
@@ -128,14 +128,17 @@ class BearerStream(Stream[Any, Any]):
 
     async def _begin(self, lease: Lease) -> None:
         empty = self._all and not self._count
-        told, given, carried = self._dispatch, self._metadata, lease
+        told, given = self._dispatch, self._metadata
+        carried: Lease | None = lease
         try:
             if "send_request" in vars(told):  # nobody listens
-                self._metadata = [*given.items(), *lease.metadata]
+                metadata: Any = [*given.items(), *lease.metadata]
+                self._metadata = metadata
                 await _send_request(self, end=empty)
             else:
                 self._metadata = given.copy()  # listeners may change it
-                self._dispatch = listened = Dispatch(told, lease)  # asked for no more than this
+                listened: Any = Dispatch(told, lease)  # asked for no more than this
+                self._dispatch = listened
                 await _send_request(self, end=empty)
                 carried = listened.lease
         finally:
@@ -182,7 +185,7 @@ class BearerStream(Stream[Any, Any]):
     def _take(self, position: int) -> bytes:
         """A request of a stream, to be sent now and, if that cannot be again, to be forgotten."""
         kept = self._kept
-        item: Any = kept.items[position - kept.first]
+        item: bytes = kept.items[position - kept.first]  # type: ignore[assignment]  # all of them are
         kept.whole = kept.whole and not self._seen
         kept.drop_before(position + 1)
         return item
