@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import grpc
+from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_bin_value
 
-from grpc_bearer._calls.failure import Failure
+from grpc_bearer._calls.attach_token import honest_code
+from grpc_bearer._calls.failure import Failure, blame
 from grpc_bearer._engine.engine import Lease
+from grpc_bearer.errors import GrpcBearerError
 
 
 class Dispatch:
@@ -45,3 +51,27 @@ def _entries(headers: Any) -> tuple[tuple[str, str | bytes], ...]:
         for name, value in headers or ()
         if not name.startswith(":")
     )
+
+
+def release(release: Callable[[], None], replaying: asyncio.Task[None]) -> None:
+    """When the call is left nothing of it may be sent any more."""
+    replaying.cancel()
+    release()
+
+
+def nothing() -> None:
+    """There is nothing to release any more."""
+
+
+def uncancelled() -> None:
+    """grpclib wakes a task by cancelling it, which must not count as a wish of its user's."""
+    task = asyncio.current_task()
+    if sys.version_info >= (3, 11) and task is not None and task.cancelling():
+        task.uncancel()
+
+
+def ended_by(error: GrpcBearerError) -> GRPCError:
+    """A call that failed for want of a token."""
+    made = GRPCError(Status[honest_code(error).name], str(error))
+    blame(made, error)
+    return made

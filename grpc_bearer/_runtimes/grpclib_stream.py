@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from grpclib.client import Channel, Stream
-from grpclib.const import Cardinality, Status
+from grpclib.const import Cardinality
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from grpclib.metadata import Deadline
 
-from grpc_bearer._calls.attach_token import Route, honest_code
+from grpc_bearer._calls.attach_token import Route
 from grpc_bearer._calls.attempt_history import SENT_OR_SEEN, AttemptHistory
 from grpc_bearer._calls.failure import blame
 from grpc_bearer._calls.replay import Kept
 from grpc_bearer._calls.retry_policy import UNKEPT
 from grpc_bearer._engine.engine import Lease
-from grpc_bearer._runtimes.grpclib_attempt import Dispatch, failure_of
+from grpc_bearer._runtimes.grpclib_attempt import Dispatch, ended_by, failure_of, nothing, release, uncancelled
 from grpc_bearer._runtimes.routes import history_of
 from grpc_bearer.errors import GrpcBearerError
 
@@ -123,7 +122,7 @@ class BearerStream(Stream[Any, Any]):
                 with self._wrapper:
                     lease = await self._route.attachment.engine.ask(self._route.context)
         except GrpcBearerError as error:
-            raise _ended_by(error) from error
+            raise ended_by(error) from error
         await self._begin(lease)
 
     async def _begin(self, lease: Lease) -> None:
@@ -259,7 +258,7 @@ class BearerStream(Stream[Any, Any]):
         """Another attempt stands in the place of one that has failed; if there is none, the call's error is raised."""
         async with self._turn:
             if attempt != self._attempt:
-                _uncancelled()
+                uncancelled()
                 return
             if self._left:
                 raise StreamTerminatedError("another attempt could not be begun") from self._broken
@@ -279,14 +278,14 @@ class BearerStream(Stream[Any, Any]):
         # The other side may have to be read while this is sent.
         self._replaying = asyncio.ensure_future(self._flush())
         self._replaying.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self._release_stream = functools.partial(_release, self._release_stream, self._replaying)
+        self._release_stream = functools.partial(release, self._release_stream, self._replaying)
 
     async def _leave(self, refusal: GRPCError) -> None:
         """End the attempt at hand, and wake whoever still sends or waits on it."""
         self._left = True
         self._wrapper.cancel(StreamTerminatedError(_SUPERSEDED))
         await super().__aexit__(GRPCError, refusal, None)
-        self._release_stream = _nothing
+        self._release_stream = nothing
         self._send_request_done = self._recv_initial_metadata_done = self._recv_trailing_metadata_done = False
         self._trailers_only = self._wrapper_ctx = self.initial_metadata = self.trailing_metadata = None
 
@@ -379,27 +378,3 @@ async def _trailing(call: BearerStream) -> None:
     if call._attempt > 1 and not call._recv_initial_metadata_done:
         await _recv_initial_metadata(call)
     await _recv_trailing_metadata(call)
-
-
-def _release(release: Callable[[], None], replaying: asyncio.Task[None]) -> None:
-    """When the call is left nothing of it may be sent any more."""
-    replaying.cancel()
-    release()
-
-
-def _nothing() -> None:
-    """There is nothing to release any more."""
-
-
-def _uncancelled() -> None:
-    """grpclib wakes a task by cancelling it, which must not count as a wish of its user's."""
-    task = asyncio.current_task()
-    if sys.version_info >= (3, 11) and task is not None and task.cancelling():
-        task.uncancel()
-
-
-def _ended_by(error: GrpcBearerError) -> GRPCError:
-    """A call that failed for want of a token."""
-    made = GRPCError(Status[honest_code(error).name], str(error))
-    blame(made, error)
-    return made

@@ -2,132 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from _refusing import EXPECTED, Place, Seen, requests
-from attachments import PATIENCE, TLS
+from _connect import HOW, SERVICE, UNARY, App, Calls, opened, sent, serving
+from _refusing import EXPECTED, Place
+from connectrpc.client import ConnectClient, ConnectClientSync
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+from connectrpc.protocol import ProtocolType
 
+import grpc_bearer.connect
 from grpc_bearer import BearerAuth, RetryPolicy
 from grpc_bearer.errors import ConfigurationError, InsecureChannelError, TokenRejectedError, TokenUnavailableError
 from grpc_bearer.events import CallRetried
-from grpc_bearer.testing import ProbeReply, ProbeRequest, Refuse
-
-pytest.importorskip("connectrpc", reason="no connectrpc here (it needs Python 3.11)")
-pytest.importorskip("connectrpc.compat", reason="this connectrpc is too old")
-pytest.importorskip("hypercorn", reason="no hypercorn here, to serve connectrpc's applications")
-
-import hypercorn.asyncio
-import hypercorn.config
-from connectrpc.client import ConnectClient, ConnectClientSync
-from connectrpc.code import Code
-from connectrpc.compat import google_protobuf_binary_codec, google_protobuf_codecs
-from connectrpc.errors import ConnectError
-from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
-from connectrpc.protocol import ProtocolType
-from connectrpc.server import ConnectASGIApplication, Endpoint
-from pyqwest import Client, HTTPTransport, HTTPVersion, SyncClient, SyncHTTPTransport
-
-import grpc_bearer.connect
-
-SERVICE = "grpc_bearer.testing.v1.Probe"
-
-
-def _method(name: str, kind: StreamType) -> Any:
-    return MethodInfo(
-        name=name,
-        service_name=SERVICE,
-        input=ProbeRequest,
-        output=ProbeReply,
-        idempotency_level=IdempotencyLevel.UNKNOWN,
-        stream_type=kind,
-    )
-
-
-UNARY = _method("Unary", StreamType.UNARY)
-SERVER_STREAM = _method("ServerStream", StreamType.SERVER_STREAM)
-CLIENT_STREAM = _method("ClientStream", StreamType.CLIENT_STREAM)
-BIDI_STREAM = _method("BidiStream", StreamType.BIDI_STREAM)
-
-
-def _seen(*replies: Any) -> Seen:
-    return list(replies[-1].indexes), len(replies)
-
-
-SYNC: dict[str, Callable[..., Seen]] = {
-    "Unary": lambda client, **how: _seen(
-        client.execute_unary(request=ProbeRequest(index=1), method=UNARY, timeout_ms=20_000, **how)
-    ),
-    "ServerStream": lambda client, **how: _seen(
-        *client.execute_server_stream(
-            request=ProbeRequest(index=1, replies=3), method=SERVER_STREAM, timeout_ms=20_000, **how
-        )
-    ),
-    "ClientStream": lambda client, **how: _seen(
-        client.execute_client_stream(request=iter(requests()), method=CLIENT_STREAM, timeout_ms=20_000, **how)
-    ),
-    "BidiStream": lambda client, **how: _seen(
-        *client.execute_bidi_stream(request=iter(requests()), method=BIDI_STREAM, timeout_ms=20_000, **how)
-    ),
-}
-
-
-async def _requests() -> AsyncIterator[ProbeRequest]:
-    for request in requests():
-        yield request
-
-
-async def _aio(client: Any, kind: str, **how: Any) -> Seen:
-    how["timeout_ms"] = 20_000
-    if kind == "Unary":
-        return _seen(await client.execute_unary(request=ProbeRequest(index=1), method=UNARY, **how))
-    if kind == "ClientStream":
-        return _seen(await client.execute_client_stream(request=_requests(), method=CLIENT_STREAM, **how))
-    if kind == "ServerStream":
-        request = ProbeRequest(index=1, replies=3)
-        replies = client.execute_server_stream(request=request, method=SERVER_STREAM, **how)
-    else:
-        replies = client.execute_bidi_stream(request=_requests(), method=BIDI_STREAM, **how)
-    return _seen(*[reply async for reply in replies])
-
-
-class Calls:
-    """Makes calls of one side, sync or asyncio, by one protocol."""
-
-    def __init__(self, side: str, protocol: ProtocolType) -> None:
-        self.side, self.protocol = side, protocol
-
-    def make(self, target: str, kind: str, auth: Any, headers: Any = None, **how: Any) -> Seen:
-        options: dict[str, Any] = {
-            "protocol": self.protocol,
-            "codec": google_protobuf_binary_codec(),
-            "send_compression": None,
-            "auth": auth,
-            **how,
-        }
-        address, tls = f"https://{target}", {"tls_ca_cert": TLS.pem, "http_version": HTTPVersion.HTTP2}
-        if self.side == "sync":
-            with SyncHTTPTransport(**tls) as transport:
-                client = grpc_bearer.connect.client(
-                    ConnectClientSync, address, http_client=SyncClient(transport), **options
-                )
-                return SYNC[kind](client, headers=headers)
-
-        async def main() -> Seen:
-            async with HTTPTransport(**tls) as transport:
-                client = grpc_bearer.connect.client(ConnectClient, address, http_client=Client(transport), **options)
-                return await asyncio.wait_for(_aio(client, kind, headers=headers), PATIENCE)
-
-        return asyncio.run(main())
-
-    def error(self, *args: Any, **how: Any) -> ConnectError:
-        with pytest.raises(ConnectError) as caught:
-            self.make(*args, **how)
-        return caught.value
+from grpc_bearer.testing import ProbeRequest, Refuse
 
 
 @pytest.fixture(params=["sync", "asyncio"])
@@ -135,10 +25,6 @@ def grpc_calls(request: pytest.FixtureRequest, here: Place) -> Calls:
     here.server.faults.clear()
     here.server.ledger.clear()
     return Calls(request.param, ProtocolType.GRPC)
-
-
-def sent(here: Place) -> list[str]:
-    return [attempt.token for attempt in here.server.ledger]
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
@@ -218,85 +104,94 @@ def test_want_of_a_token_is_an_error_of_connectrpc_with_ours_behind_it(here: Pla
 # -------------------------------------------------------------------------------------- against connectrpc's own server
 
 
-def _admitted(ctx: Any) -> None:
-    if ctx.request_headers.get("authorization") != "Bearer new":
-        raise ConnectError(Code.UNAUTHENTICATED, "not that one")
-
-
-async def _answer(request: ProbeRequest, ctx: Any) -> ProbeReply:
-    _admitted(ctx)
-    return ProbeReply(indexes=[request.index])
-
-
-async def _answers(request: ProbeRequest, ctx: Any) -> AsyncIterator[ProbeReply]:
-    _admitted(ctx)
-    for index in range(request.replies):
-        yield ProbeReply(index=index, indexes=[request.index])
-
-
-async def _answer_to_all(incoming: AsyncIterator[ProbeRequest], ctx: Any) -> ProbeReply:
-    indexes = [request.index async for request in incoming]  # hypercorn keeps an answer back until then
-    _admitted(ctx)
-    return ProbeReply(indexes=indexes)
-
-
-async def _answers_to_all(incoming: AsyncIterator[ProbeRequest], ctx: Any) -> AsyncIterator[ProbeReply]:
-    indexes = [request.index async for request in incoming]
-    _admitted(ctx)
-    for index in range(len(indexes)):
-        yield ProbeReply(index=index, indexes=indexes)
-
-
-class App(ConnectASGIApplication[None]):
-    path = f"/{SERVICE}"
-
-    def __init__(self) -> None:
-        super().__init__(
-            service=None,
-            endpoints=lambda _: {
-                f"/{SERVICE}/Unary": Endpoint.unary(UNARY, _answer),
-                f"/{SERVICE}/ServerStream": Endpoint.server_stream(SERVER_STREAM, _answers),
-                f"/{SERVICE}/ClientStream": Endpoint.client_stream(CLIENT_STREAM, _answer_to_all),
-                f"/{SERVICE}/BidiStream": Endpoint.bidi_stream(BIDI_STREAM, _answers_to_all),
-            },
-            codecs=google_protobuf_codecs(),
-        )
-
-
 @pytest.fixture(scope="module")
-def connect_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("connect")
-    key, chain = TLS.issue().write(folder)
-    config = hypercorn.config.Config()
-    config.certfile, config.keyfile = str(chain), str(key)
-    config.bind = ["127.0.0.1:0"]
-    sockets = config.create_sockets()
-    (listening,) = sockets.secure_sockets
-    listening.listen()  # now, so that no call comes too early
-    target = f"127.0.0.1:{listening.getsockname()[1]}"
-    config.bind = [f"fd://{listening.detach()}"]
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-
-    def serve() -> None:
-        with contextlib.closing(loop):
-            app: Any = App()
-            loop.run_until_complete(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    yield target
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(PATIENCE)
+def connect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, App]]:
+    with serving(tmp_path_factory.mktemp("connect")) as server:
+        yield server
 
 
 @pytest.mark.parametrize("side", ["sync", "asyncio"])
 @pytest.mark.parametrize("protocol", ["CONNECT", "GRPC_WEB"])
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_every_kind_of_call_heals_by_every_protocol(connect_target: str, side: str, protocol: str, kind: str) -> None:
-    tokens = iter(["old", "new"])
-    calls = Calls(side, ProtocolType[protocol])
+def test_every_kind_of_call_heals_by_every_protocol(
+    connect_server: tuple[str, App], side: str, protocol: str, kind: str
+) -> None:
+    target, server = connect_server
+    server.heard.clear()
+    auth = BearerAuth(["new", "old"].pop)
+    auth.token()
 
-    assert calls.make(connect_target, kind, BearerAuth(lambda: next(tokens))) == EXPECTED[kind]
+    assert Calls(side, ProtocolType[protocol]).make(target, kind, auth) == EXPECTED[kind]
+    assert [headers["authorization"] for headers in server.heard] == ["Bearer old", "Bearer new"]
+    first, second = (int(headers[name].rstrip("m")) for headers in server.heard for name in TIMEOUTS & headers.keys())
+    assert first == 20_000 > second  # the server, too, hears of the time that is left
+
+
+TIMEOUTS = {"connect-timeout-ms", "grpc-timeout"}
+
+
+@pytest.mark.parametrize("protocol", ["CONNECT", "GRPC_WEB"])
+def test_what_connectrpc_shows_of_the_answer_is_of_the_last_attempt_alone(
+    connect_server: tuple[str, App], protocol: str
+) -> None:
+    from connectrpc.client import ResponseMetadata
+
+    tokens = ["new", "old"]
+    with (
+        opened(connect_server[0], BearerAuth(tokens.pop), ProtocolType[protocol]) as client,
+        ResponseMetadata() as shown,
+    ):
+        client.execute_unary(request=ProbeRequest(index=1), method=UNARY)
+
+    assert list(shown.trailers.getall("x-of")) == ["Bearer new"]
+
+
+# ------------------------------------------------------------------------------- an interceptor, on somebody's client
+
+
+class Watching:
+    """An interceptor of the user's: sees headers before and after."""
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def intercept_unary_sync(self, call_next: Any, request: Any, ctx: Any) -> Any:
+        self.seen.append("authorization" in ctx.request_headers)
+        try:
+            return call_next(request, ctx)
+        finally:
+            self.seen.append("authorization" in ctx.request_headers)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_interceptor_heals_wherever_it_stands(here: Place, first: bool) -> None:
+    here.server.ledger.clear()
+    auth, watching = here.auth(), Watching()
+    old = here.revoke(auth)
+    ours = grpc_bearer.connect.interceptor(auth, f"https://{here.server.target}/")
+    with opened(here.server.target, "nobody's") as other:
+        client = ConnectClientSync(
+            f"https://{here.server.target}",
+            interceptors=[ours, watching] if first else [watching, ours],
+            http_client=other._http_client,
+            protocol=ProtocolType.GRPC,
+            **HOW,
+        )
+        client.execute_unary(request=ProbeRequest(index=1), method=UNARY, timeout_ms=20_000)
+
+    assert sent(here) == [old, auth.token().value]
+    assert watching.seen == ([True] * 4 if first else [False] * 2)
+
+
+@pytest.mark.parametrize("address", ["https://127.0.0.1:1", "http://api.example.com", "https://api.example.com/v2"])
+def test_an_interceptor_takes_no_token_to_another_address(address: str) -> None:
+    ours = grpc_bearer.connect.interceptor("t0", "https://api.example.com")
+    client = ConnectClientSync(address, interceptors=[ours], protocol=ProtocolType.GRPC, **HOW)
+    with pytest.raises(ConnectError, match="leads elsewhere") as caught:
+        client.execute_unary(request=ProbeRequest(index=1), method=UNARY, timeout_ms=20_000)
+
+    assert caught.value.code is Code.UNAUTHENTICATED
+    assert isinstance(caught.value.__cause__, InsecureChannelError)
 
 
 # --------------------------------------------------------------------------------------------------------- in the clear
@@ -307,6 +202,12 @@ def test_every_kind_of_call_heals_by_every_protocol(connect_target: str, side: s
 def test_plaintext_is_refused_to_this_machine_too(client: Any, address: str) -> None:
     with pytest.raises(InsecureChannelError, match="allow_plaintext"):
         grpc_bearer.connect.client(client, address, auth="t0")
+
+
+@pytest.mark.parametrize("address", ["api.example.com:443", "grpcs://api.example.com", "https://", None, b"https://x"])
+def test_what_is_no_address_is_refused(address: Any) -> None:
+    with pytest.raises(ConfigurationError, match="address"):
+        grpc_bearer.connect.interceptor("t0", address)
 
 
 def test_what_is_no_client_is_refused() -> None:
