@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from connectrpc.client import ResponseMetadata
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from google.protobuf.any_pb2 import Any as Packed
@@ -21,6 +23,9 @@ from grpc_bearer._engine.engine import Lease
 from grpc_bearer._engine.fetch import Metadata, closed_error
 from grpc_bearer._runtimes.routes import history_of, status_named
 from grpc_bearer.errors import GrpcBearerError, InsecureChannelError
+
+# Where connectrpc's client leaves what `ResponseMetadata` shows; not public, so it may be elsewhere some day.
+_SHOWN: Any = getattr(sys.modules[ResponseMetadata.__module__], "_current_response", None)
 
 _LATE = "Request timed out"  # connectrpc's own words
 # What the two families of protocols tell the server of the time that is left: a name, and the unit in milliseconds.
@@ -172,9 +177,7 @@ def _failure(error: ConnectError) -> Failure:
 
 def _forget_answer() -> None:
     """What `ResponseMetadata` has of the refused attempt: connectrpc would add the next one's trailers to it."""
-    from connectrpc import _response_metadata
-
-    held: Any = _response_metadata._current_response.get(None)
+    held = None if _SHOWN is None else _SHOWN.get(None)
     if held is not None:
         held._http_status = held._headers = held._trailers = None
 

@@ -14,3 +14,6 @@ def main(auth: grpc_bearer.BearerAuth) -> None:
     policy = grpc_bearer.RetryPolicy()
     grpc_bearer.connect.client(ConnectClientSync, "http://mesh", auth="s3cret", retry=policy, allow_plaintext=True)
     grpc_bearer.connect.client(ConnectClientSync, "https://api.example.com")  # type: ignore[call-arg]
+    ours = grpc_bearer.connect.interceptor(auth, "https://api.example.com", retry=policy)
+    ConnectClientSync("https://api.example.com", interceptors=[ours])
+    grpc_bearer.connect.interceptor("https://api.example.com", auth)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from connectrpc.errors import ConnectError
 from connectrpc.protocol import ProtocolType
 
 from grpc_bearer import BearerAuth, RetryPolicy
+from grpc_bearer._calls.replay import ReplayBuffer, snapshot
 from grpc_bearer.testing import ProbeRequest, Refuse
 
 SIDES = pytest.mark.parametrize("side", ["sync", "asyncio"])
@@ -212,6 +213,19 @@ def test_a_stream_without_end_that_is_refused_is_not_made_again(here: Place, sid
 
     assert caught.value.code is Code.UNAUTHENTICATED
     assert len(sent(here)) == 1
+
+
+def test_messages_as_connectrpc_generates_them_are_kept_within_bounds_too() -> None:
+    from protobuf.wkt import StringValue
+
+    copies: Any = snapshot
+    replay = ReplayBuffer((StringValue(value="x" * 100) for _ in range(3)), copies, 1000, 250)
+    first, second = itertools.islice(replay.reader(), 2)
+
+    assert (first, second) == (StringValue(value="x" * 100),) * 2
+    assert replay.whole
+    assert len(list(replay.reader())) == 3
+    assert not replay.whole
 
 
 # --------------------------------------------------------------------------------------------------------- many at once
