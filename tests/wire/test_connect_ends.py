@@ -86,16 +86,18 @@ def held(go: threading.Event) -> Iterator[ProbeRequest]:
     yield ProbeRequest(index=1)
 
 
-async def aheld(go: asyncio.Event | None = None, ended: list[str] | None = None) -> AsyncIterator[ProbeRequest]:
-    """The same for asyncio; tells how it ended."""
+async def aheld(go: asyncio.Event | None = None, told: list[str] | None = None) -> AsyncIterator[ProbeRequest]:
+    """The same for asyncio; tells how far it has come."""
+    told = [] if told is None else told
+    yield ProbeRequest(index=0)
+    told.append("waits")
     try:
-        yield ProbeRequest(index=0)
         await (go or asyncio.Event()).wait()
-        yield ProbeRequest(index=1)
-        (ended if ended is not None else []).append("whole")
     except asyncio.CancelledError:
-        (ended if ended is not None else []).append("cancelled")
+        told.append("cancelled")
         raise
+    yield ProbeRequest(index=1)
+    told.append("whole")
 
 
 # --------------------------------------------------------------------------------------------------------- cancellation
@@ -135,47 +137,48 @@ async def test_a_call_is_cancelled_while_its_next_token_is_fetched(here: Place, 
 
 
 async def test_a_call_that_is_cancelled_midway_ends_as_connectrpc_has_it_and_is_not_made_again(here: Place) -> None:
-    policy, ended = RetryPolicy(codes=list(grpc.StatusCode)), list[str]()
+    policy, told = RetryPolicy(codes=list(grpc.StatusCode)), list[str]()
     async with aopened(here.server.target, here.auth(), retry=policy) as client:
-        requests = aheld(ended=ended)
+        requests = aheld(told=told)
         call = asyncio.ensure_future(client.execute_client_stream(request=requests, method=CLIENT_STREAM))
-        await until(lambda: sent(here))
+        await until(lambda: told and sent(here))
         call.cancel()
         with pytest.raises(ConnectError) as caught:
             await soon(call)
-        await until(lambda: ended)
+        await until(lambda: len(told) > 1)
 
     assert caught.value.code is Code.CANCELED
     assert len(sent(here)) == 1
-    assert ended == ["cancelled"]
+    assert told == ["waits", "cancelled"]
 
 
 async def test_a_stream_that_nobody_reads_on_is_ended(here: Place) -> None:
-    ended = list[str]()
+    told = list[str]()
     async with aopened(here.server.target, here.auth()) as client:
-        replies = client.execute_bidi_stream(request=aheld(ended=ended), method=BIDI_STREAM)
+        replies = client.execute_bidi_stream(request=aheld(told=told), method=BIDI_STREAM)
         await soon(anext(replies))
+        await until(lambda: told)
         await replies.aclose()
-        await until(lambda: ended)
+        await until(lambda: len(told) > 1)
 
-    assert ended == ["cancelled"]
+    assert told == ["waits", "cancelled"]
 
 
 # ---------------------------------------------------------------------- a refusal while the user makes the next request
 
 
 async def test_a_request_that_is_being_made_when_the_refusal_comes_goes_with_the_next_attempt(here: Place) -> None:
-    auth, go, ended = here.auth(), asyncio.Event(), list[str]()
+    auth, go, told = here.auth(), asyncio.Event(), list[str]()
     here.revoke(auth)
     async with aopened(here.server.target, auth) as client:
         call = asyncio.ensure_future(
-            client.execute_client_stream(request=aheld(go, ended), method=CLIENT_STREAM, timeout_ms=20_000)
+            client.execute_client_stream(request=aheld(go, told), method=CLIENT_STREAM, timeout_ms=20_000)
         )
-        await until(lambda: len(sent(here)) == 2)
+        await until(lambda: told and len(sent(here)) == 2)
         go.set()
 
         assert seen(await soon(call)) == ([0, 1], 1)
-    assert ended == ["whole"]
+    assert told == ["waits", "whole"]
 
 
 def test_the_same_on_a_thread(here: Place) -> None:
