@@ -185,6 +185,10 @@ class _Requests(AsyncReplayBuffer):
     the next attempt too, must hear nothing of it; only when the call is over.
     """
 
+    def __init__(self, requests: Any, *how: Any) -> None:
+        # `None` would say that they come one by one; here it is a mistake, of which connectrpc complains.
+        super().__init__(object() if requests is None else requests, *how)
+
     async def _ask(self, requests: Any, reader: Any) -> None:
         task = asyncio.ensure_future(super()._ask(requests, reader))
         self._asking = reader, task

@@ -11,9 +11,10 @@ from typing import Any
 
 import grpc
 import pytest
-from _connect import BIDI_STREAM, CLIENT_STREAM, SYNC, UNARY, Calls, aopened, made_aio, opened, seen, sent
+from _connect import BIDI_STREAM, CLIENT_STREAM, HOW, SYNC, UNARY, Calls, aopened, made_aio, opened, seen, sent
 from _refusing import EXPECTED, Place, Slow, soon
 from attachments import PATIENCE, Waiting
+from connectrpc.client import ConnectClient
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.protocol import ProtocolType
@@ -216,6 +217,33 @@ def test_a_stream_without_end_that_is_refused_is_not_made_again(here: Place, sid
 
     assert caught.value.code is Code.UNAUTHENTICATED
     assert len(sent(here)) == 1
+
+
+def failing() -> Iterator[ProbeRequest]:
+    yield ProbeRequest(index=1)
+    raise KeyError("mine")
+
+
+async def afailing() -> AsyncIterator[ProbeRequest]:
+    for request in failing():
+        yield request
+
+
+@pytest.mark.parametrize("kind", ["fails", "none"])
+async def test_requests_that_cannot_be_made_end_the_call_as_without_us(here: Place, kind: str) -> None:
+    here.verifier.accept("known")
+    errors = []
+    async with aopened(here.server.target, BearerAuth(lambda: "known")) as ours:
+        by_hand = ConnectClient(ours._address, http_client=ours._http_client, protocol=ProtocolType.GRPC, **HOW)
+        for client, headers in ((by_hand, {"authorization": "Bearer known"}), (ours, None)):
+            requests: Any = afailing() if kind == "fails" else None
+            how: dict[str, Any] = {"method": CLIENT_STREAM, "timeout_ms": 20_000, "headers": headers}
+            with pytest.raises(ConnectError) as caught:
+                await soon(client.execute_client_stream(request=requests, **how))
+            errors.append((caught.value.code, str(caught.value), type(caught.value.__cause__)))
+
+    assert errors[0] == errors[1]
+    assert errors[0][0] is Code.UNAVAILABLE
 
 
 def test_messages_as_connectrpc_generates_them_are_kept_within_bounds_too() -> None:
