@@ -187,7 +187,8 @@ class _Requests(AsyncReplayBuffer):
 
     def __init__(self, requests: Any, *how: Any) -> None:
         # `None` would say that they come one by one; here it is a mistake, of which connectrpc complains.
-        super().__init__(object() if requests is None else requests, *how)
+        given: Any = object() if requests is None else requests
+        super().__init__(given, *how)
 
     async def _ask(self, requests: Any, reader: Any) -> None:
         task = asyncio.ensure_future(super()._ask(requests, reader))

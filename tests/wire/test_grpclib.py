@@ -240,6 +240,16 @@ class TestEveryKindOfCall:
         assert here.minted(auth) == []
 
 
+async def test_a_call_that_goes_well_sets_no_more_attributes_than_python_finds_fast(here: Place) -> None:
+    async with opened(here.server.target, here.auth()) as channel:
+        await made(channel, "unary")  # its token is at hand from now on
+        async with Stub(channel).Unary.open(timeout=PATIENCE) as stream:
+            await stream.send_message(ProbeRequest(index=1), end=True)
+            await stream.recv_message()
+
+    assert len(vars(stream)) <= 30
+
+
 @pytest.mark.parametrize("kind", ["client_stream", "betterproto2.client_stream"])
 async def test_a_refusal_midway_sends_the_requests_again_once_each(here: Place, kind: str) -> None:
     here.refuse(Refuse(after_requests=2))
