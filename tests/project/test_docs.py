@@ -102,7 +102,7 @@ def documented() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["", "aio", "cache", "errors", "events", "grpclib", "otel", "profiles", "rest", "testing"]
+    "module", ["", "aio", "cache", "connect", "errors", "events", "grpclib", "otel", "profiles", "rest", "testing"]
 )
 def test_the_reference_has_every_public_name(module: str) -> None:
     public = importlib.import_module(f"grpc_bearer.{module}".rstrip("."))
