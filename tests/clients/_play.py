@@ -34,7 +34,7 @@ class Play:
         import _table
         from _pages.page import blocks
         from _pages.proxy import Proxy
-        from _server import PageCA, Server, web
+        from _server import Elsewhere, PageCA, Server, web
 
         self.client = _table.CLIENTS[name]
         ca = PageCA()
@@ -47,12 +47,15 @@ class Play:
             "SSL_CERT_FILE": roots,
             "https_proxy": proxy.url,
             "HTTPS_PROXY": proxy.url,
-            "no_proxy": "127.0.0.1",
+            "no_proxy": "127.0.0.1,localhost",
             "GRPC_VERBOSITY": "NONE",
         }
-        self._server = Server(ca, header, scheme, self.client.replies(self._fetch), self.client.refusals())
+        if self.client.elsewhere:
+            self._server = Elsewhere(Path.cwd())
+        else:
+            self._server = Server(ca, header, scheme, self.client.replies(self._fetch), self.client.refusals())
         self._numbers = itertools.count(1)
-        self._names: dict[str, Any] = {"fetch": self._fetch, "io": io}
+        self._names: dict[str, Any] = {"fetch": self._fetch, "io": io, "admits": getattr(self._server, "admits", None)}
         self._loop = asyncio.new_event_loop()
         found = {block.options.get("name"): block for block in blocks(PAGE.read_text("utf-8"))}
         self._blocks = [found[each] for each in ("an-auth", *(self.client.lines or (name,)))]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +17,7 @@ from grpc_bearer.testing import CA, LOOPBACK_NAMES, Certificate, Response, Token
 #: A message, what makes one of the request, or `HOLD`.
 Reply = bytes | str | Callable[[bytes], bytes]
 #: The names in the page's examples.
-NAMES = ("*.example.com", "*.googleapis.com", *LOOPBACK_NAMES)
+NAMES = ("*.example.com", "*.ydb.example.com", "*.googleapis.com", *LOOPBACK_NAMES)
 
 
 class PageCA(CA):
@@ -89,6 +91,34 @@ class Server:
         if isinstance(refusal[0], grpc.StatusCode):
             context.abort(*refusal)
         return refusal
+
+
+class Elsewhere:
+    """What a server in another process takes, and what it noted, by files in a folder."""
+
+    port = plaintext_port = 0
+
+    def __init__(self, folder: Path) -> None:
+        self._alive, self._noted = folder / "alive", folder / "noted"
+
+    @property
+    def alive(self) -> str:
+        return self._alive.read_text()
+
+    @alive.setter
+    def alive(self, token: str) -> None:
+        self._alive.write_text(token)
+
+    def admits(self, method: str, value: str) -> bool:
+        """Note what came, and say whether it is good."""
+        with self._noted.open("a") as noted:
+            noted.write(json.dumps([method, [value]]) + "\n")
+        return value == f"Bearer {self.alive}"
+
+    def taken(self) -> list[Any]:
+        noted = self._noted.read_text().splitlines() if self._noted.exists() else []
+        self._noted.write_text("")
+        return [json.loads(line) for line in noted]
 
 
 class _Anything(grpc.GenericRpcHandler):

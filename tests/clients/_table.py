@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -33,6 +35,7 @@ class Client:
         background: methods that the client calls by itself, at any time.
         replies, refusals: by method; see `_server.Server`. Functions, since they need the client's messages.
         web: what web.example.com answers over HTTPS, by path.
+        elsewhere: the server is another process, which the example starts: it asks `admits`.
         environment: what the client reads there.
     """
 
@@ -46,6 +49,7 @@ class Client:
     replies: Callable[[Fetch], Mapping[str, Any]] = nothing
     refusals: Callable[[], Mapping[str, Any]] = dict
     web: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,7 +62,7 @@ def _ydb(fetch: Fetch) -> dict[str, Any]:
         return [response.SerializeToString()]
 
     found = _apis.ydb_discovery.ListEndpointsResult()
-    found.endpoints.add(address="ydb.example.com", port=2135, ssl=True)
+    found.endpoints.add(address="node-1.ydb.example.com", port=2135, ssl=True)
     return {
         "ListEndpoints": answer(_apis.ydb_discovery.ListEndpointsResponse(), found),
         "ListDirectory": answer(_apis.ydb_scheme.ListDirectoryResponse(), _apis.ydb_scheme.ListDirectoryResult()),
@@ -142,6 +146,14 @@ def etcd(messages: str) -> dict[str, Any]:
 
 ETCD3, AETCD = etcd("etcd3.etcdrpc"), etcd("aetcd.rpc")
 
+TESTS = Path(__file__).parents[1]
+RAY = {
+    "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS / "clients", TESTS / "_pages" / "stubs"))),
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_raylet_start_wait_time_s": "120",
+}
+
 CLIENTS = {
     "qdrant": Client("qdrant_client", "client.get_collections()", ("List",), ("List",)),
     "qdrant-asyncio": Client("qdrant_client", "await client.get_collections()", ("List",), ("List",)),
@@ -219,5 +231,52 @@ CLIENTS = {
     ),
     "arrow-flight": Client(
         "pyarrow.flight", "list(client.list_flights())", ("ListFlights",), replies=lambda fetch: {"ListFlights": []}
+    ),
+    "ray-serve": Client(
+        "ray.serve",
+        "stub.List(ListRequest(site='north'), timeout=60)",
+        ("List",),
+        lines=("ray-serve-deployment", "ray-serve"),
+        elsewhere=True,
+        environment=RAY,
+    ),
+    "milvus-asyncio": Client(
+        "pymilvus", "await client.list_collections()", ("ShowCollections",), ("Connect", "ShowCollections")
+    ),
+    "weaviate-asyncio": Client(
+        "weaviate",
+        "await articles.query.fetch_objects(limit=1)",
+        ("Search",),
+        web={"/v1/meta": '{"version": "1.32.0"}'},
+    ),
+    "firestore-asyncio": Client(
+        "google.cloud.firestore",
+        "await db.document('robots/ada').get()",
+        ("BatchGetDocuments",),
+        ("BatchGetDocuments",),
+        replies=_firestore,
+    ),
+    "authzed-asyncio": Client("authzed", "await client.ReadSchema(ReadSchemaRequest(), timeout=20)", ("ReadSchema",)),
+    "triton-asyncio": Client("tritonclient.grpc", "await client.is_server_live()", ("ServerLive",)),
+    "dgraph-asyncio": Client("pydgraph", "await client.check_version()", ("CheckVersion",)),
+    "dapr-asyncio": Client(
+        "dapr",
+        "await client.get_secret('store', 'key')",
+        ("GetSecret",),
+        web={"/v1.0/healthz/outbound": ""},
+        environment={"DAPR_HTTP_ENDPOINT": "https://web.example.com"},
+    ),
+    "durabletask-asyncio": Client("durabletask", "await client.get_orchestration_state('7')", ("GetInstance",)),
+    "ydb-asyncio": Client(
+        "ydb",
+        "await client.list_directory('/local')",
+        ("ListDirectory",),
+        ("ListEndpoints",),
+        header=("x-ydb-auth-ticket", ""),
+        replies=_ydb,
+        environment={"YDB_SSL_ROOT_CERTIFICATES_FILE": "ca.pem"},
+    ),
+    "bigtable-asyncio": Client(
+        "google.cloud.bigtable", "await table.read_row(b'ada')", ("ReadRows",), background=("PingAndWarm",)
     ),
 }
