@@ -58,9 +58,17 @@ class Server:
         self.arrived: list[tuple[str, list[str]]] = []
         self._header, self._scheme = header, scheme
         self._replies, self._refusals = dict(replies or {}), dict(refusals or {})
+        self._credentials = ca.server_credentials()
+        self._server: grpc.Server | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """End all connections, and listen on other ports."""
+        if self._server is not None:
+            self._server.stop(None).wait()
         options = [("grpc.so_reuseport", 0)]
         self._server = grpc.server(ThreadPoolExecutor(32), handlers=[_Anything(self._serve)], options=options)
-        self.port = self._server.add_secure_port("127.0.0.1:0", ca.server_credentials())
+        self.port = self._server.add_secure_port("127.0.0.1:0", self._credentials)
         self.plaintext_port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
 

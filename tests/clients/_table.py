@@ -146,6 +146,7 @@ def etcd(messages: str) -> dict[str, Any]:
 
 ETCD3, AETCD = etcd("etcd3.etcdrpc"), etcd("aetcd.rpc")
 
+NO_METRICS = "__import__('opentelemetry.sdk.metrics.export', fromlist=['_']).MetricsData([])"
 TESTS = Path(__file__).parents[1]
 RAY = {
     "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS / "clients", TESTS / "_pages" / "stubs"))),
@@ -167,6 +168,9 @@ CLIENTS = {
         web={"/v1/meta": '{"version": "1.32.0"}'},
     ),
     "otlp": Client("opentelemetry.exporter.otlp", "export()", ("Export",)),
+    "otlp-metrics": Client(
+        "opentelemetry.exporter.otlp", f"metrics.export({NO_METRICS})", ("Export",), lines=("otlp",)
+    ),
     "authzed": Client("authzed", "client.ReadSchema(ReadSchemaRequest(), timeout=20)", ("ReadSchema",)),
     "triton": Client("tritonclient.grpc", "client.is_server_live()", ("ServerLive",)),
     "dgraph": Client("pydgraph", "client.check_version()", ("CheckVersion",)),
