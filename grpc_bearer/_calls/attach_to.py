@@ -41,8 +41,9 @@ def attach_to(
     enter it where the program begins, or for the whole program by `contextlib.ExitStack`.
 
     What the client itself puts under our header in its channel credentials is left out (of those that Google's clients
-    make, all that they add); what it gives as metadata of a call goes out in place of ours. In nested scopes for one target the innermost counts; scopes with different headers
-    are added up. Channels that are opened through this library have their own auth, and stay as they are.
+    make, all that they add); what it gives as metadata of a call goes out in place of ours. In nested scopes for one
+    target the innermost counts; scopes with different headers are added up. Channels that are opened through this
+    library have their own auth, and stay as they are.
 
     Args:
         auth: as for `secure_channel`.
