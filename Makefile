@@ -67,8 +67,8 @@ test: $(VENV)/.test $(NPM_MODULES)  ## all tests but the long ones; choose with 
 test-parity: $(VENV)/.test  ## what `make test` leaves out, above all: every way to attach against plain gRPC
 	$(call pytest,$(BIN)/python,$(TESTS)) -m nightly
 
-test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines
-	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
+test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines, clients that are here
+	$(BIN)/python -m pytest tests/soak tests/clients $(PYTEST_ARGS)
 
 # Apart from all others: what clients pin is theirs.
 test-clients: $(CLIENTS_VENV)/.test  ## docs/guides/clients.md with the real clients, and Ray: for the night, 1.5 GB to install
