@@ -10,6 +10,7 @@ BIN          := $(VENV)/bin
 FLOORS_VENV  := .venv-floors
 WHEEL_VENV   := .venv-wheel
 PROTOS_VENV  := .venv-protos
+CLIENTS_VENV := .venv-clients
 PIP_INSTALL  := -m pip install --quiet --disable-pip-version-check
 
 # The first of these that runs, is new enough and can make virtual environments. A name on the PATH proves none of it:
@@ -28,7 +29,7 @@ make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
   echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help demo bench bench-check docs test-fast test test-parity test-soak coverage test-pythons chaos fleet test-wheel test-floors \
+.PHONY: help demo bench bench-check docs test-fast test test-parity test-soak test-clients coverage test-pythons chaos fleet test-wheel test-floors \
   lint format types layers protos protos-check package hooks check clean
 
 help:  ## this list
@@ -66,8 +67,13 @@ test: $(VENV)/.test $(NPM_MODULES)  ## all tests but the long ones; choose with 
 test-parity: $(VENV)/.test  ## what `make test` leaves out, above all: every way to attach against plain gRPC
 	$(call pytest,$(BIN)/python,$(TESTS)) -m nightly
 
-test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines
-	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
+test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines, clients that are here
+	$(BIN)/python -m pytest tests/soak tests/clients $(PYTEST_ARGS)
+
+# Apart from all others: what clients pin is theirs.
+test-clients: $(CLIENTS_VENV)/.test  ## docs/guides/clients.md with the real clients, and Ray: for the night, 1.5 GB to install
+	GRPC_BEARER_BATCH=10000 $(CLIENTS_VENV)/bin/python -m pytest -rs \
+	  $(or $(PYTEST_ARGS),tests/clients tests/soak/test_engines.py::test_rays_tasks_and_actors)
 
 coverage: $(VENV)/.dev  ## which lines and branches no test runs
 	$(BIN)/python -m coverage erase
@@ -184,6 +190,12 @@ $(FLOORS_VENV)/.test: setup.cfg pyproject.toml tests/floors.txt
 	rm -rf $(FLOORS_VENV)
 	$(call make-venv,$(FLOORS_VENV),$(OLDEST_FIRST))
 	$(FLOORS_VENV)/bin/python $(PIP_INSTALL) --constraint tests/floors.txt --editable '.[test]'
+	@touch $@
+
+$(CLIENTS_VENV)/.test: setup.cfg pyproject.toml tests/clients/requirements.txt
+	rm -rf $(CLIENTS_VENV)
+	$(call make-venv,$(CLIENTS_VENV),$(NEWEST_FIRST))
+	$(CLIENTS_VENV)/bin/python $(PIP_INSTALL) --editable '.[test]' --requirement tests/clients/requirements.txt
 	@touch $@
 
 # The tools' version stands in protos/generate; its docstring says why setuptools is held back.
