@@ -36,7 +36,9 @@ def as_json(found: Any) -> dict[str, Any]:
         }
     if hasattr(found, "values"):
         return {"kind": "enum", "name": found.full_name, "values": {each.name: each.number for each in found.values}}
-    return {"kind": "message", "name": found.full_name, "fields": [_field_json(each) for each in found.fields]}
+    labels = _labels(found)
+    fields = [_field_json(each, labels[each.number].strip()) for each in found.fields]
+    return {"kind": "message", "name": found.full_name, "fields": fields}
 
 
 def name_of(method: Any) -> str:
@@ -61,11 +63,11 @@ def _message(found: Any, name: str) -> list[str]:
 
 
 def _members(found: Any) -> Iterator[str]:
-    done = set()
+    done, labels = set(), _labels(found)
     for field in found.fields:
         group = field.containing_oneof
-        if group is None or len(group.fields) == 1:  # that of one field is how `optional` is kept
-            yield f"{_label_of(field)}{_type_of(field)} {field.name} = {field.number};"
+        if group is None or labels[field.number]:  # `optional` of proto3 is kept as a group of one
+            yield f"{labels[field.number]}{_type_of(field)} {field.name} = {field.number};"
         elif group.name not in done:
             done.add(group.name)
             yield f"oneof {group.name} {{"
@@ -82,14 +84,14 @@ def _enum(found: Any, name: str) -> list[str]:
     return [f"enum {name} {{", *(f"  {each.name} = {each.number};" for each in found.values), "}"]
 
 
-def _field_json(field: Any) -> dict[str, Any]:
+def _field_json(field: Any, label: str) -> dict[str, Any]:
     return {
         "name": field.name,
         "json": field.json_name,
         "number": field.number,
         "type": _type_of(field),
-        "label": _label_of(field).strip(),
-        "oneof": field.containing_oneof.name if field.containing_oneof else None,
+        "label": label,
+        "oneof": field.containing_oneof.name if field.containing_oneof and not label else None,
     }
 
 
@@ -107,24 +109,21 @@ def _type_of(field: Any) -> str:
     return str(FieldDescriptorProto.Type.Name(field.type)).removeprefix("TYPE_").lower()
 
 
-def _label_of(field: Any) -> str:
-    """`repeated `, `required `, `optional ` or nothing, with a blank behind it."""
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return ""
-    from google.protobuf.descriptor_pb2 import FieldDescriptorProto
+def _labels(message: Any) -> dict[int, str]:
+    """By the number of a field: `repeated `, `required `, `optional ` or nothing, with a blank behind it."""
+    from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 
-    file = FieldDescriptorProto()
-    field.CopyToProto(file)
-    if file.label == FieldDescriptorProto.LABEL_REPEATED:
-        return "repeated "
-    if file.label == FieldDescriptorProto.LABEL_REQUIRED:
-        return "required "
-    return "optional " if file.proto3_optional or _is_proto2(field) else ""
+    whole, file = DescriptorProto(), FileDescriptorProto()
+    message.CopyToProto(whole)
+    message.file.CopyToProto(file)
+    maps = {each.name for each in whole.nested_type if each.options.map_entry}
+    proto2 = file.syntax in ("", "proto2")
 
+    def label(field: FieldDescriptorProto) -> str:
+        if field.label == FieldDescriptorProto.LABEL_REPEATED:
+            return "" if field.type_name.rpartition(".")[2] in maps else "repeated "
+        if field.label == FieldDescriptorProto.LABEL_REQUIRED:
+            return "required "
+        return "optional " if field.proto3_optional or (proto2 and not field.HasField("oneof_index")) else ""
 
-def _is_proto2(field: Any) -> bool:
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto
-
-    file = FileDescriptorProto()
-    field.file.CopyToProto(file)
-    return file.syntax in ("", "proto2") and field.containing_oneof is None
+    return {field.number: label(field) for field in whole.field}

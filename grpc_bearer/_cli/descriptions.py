@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from grpc_bearer._base.arguments import did_you_mean
 from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.terminal import safe
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -135,9 +136,13 @@ class Descriptions(ABC):
         try:
             self.pool.Add(file)
             return
-        except TypeError:
-            what = f"{file.name}: {' and '.join(missing)}, which it imports" if missing else f"what {file.name} needs"
-        raise CommandFailure(Exit.CALL, f"{self.whose} {_HAVE[self.whose]} not {what}", self.advice)
+        except TypeError as error:
+            reason = safe(str(error).rpartition("descriptor pool: ")[2])
+        if missing:
+            problem = f"{self.whose} {_HAVE[self.whose]} no {' and no '.join(missing)}, which {file.name} imports"
+        else:
+            problem = f"{self.whose} {_HAVE[self.whose]} a {file.name} that cannot be read: {reason}"
+        raise CommandFailure(Exit.CALL, problem, self.advice)
 
     def _add_import(self, name: str, others: Mapping[str, FileDescriptorProto]) -> bool:
         """Whether it was found. If not, an empty file stands for it: one that only options need is not missed."""

@@ -154,8 +154,8 @@ def _inspect(commands: _Commands) -> None:
         commands,
         "inspect",
         "show a token's header and claims, the time it has left and what looks wrong",
-        "Show a JWT's header and claims, the time it has left and what looks wrong. Neither its signature nor the whole "
-        "token is ever shown.",
+        "Show a JWT's header and claims, the time it has left and what looks wrong. Neither its signature nor all of "
+        "the token is ever shown.",
         " [TOKEN|FILE|-]",
     )
     made.add_argument(
@@ -168,7 +168,7 @@ def _inspect(commands: _Commands) -> None:
     made.add_argument(
         "--verify",
         metavar="JWKS",
-        help="verify the signature by the keys at this URL or in this file (JWK set, or PEM)",
+        help="verify the signature by the keys at this URL or in this file: JWK set, PEM",
     )
     made.add_argument("--max-lifetime", type=seconds, metavar="S", help="the longest that the service permits")
     _for_call(made)
