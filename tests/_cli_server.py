@@ -55,7 +55,8 @@ class Ran:
 
 def clean_environment() -> dict[str, str]:
     """The environment without what would decide how a command ends."""
-    return {name: value for name, value in os.environ.items() if name not in (*_UNSET, *_PROXIES)}
+    kept = {name: value for name, value in os.environ.items() if name not in (*_UNSET, *_PROXIES)}
+    return {**kept, "XDG_CONFIG_HOME": "/nonexistent"}
 
 
 def run(

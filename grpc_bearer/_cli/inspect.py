@@ -90,7 +90,10 @@ def _text_of(given: str) -> str:
     if named == given and not names_file(given) and not _FILE_NAME.fullmatch(given):
         return given
     with translating(OSError, ValueError, to=lambda error: CommandFailure(Exit.USAGE, _unread(named, error))):
-        return Path(named).expanduser().read_bytes()[:_MAX].decode("utf-8-sig", "replace")
+        text = Path(named).expanduser().read_bytes()[:_MAX].decode("utf-8-sig", "replace")
+    if not text.strip():
+        raise CommandFailure(Exit.USAGE, f"TOKEN: {safe(named)} is empty")
+    return text
 
 
 def _unread(name: str, error: Exception) -> str:

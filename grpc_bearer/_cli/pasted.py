@@ -37,12 +37,17 @@ def token_in(text: str) -> Pasted:
     text = text.strip()
     if len(text.split()) == 1 and not text.startswith("{"):
         return Pasted(text)
-    if (alone := _ALONE.fullmatch(text)) and alone[1].count(".") in (2, 4):
+    if (alone := _ALONE.fullmatch(text)) and _is_one(alone[1]):
         return Pasted(alone[1])
     found = list(dict.fromkeys(_of_json(text)))
     for pattern in (_HEADER, _SCHEMED, _JWT):
         found = found or list(dict.fromkeys(each[each.re.groups] for each in pattern.finditer(text)))
     return Pasted(found[0], len(found) - 1) if found else Pasted(text)
+
+
+def _is_one(text: str) -> bool:
+    """Whether it is one JWT, or an encrypted one, and not two that stand one below the other."""
+    return text.count(".") == 2 or (text.count(".") == 4 and ".eyJ" not in text)
 
 
 def _of_json(text: str) -> Iterator[str]:

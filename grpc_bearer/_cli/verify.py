@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from grpc_bearer.sources._parse import decoded_text, json_document, status_error
 
 _FIELD = "--verify"
 _HEADERS = {"accept": Secret("application/json", "accept")}
+_TLS = re.compile(r"certificate verify failed|\bTLS\b")
 #: What a public key in PEM can verify: never an HMAC, for whose secret it could be taken.
 _BY_PEM = ("ES256", "ES384", "ES512", "EdDSA", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512")
 
@@ -77,7 +79,8 @@ def _fetched(url: str, arguments: Namespace, timeout: float) -> object:
         return json_document(decoded_text(answer, endpoint.host), endpoint.host)
     except TokenError as error:
         text = f"{_FIELD}: {in_flags(str(error), arguments)}"
-        code, advice = (Exit.NETWORK, "") if error.retryable else (Exit.USAGE, "give the URL of a JWK set")
+        unreached = Exit.TLS if _TLS.search(text) else Exit.NETWORK
+        code, advice = (unreached, "") if error.retryable else (Exit.USAGE, "give the URL of a JWK set")
     finally:
         endpoint.close()
     raise CommandFailure(code, text, advice)

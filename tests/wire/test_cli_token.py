@@ -153,7 +153,7 @@ def test_a_secret_is_not_taken_from_the_command_line(capsys: pytest.CaptureFixtu
 
     shown = "".join(capsys.readouterr())
     assert TOKEN not in shown
-    assert "unrecognized arguments: --token." in shown
+    assert "unrecognized arguments: --token;" in shown
 
 
 def test_an_endpoint_that_says_no_is_exit_code_5(tmp_path: Path) -> None:
