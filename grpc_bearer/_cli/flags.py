@@ -9,7 +9,7 @@ from grpc_bearer._cli.sources import FIELD, option, spelled
 
 # `ca=`, `auth_method='none'`, `BearerAuth(..., pickle_secrets=True)`; but not `scope=fleet`, which is somebody's data.
 _ARGUMENT = re.compile(
-    r"(?:\b\w+\((?:\.\.\.|…), )?(?<![\w.-])(?P<name>[a-z][a-z_]*)="
+    r"(?:\b\w+\((?:\.\.\.|…), )?(?<![\w.&?-])(?P<name>[a-z][a-z_]*)="
     r"(?:(?P<text>'[^']*')|(?P<switch>True|False)|(?:\.\.\.|…)|(?![\w'\"=]))\)?"
 )
 # `service_account_file`: no word of any text but the name of an argument.

@@ -7,7 +7,7 @@ import binascii
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from grpc_bearer._base.translating import translating
 from grpc_bearer._cli.codes import CommandFailure, Exit
 from grpc_bearer._cli.streams import input_lines, read_input
 
+_SPACE = re.compile(r"[ \t\r\n]*")
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -52,30 +53,34 @@ def _text_of(given: str) -> tuple[str, str]:
 def _values(lines: Iterable[str], where: str) -> Iterator[tuple[str, Any]]:
     rest, line = "", 1  # what is not read yet, and the line where that begins
     for more in lines:
-        fresh = not rest
-        rest, line = _skipped(rest + more, line)
-        # A message ends in a brace: one that does not yet is not read again and again.
-        while rest and (fresh or rest.rstrip().endswith("}")):
-            found = _decoded(rest, where, line, whole=False)
-            if found is None:
-                break
-            yield _place(where, line), found[0]
-            rest, line = _skipped(rest[found[1] :], line + rest[: found[1]].count("\n"))
-            fresh = True
+        # A message ends in a brace: one that has begun and does not yet is not read again and again.
+        ready = not rest or more.rstrip().endswith("}")
+        rest += more
+        if ready:
+            at = yield from _read(rest, where, line, whole=False)
+            rest, line = rest[at:], line + rest.count("\n", 0, at)
     if rest:
-        _decoded(rest, where, line, whole=True)
+        yield from _read(rest.rstrip(), where, line, whole=True)
 
 
-def _skipped(text: str, line: int) -> tuple[str, int]:
-    """Without the white space before it."""
-    stripped = text.lstrip()
-    return stripped, line + text[: len(text) - len(stripped)].count("\n")
+def _read(text: str, where: str, line: int, *, whole: bool) -> Generator[tuple[str, Any], None, int]:
+    """The values in the text, as far as they are there; returns where the rest begins."""
+    at = _next(text, 0)
+    while at < len(text) and (found := _decoded(text, at, where, line, whole=whole)) is not None:
+        yield _place(where, line + text.count("\n", 0, at) if where == "line" else 0), found[0]
+        at = _next(text, found[1])
+    return at
 
 
-def _decoded(text: str, where: str, line: int, *, whole: bool) -> tuple[Any, int] | None:
-    """The first value and where it ends; `None` if more may follow, unless this is the whole."""
+def _next(text: str, at: int) -> int:
+    """Where the white space ends."""
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing too
+
+
+def _decoded(text: str, at: int, where: str, line: int, *, whole: bool) -> tuple[Any, int] | None:
+    """The value that begins there, and where it ends; `None` if more may follow, unless this is the whole."""
     try:
-        found: tuple[Any, int] = json.JSONDecoder().raw_decode(text.rstrip())
+        found: tuple[Any, int] = json.JSONDecoder().raw_decode(text, at)
         return found
     except json.JSONDecodeError as error:
         if error.pos < len(text.rstrip()) or whole:
