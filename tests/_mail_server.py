@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf import any_pb2, timestamp_pb2
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
+from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 MAIL = "play.v1.Mail"
@@ -56,6 +57,7 @@ def files() -> dict[str, FileDescriptorProto]:
     kind = {"input_type": ".play.v1.Letter", "output_type": ".play.v1.Letter"}
     service.method.add(name="Echo", **kind)
     service.method.add(name="Watch", server_streaming=True, **kind)
+    service.method.add(name="Fail", **kind)
     service.method.add(name="Send", client_streaming=True, **kind)
     place = FileDescriptorProto(name="play/place.proto", package="play.v1", syntax="proto3")
     place.message_type.add(name="Place").field.append(_field("city", 1, _F.TYPE_STRING))
@@ -104,6 +106,17 @@ def with_mail(hidden: Collection[str] = ()) -> Any:
         if b"fail" in request:
             context.abort(grpc.StatusCode.DATA_LOSS, "lost")
 
+    def fail(_request: bytes, context: Any) -> bytes:
+        parcel = any_pb2.Any(type_url="type.googleapis.com/play.v1.Parcel", value=b"\x08\x07")
+        unknown = any_pb2.Any(type_url="type.googleapis.com/play.v1.Nothing", value=b"x")
+        token = dict(context.invocation_metadata())["authorization"].split()[1]
+        reason = any_pb2.Any()
+        reason.Pack(error_details_pb2.ErrorInfo(reason="NO_STAMP", metadata={"seen": token}))
+        status = status_pb2.Status(code=9, message="no stamp", details=[reason, parcel, unknown])
+        context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no stamp")
+        return b""
+
     def send(requests: Iterator[bytes], _context: Any) -> bytes:
         return b"".join(requests)
 
@@ -111,6 +124,7 @@ def with_mail(hidden: Collection[str] = ()) -> Any:
         handlers: dict[str, Any] = {
             "Echo": grpc.unary_unary_rpc_method_handler(echo),
             "Watch": grpc.unary_stream_rpc_method_handler(watch),
+            "Fail": grpc.unary_unary_rpc_method_handler(fail),
             "Send": grpc.stream_unary_rpc_method_handler(send),
         }
         reflection = grpc.stream_stream_rpc_method_handler(

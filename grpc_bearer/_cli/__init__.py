@@ -108,9 +108,10 @@ def _told(failure: CommandFailure, as_json: bool) -> int:
     """Say on stderr what went wrong: the one place where an error of a command is printed."""
     if as_json:
         told = {"error": failure.problem, "advice": failure.advice, "exit_code": failure.code.value}
-        note(json_line(told), JSON_ESCAPE)
+        note(json_line(told | ({"details": failure.details} if failure.details else {})), JSON_ESCAPE)
     else:
-        note(failure.usage + "".join(f"grpc-bearer: {safe(line)}\n" for line in str(failure).splitlines()))
+        lines = [*str(failure).splitlines(), *(f"detail: {json_line(each)}".rstrip() for each in failure.details)]
+        note(failure.usage + "".join(f"grpc-bearer: {safe(line)}\n" for line in lines))
     return failure.code
 
 

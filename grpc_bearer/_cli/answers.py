@@ -20,11 +20,13 @@ class Answers:
         known: the types of what stands in an `Any`.
         stream: whether there may be several.
         as_json: whether those are one JSON array, which is written piece by piece.
+        defaults: whether fields that hold 0, false or nothing are printed too.
     """
 
-    def __init__(self, known: Descriptions, *, stream: bool, as_json: bool) -> None:
+    def __init__(self, known: Descriptions, *, stream: bool, as_json: bool, defaults: bool) -> None:
         self._known, self._array = known, stream and as_json
         self._indent = 2 if not (stream or as_json) and results_terminal() is not None else None
+        self._defaults = defaults
         self._count = 0
 
     def print(self, answer: Message) -> None:
@@ -50,7 +52,9 @@ class Answers:
         from google.protobuf.json_format import MessageToDict
 
         try:
-            return MessageToDict(answer, descriptor_pool=self._known.types)
+            return MessageToDict(
+                answer, always_print_fields_with_no_presence=self._defaults, descriptor_pool=self._known.types
+            )
         except TypeError as error:
             problem = safe(str(error).splitlines()[0])
         raise CommandFailure(Exit.CALL, f"the answer cannot be shown: {problem}", self._known.advice)

@@ -17,6 +17,7 @@ from grpc_bearer._cli.auth import chosen
 from grpc_bearer._cli.channel import channel, quiet_core, trusted
 from grpc_bearer._cli.codes import CommandFailure, Exit
 from grpc_bearer._cli.descriptions import Descriptions
+from grpc_bearer._cli.details import details_of
 from grpc_bearer._cli.flags import in_flags
 from grpc_bearer._cli.messages import documents, metadata_of
 from grpc_bearer._cli.network import Target, Trust
@@ -112,7 +113,7 @@ def _over_the_wire(
             method = known.method(path)
         teller.sends(path, auth.header, metadata)
         given = arguments.request if arguments.data is None else arguments.data
-        _Call(way, method, known, teller).run(given, as_json=arguments.json)
+        _Call(way, method, known, teller, defaults=arguments.emit_defaults).run(given, as_json=arguments.json)
 
 
 def _files(arguments: Namespace) -> Descriptions | None:
@@ -172,11 +173,13 @@ def _tell(known: Descriptions, arguments: Namespace) -> None:
 class _Call:
     """One call of a method that is known by its description only."""
 
-    def __init__(self, way: Way, method: MethodDescriptor, known: Descriptions, teller: Teller) -> None:
+    def __init__(
+        self, way: Way, method: MethodDescriptor, known: Descriptions, teller: Teller, *, defaults: bool
+    ) -> None:
         from google.protobuf.message_factory import GetMessageClass
 
         self._method: Any = method
-        self._way, self._known, self._teller = way, known, teller
+        self._way, self._known, self._teller, self._defaults = way, known, teller, defaults
         self._request = GetMessageClass(self._method.input_type)
         reply = GetMessageClass(self._method.output_type)
         # Always in its own shape: as a stream of one answer, core may lose the status that a proxy gives.
@@ -196,14 +199,13 @@ class _Call:
         request = self._streamed(given) if self._method.client_streaming else self._single(given)
         self._running = self._open(request, metadata=self._way.metadata, timeout=self._way.deadline.left())
         self._begun.set()
-        answers = Answers(self._known, stream=self._method.server_streaming, as_json=as_json)
+        answers = Answers(self._known, stream=self._method.server_streaming, as_json=as_json, defaults=self._defaults)
         failure: CommandFailure | StreamError | None = None
         try:
             self._read(answers)
             self._teller.ends("OK", self._running.trailing_metadata())
         except grpc.RpcError as error:
-            failure = self._bad or failed(error, self._way.token)
-            self._failed(error)
+            failure = self._bad or self._failure(error)
         except grpc.FutureCancelledError:  # by a bad line
             failure = self._bad or CommandFailure(Exit.CALL, "cancelled")
         except (KeyboardInterrupt, CommandFailure):
@@ -227,9 +229,12 @@ class _Call:
             answers.print(answer)
             answer = next(running, None)
 
-    def _failed(self, error: Any) -> None:
+    def _failure(self, error: Any) -> CommandFailure:
         self._teller.headers(error.initial_metadata())
         self._teller.ends(error.code().name, error.trailing_metadata())
+        failure = failed(error, self._way.token)
+        failure.details = details_of(error, self._known, self._way.token)
+        return failure
 
     def _only(self) -> Iterator[Message]:
         yield self._running.result()

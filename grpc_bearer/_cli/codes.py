@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, InsecureChannelError
 
@@ -57,6 +58,9 @@ class CommandFailure(Exception):
         advice: what to do about it.
         usage: how the command is written, where that is what was wrong.
         error: the library's own error that it tells of, if there is one.
+
+    Attributes:
+        details: what a service says of it beside, as JSON.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class CommandFailure(Exception):
     ) -> None:
         super().__init__(problem)
         self.code, self.problem, self.advice, self.usage, self.error = code, problem, advice, usage, error
+        self.details: list[dict[str, Any]] = []
 
     def __str__(self) -> str:
         return f"{_sentence(self.problem)} {_sentence(self.advice[:1].upper() + self.advice[1:])}".strip()

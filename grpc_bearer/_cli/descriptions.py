@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Files that come with protobuf and with googleapis-common-protos, and that many servers leave out.
 _COMMON = re.compile(r"google/(?:api|longrunning|protobuf|rpc|type)/\w+\.proto")
+#: The types of details that services give of errors; hardly any names them.
+_ERROR_DETAILS = "google/rpc/error_details.proto"
 
 
 class Descriptions(ABC):
@@ -109,7 +111,9 @@ class Descriptions(ABC):
         try:
             return self.pool.FindMessageTypeByName(name)
         except KeyError:
-            if not self.look_up(name):
+            if name.startswith("google.rpc.") and (common := _common(_ERROR_DETAILS)):
+                self.add([common])
+            elif not self.look_up(name):
                 raise
         return self.pool.FindMessageTypeByName(name)
 

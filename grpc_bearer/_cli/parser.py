@@ -219,7 +219,10 @@ def _call(commands: _Commands) -> None:
     made.add_argument(
         "--expand-headers", action="store_true", help="take ${NAME} in -H from the environment: no secret on the line"
     )
-    made.add_argument("-m", "--metadata", action="append", default=[], metavar="NAME=VALUE", help="the same")
+    made.add_argument(
+        "-m", "--metadata", action="append", default=[], metavar="NAME=VALUE", help="the same, written otherwise"
+    )
+    made.add_argument("--emit-defaults", action="store_true", help="print fields that hold 0, false or nothing too")
     made.add_argument(
         "-v", "--verbose", action="store_true", help="tell on stderr: the token's age, metadata, trailers, attempts"
     )

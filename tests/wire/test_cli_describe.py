@@ -63,6 +63,7 @@ SERVICE = f"""\
 service {MAIL} {{
   rpc Echo (play.v1.Letter) returns (play.v1.Letter);
   rpc Watch (play.v1.Letter) returns (stream play.v1.Letter);
+  rpc Fail (play.v1.Letter) returns (play.v1.Letter);
   rpc Send (stream play.v1.Letter) returns (play.v1.Letter);
 }}
 """
@@ -72,7 +73,7 @@ service {MAIL} {{
     ("words", "expected"),
     [
         (["list"], f"{MAIL}\n"),
-        (["list", MAIL], f"{MAIL}/Echo\n{MAIL}/Watch\n{MAIL}/Send\n"),
+        (["list", MAIL], f"{MAIL}/Echo\n{MAIL}/Watch\n{MAIL}/Fail\n{MAIL}/Send\n"),
         (["describe"], SERVICE),
         (["describe", MAIL], SERVICE),
         (["describe", f"{MAIL}/Echo"], f"rpc Echo (play.v1.Letter) returns (play.v1.Letter);\n\n{LETTER}"),
@@ -138,6 +139,28 @@ def test_an_any_may_be_of_a_type_that_nothing_else_names(folder: Path, server: P
     ran = call(folder, server.target, f"{MAIL}/Echo", json.dumps(unknown))
     assert ran.code == 2
     assert "play.v1.Nothing" in ran.err
+
+
+def test_the_details_of_an_error_are_shown_and_the_token_in_them_is_not(folder: Path, server: ProbeServer) -> None:
+    ran = call(folder, server.target, f"{MAIL}/Fail")
+    as_json = call(folder, server.target, f"{MAIL}/Fail", "--json")
+    details = [
+        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "NO_STAMP", "metadata": {"seen": "<token>"}},
+        {"@type": "type.googleapis.com/play.v1.Parcel", "grams": 7},
+        {"@type": "type.googleapis.com/play.v1.Nothing", "value": "eA=="},
+    ]
+
+    assert ran.code == 7
+    assert ran.err.splitlines()[0] == "grpc-bearer: FAILED_PRECONDITION: no stamp."
+    assert [json.loads(line.partition("detail: ")[2]) for line in ran.err.splitlines()[1:]] == details
+    assert json.loads(as_json.err)["details"] == details
+
+
+def test_fields_that_hold_nothing_are_shown_if_wanted(folder: Path, server: ProbeServer) -> None:
+    echo = [server.target, f"{MAIL}/Echo", '{"to": [{}]}']
+
+    assert call(folder, *echo).json == {"to": [{}]}
+    assert call(folder, *echo, "--emit-defaults").json == {"counts": {}, "colour": "RED", "to": [{"city": ""}]}
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
