@@ -19,7 +19,7 @@ from grpc_bearer._cli.codes import CommandFailure, Exit
 from grpc_bearer._cli.descriptions import Descriptions
 from grpc_bearer._cli.details import details_of
 from grpc_bearer._cli.flags import in_flags
-from grpc_bearer._cli.messages import documents, metadata_of
+from grpc_bearer._cli.messages import STDIN, documents, metadata_of
 from grpc_bearer._cli.network import Target, Trust
 from grpc_bearer._cli.reflection import Reflection
 from grpc_bearer._cli.status import failed
@@ -53,9 +53,23 @@ class Way:
     """How the server is spoken to."""
 
     channel: grpc.Channel
-    metadata: list[tuple[str, str | bytes]]
     deadline: Deadline
     token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is sent beside the token.
+
+    Args:
+        metadata: as gRPC takes it.
+        given: whether a request was given at all.
+        requests: JSON values, each with where it stands; `None`: those on stdin, or there is none.
+    """
+
+    metadata: list[tuple[str, str | bytes]]
+    given: bool
+    requests: list[tuple[str, Any]] | None
 
 
 def main(arguments: Namespace) -> int:
@@ -66,6 +80,9 @@ def main(arguments: Namespace) -> int:
     metadata = metadata_of(arguments.header, arguments.metadata, expand=arguments.expand_headers)
     if arguments.data is not None and arguments.request is not None:
         raise CommandFailure(Exit.USAGE, "a request beside -d", "leave one of them out")
+    given = arguments.request if arguments.data is None else arguments.data
+    # What is at hand is read before anybody is asked for anything.
+    requests = None if asks or given in (None, *STDIN) else list(documents(given, live=False))
     files = _files(arguments)
     if asks and files:
         _tell(files, arguments)
@@ -77,7 +94,7 @@ def main(arguments: Namespace) -> int:
         remark(f"{target.remark}.")
     trust = trusted(arguments, target)
     try:
-        _over_the_wire(arguments, target, trust, path, metadata, files)
+        _over_the_wire(arguments, target, trust, path, Sent(metadata, given is not None, requests), files)
     except CommandFailure as failure:
         raise _explained(failure, arguments, target, trust) from None
     return Exit.OK
@@ -88,13 +105,13 @@ def _over_the_wire(
     target: Target,
     trust: Trust,
     path: str | None,
-    metadata: list[tuple[str, str | bytes]],
+    sent: Sent,
     files: Descriptions | None,
 ) -> None:
     teller, deadline = Teller(wanted=arguments.verbose, as_json=arguments.json), Deadline(arguments.timeout)
     asked = chosen(arguments, observers=[teller.hear])
     with quiet_core(), asked.auth as auth, channel(arguments, target, trust, auth) as made:
-        if any(name == auth.header for name, _ in metadata):
+        if any(name == auth.header for name, _ in sent.metadata):
             advice = "leave it out; a token is given by --token-file or --token-env"
             raise CommandFailure(Exit.USAGE, f"-H: {auth.header} is what the auth sends itself", advice)
         # Before the call, so that a token that cannot be had is not taken for one that was refused.
@@ -103,17 +120,16 @@ def _over_the_wire(
             url = f"https://{network.named(target, trust)}/{service}"
             token = auth.token(url, name, timeout=deadline.left())
         teller.token(token.value, token.expires_at, time.time())
-        way = Way(made, metadata, deadline, token.value)
-        known = files or Reflection(made, metadata, deadline.left, token.value)
+        way = Way(made, deadline, token.value)
+        known = files or Reflection(made, sent.metadata, deadline.left, token.value)
         if path is None:
             with progress("asking the server what it has"):
                 _tell(known, arguments)
             return
         with progress("asking the server about the method"):
             method = known.method(path)
-        teller.sends(path, auth.header, metadata)
-        given = arguments.request if arguments.data is None else arguments.data
-        _Call(way, method, known, teller, defaults=arguments.emit_defaults).run(given, as_json=arguments.json)
+        teller.sends(path, auth.header, sent.metadata)
+        _Call(way, method, known, teller, defaults=arguments.emit_defaults).run(sent, as_json=arguments.json)
 
 
 def _files(arguments: Namespace) -> Descriptions | None:
@@ -194,10 +210,10 @@ class _Call:
         self._running: Any = None
         self._begun = threading.Event()
 
-    def run(self, given: str | None, *, as_json: bool) -> None:
+    def run(self, sent: Sent, *, as_json: bool) -> None:
         """Send the request or requests, and print each answer when it comes."""
-        request = self._streamed(given) if self._method.client_streaming else self._single(given)
-        self._running = self._open(request, metadata=self._way.metadata, timeout=self._way.deadline.left())
+        request = self._streamed(sent) if self._method.client_streaming else self._single(sent)
+        self._running = self._open(request, metadata=sent.metadata, timeout=self._way.deadline.left())
         self._begun.set()
         answers = Answers(self._known, stream=self._method.server_streaming, as_json=as_json, defaults=self._defaults)
         failure: CommandFailure | StreamError | None = None
@@ -239,17 +255,20 @@ class _Call:
     def _only(self) -> Iterator[Message]:
         yield self._running.result()
 
-    def _single(self, given: str | None) -> Message:
-        found = list(documents(given, live=False))
+    def _single(self, sent: Sent) -> Message:
+        found = sent.requests
+        if found is None:
+            found = list(documents("-", live=False)) if sent.given else []
         if len(found) > 1:
             raise CommandFailure(Exit.USAGE, f"{len(found)} messages for a method that takes one", "give one")
         where, value = found[0] if found else ("JSON", {})
         return self._parsed(where, value)
 
-    def _streamed(self, given: str | None) -> Iterator[Message]:
+    def _streamed(self, sent: Sent) -> Iterator[Message]:
         """The requests, as the server takes them: of stdin as soon as each is there."""
-        found = (self._parsed(*each) for each in documents("-" if given is None else given, live=True))
-        return self._of_stdin(found) if given in (None, "-", "@") else iter(list(found))
+        if sent.requests is not None:
+            return iter([self._parsed(*each) for each in sent.requests])
+        return self._of_stdin(self._parsed(*each) for each in documents("-", live=True))
 
     def _of_stdin(self, messages: Iterator[Message]) -> Iterator[Message]:
         try:

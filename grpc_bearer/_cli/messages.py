@@ -15,6 +15,8 @@ from grpc_bearer._base.translating import translating
 from grpc_bearer._cli.codes import CommandFailure, Exit
 from grpc_bearer._cli.streams import input_lines, read_input
 
+#: What stands for stdin; the second is grpcurl's.
+STDIN = ("-", "@")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _VALUE = re.compile(r"[\x20-\x7e]*")
@@ -24,7 +26,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
-def documents(given: str | None, *, live: bool) -> Iterator[tuple[str, Any]]:
+def documents(given: str, *, live: bool) -> Iterator[tuple[str, Any]]:
     """JSON values one after another, with any white space between them, each with where it stands.
 
     Args:
@@ -35,8 +37,8 @@ def documents(given: str | None, *, live: bool) -> Iterator[tuple[str, Any]]:
         CommandFailure: no JSON, or the file cannot be read.
         StreamError: stdin cannot be read.
     """
-    if given not in ("-", "@"):
-        text, where = _text_of(given or "")
+    if given not in STDIN:
+        text, where = _text_of(given)
         return _values([text], where)
     return _values(input_lines() if live else [read_input()], "line" if live else "JSON")
 

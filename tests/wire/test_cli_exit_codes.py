@@ -87,6 +87,10 @@ CAUSES: dict[str, tuple[Exit, Cases]] = {
     ),
     "no TOML": (Exit.USAGE, with_words((*_AUTHS, "auths"), "--config", "{key}") | {"login": [["--config", "{key}"]]}),
     "no such auth": (Exit.USAGE, with_words((*_AUTHS, "login"), "--config", "{toml}", "--auth", "nix")),
+    "JSON that is none": (
+        Exit.USAGE,
+        {"call": [["127.0.0.1:{closed}", f"{PROBE}/Unary", *_TOKEN, "-d", "{{name: x"], ["x:1", "a.B/C", "nonsense"]]},
+    ),
     "no auth at all": (Exit.USAGE, with_words(("token", "check", "call", "auths", "login"))),
     "no token endpoint there": (Exit.NO_TOKEN, token_url("https://127.0.0.1:{closed}/token")),
     "a token endpoint that refuses": (Exit.NO_TOKEN, token_url("{refusing}")),
