@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +123,7 @@ def _over_the_wire(
         way = Way(made, deadline, token.value)
         known = files or Reflection(made, sent.metadata, deadline.left, token.value)
         if path is None:
-            with progress("asking the server what it has"):
-                _tell(known, arguments)
+            _tell(known, arguments)
             return
         with progress("asking the server about the method"):
             method = known.method(path)
@@ -160,27 +159,38 @@ def _explained(failure: CommandFailure, arguments: Namespace, target: Target, tr
 def _tell(known: Descriptions, arguments: Namespace) -> None:
     """List services or methods, or describe something."""
     word, symbol, as_json = arguments.method, arguments.request, arguments.json
-    if word == _DESCRIBE:
+    with progress("asking what there is"):
         names = [symbol] if symbol else known.services()
-        found = [known.symbol(each) for each in names]
-        if as_json:
-            print_json(describe.as_json(found[0]) if symbol else [describe.as_json(each) for each in found])
-        else:
-            write("\n".join("".join(f"{safe(line)}\n" for line in describe.lines_of(each)) for each in found))
-    elif word == _LIST and symbol is None:
-        services = known.services()
-        print_json(services) if as_json else write("".join(f"{safe(each)}\n" for each in services))
+        if word == _DESCRIBE:
+            found = [known.symbol(each) for each in names]
+        elif word is None or symbol:
+            found = [method for name in names for method in known.service(name).methods]
+    if word == _DESCRIBE:
+        _describe(found, whole=not symbol, as_json=as_json)
+    elif word == _LIST and not symbol:
+        _print_names(names, as_json=as_json)
+    elif word == _LIST and not as_json:
+        _print_names(map(describe.name_of, found), as_json=False)
     else:
-        methods = [
-            method for name in ([symbol] if symbol else known.services()) for method in known.service(name).methods
-        ]
-        shapes = [(describe.name_of(method), describe.shape_of(method)) for method in methods]
+        shapes = [(describe.name_of(method), describe.shape_of(method)) for method in found]
         if as_json:
             print_json([{"method": name, "shape": shape} for name, shape in shapes])
-        elif word == _LIST:
-            write("".join(f"{safe(name)}\n" for name, _ in shapes))
         else:
             print_table([[safe(name), safe(shape)] for name, shape in shapes])
+
+
+def _describe(found: list[Any], *, whole: bool, as_json: bool) -> None:
+    if as_json:
+        print_json([describe.as_json(each) for each in found] if whole else describe.as_json(found[0]))
+    else:
+        write("\n".join("".join(f"{safe(line)}\n" for line in describe.lines_of(each)) for each in found))
+
+
+def _print_names(names: Iterable[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(list(names))
+    else:
+        write("".join(f"{safe(each)}\n" for each in names))
 
 
 # -- the call ---------------------------------------------------------------------------------------------------------
