@@ -1,23 +1,27 @@
 """The command `grpc-bearer`: a function of its arguments, so that tests call it.
 
 Results go to stdout, errors and progress to stderr; with `--json` results and errors are JSON, a document a line. What
-exit codes mean is in `_codes`.
+exit codes mean is in `codes`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import traceback
+import warnings
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
+from grpc_bearer._cli.auth import failure_of
+from grpc_bearer._cli.codes import CommandFailure, Exit
 from grpc_bearer._cli.completion import answer_shell
 from grpc_bearer._cli.parser import parsed, parser
 from grpc_bearer._cli.streams import JSON_ESCAPE, StreamError, note, streams, write
-from grpc_bearer._cli.terminal import json_line, print_json, safe
+from grpc_bearer._cli.terminal import json_line, manner, print_json, remark, safe
 from grpc_bearer.errors import GrpcBearerError
 
 
@@ -34,13 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("grpc_bearer").addHandler(logging.NullHandler())  # what goes wrong is told here, and told once
     words = sys.argv[1:] if argv is None else argv
     as_json = "--json" in words
-    with streams():
+    with streams(), _warnings_in_words():
         try:
             return _run(parsed(words))
         except CommandFailure as failure:
             return _told(failure, as_json)
-        except GrpcBearerError as error:
-            return _told(CommandFailure(code_of(error), str(error)), as_json)
         except StreamError as error:
             return Exit.LEFT if error.left else _told(CommandFailure(Exit.STREAM, str(error)), as_json)
         except KeyboardInterrupt:
@@ -50,6 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Namespace) -> int:
+    with manner(quiet=arguments.quiet, colour=not arguments.no_color):
+        try:
+            return _command(arguments)
+        except GrpcBearerError as error:
+            raise failure_of(error, arguments) from None
+
+
+def _command(arguments: Namespace) -> int:
     # Each is imported here: some bring up servers and certificates, which `--help` need not wait for.
     if arguments.command == "token":
         from grpc_bearer._cli import token
@@ -95,12 +105,13 @@ def _run(arguments: Namespace) -> int:
 
 
 def _told(failure: CommandFailure, as_json: bool) -> int:
-    """Say on stderr what went wrong."""
+    """Say on stderr what went wrong: the one place where an error of a command is printed."""
     if as_json:
         told = {"error": failure.problem, "advice": failure.advice, "exit_code": failure.code.value}
-        note(json_line(told), JSON_ESCAPE)
+        note(json_line(told | ({"details": failure.details} if failure.details else {})), JSON_ESCAPE)
     else:
-        note("".join(f"grpc-bearer: {safe(line)}\n" for line in str(failure).splitlines()))
+        lines = [*str(failure).splitlines(), *(f"detail: {json_line(each)}".rstrip() for each in failure.details)]
+        note(failure.usage + "".join(f"grpc-bearer: {safe(line)}\n" for line in lines))
     return failure.code
 
 
@@ -109,3 +120,19 @@ def _of_fault(fault: Exception) -> CommandFailure:
     places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(fault.__traceback__)]
     problem = f"a fault in grpc-bearer itself: {type(fault).__name__} at {', '.join(reversed(places[-3:]))}"
     return CommandFailure(Exit.FAULT, problem, "please report it")
+
+
+@contextlib.contextmanager
+def _warnings_in_words() -> Iterator[None]:
+    """Tell what the library warns of as the command tells all else, without the line of Python that it is about."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, UserWarning):
+                remark(f"warning: {message}.")
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._base.credential_files import read_file
+from grpc_bearer._base.translating import translating
+from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
+from grpc_bearer._cli.flags import in_flags
 from grpc_bearer._cli.sources import FIELD, lead_of, option, source_of, spelled
-from grpc_bearer._config.build import built, specified
-from grpc_bearer._config.fields import Given
-from grpc_bearer._config.toml_file import VARIABLE, environment_names_one, given_by, read_config
+from grpc_bearer._config.build import Inner, Spec, built, specified
+from grpc_bearer._config.fields import Given, is_pipe
+from grpc_bearer._config.toml_file import VARIABLE, ConfigFile, environment_names_one, given_by, read_config
+from grpc_bearer.errors import ConfigurationError, GrpcBearerError
+from grpc_bearer.events import Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +37,98 @@ def is_asked_for(arguments: Namespace) -> bool:
     return bool(named or environment_names_one())
 
 
-def chosen(arguments: Namespace, kind: str = "") -> Chosen:
+def chosen(arguments: Namespace, kind: str = "", observers: Sequence[Observer] = ()) -> Chosen:
     """The auth that the arguments, the TOML file and the environment give.
 
     Args:
         arguments: the command line.
         kind: of the source that options stand for, where the command knows it.
+        observers: of the command itself.
 
     Raises:
         CommandFailure: the arguments contradict each other, or name nothing.
-        ConfigurationError, SigningError: as from `grpc_bearer.load`.
+        ConfigurationError, SigningError: as from `grpc_bearer.load`, or a file is not there.
     """
     given = _given(arguments, kind)
     profile, spec = given.values.get("profile"), specified(given)
+    for where, path in _files(spec, given):
+        _see(path, where)
     store = spec.values.get("store")
+    for each in observers:
+        spec = _with(spec, each)
     return Chosen(
         built(spec, given), profile if isinstance(profile, str) else None, store if isinstance(store, Path) else None
     )
+
+
+def _with(spec: Spec, observer: Observer) -> Spec:
+    others: Any = spec.values.get("observers", ())
+    return Spec(spec.name, spec.kind, {**spec.values, "observers": [*others, observer]})
+
+
+def _files(spec: Spec, given: Given) -> Iterator[tuple[str, Path]]:
+    """The files that the auth will read later, each with how errors call it: one that is missing is told now."""
+    for name, value in spec.values.items():
+        if isinstance(value, Inner):
+            yield from _files(value.spec, value.given)
+        elif isinstance(value, Path) and name != "ca" and not is_pipe(value):  # which the auth reads when it is built
+            used = next(each for each in spec.kind.fields[name].names(name) if each in given.values)
+            if used != "store" or _needs_login(spec):
+                yield given.where(used), value
+
+
+def _see(path: Path, where: str) -> None:
+    with translating(ConfigurationError, to=lambda error: ConfigurationError(f"{where}: {error._reason}")):
+        if not read_file(path, "file").strip():
+            raise ConfigurationError("empty", field="file")
+
+
+def _needs_login(spec: Spec) -> bool:
+    """Whether a file that keeps a login must be there: `login` makes it, and so does a refresh token."""
+    return spec.name == "refresh_token" and "refresh_token" not in spec.values
+
+
+def failure_of(error: GrpcBearerError, arguments: Namespace, before: str = "", advice: str = "") -> CommandFailure:
+    """The end of the command that an error of the library stands for, in the words of the command line."""
+    problem = before + in_flags(str(error), arguments)
+    return CommandFailure(code_of(error), problem, in_flags(advice, arguments), error=error)
+
+
+# -- the file ---------------------------------------------------------------------------------------------------------
+
+
+def default_config() -> Path:
+    """Where the file is looked for that nobody names (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    home = Path(base) if os.path.isabs(base) else Path("~/.config").expanduser()  # relative ones are to be ignored
+    return home / "grpc-bearer" / "auths.toml"
+
+
+def config_file(arguments: Namespace) -> ConfigFile:
+    """The TOML file: that of `--config`, of the environment, or the one in the user's own folder.
+
+    Raises:
+        CommandFailure: there is none.
+        ConfigurationError: it cannot be read, or is no TOML.
+    """
+    where = "--config" if arguments.config else f"${VARIABLE}"
+    path = arguments.config or os.environ.get(VARIABLE)
+    if not path:
+        path, where = _in_home(), "config"
+    to = lambda error: ConfigurationError(f"{where}: {error._reason}" if error._field == "config" else str(error))  # noqa: E731
+    with translating(ConfigurationError, to=to):
+        return read_config(path)
+
+
+def _in_home() -> Path:
+    path = default_config()
+    if not path.exists():
+        advice = f"name it by --config FILE or ${VARIABLE}, or write {path}"
+        raise CommandFailure(Exit.USAGE, "which TOML file?", advice)
+    return path
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
 
 
 def _given(arguments: Namespace, kind: str) -> Given:
@@ -65,10 +147,13 @@ def _given(arguments: Namespace, kind: str) -> Given:
         return _by_options(source, option(lead_of(fields)), spelled)
     if fields:
         raise CommandFailure(Exit.USAGE, f"{option(next(iter(fields)))} goes with --profile", "name the profile")
-    if not is_asked_for(arguments):
-        advice = f"give --profile NAME or --token-file FILE and the like, or a TOML file by --config or ${VARIABLE}"
+    if not is_asked_for(arguments) and not default_config().exists():
+        advice = (
+            f"give --profile NAME or --token-file FILE and the like, or a TOML file by --config, ${VARIABLE} or as "
+            f"{default_config()}"
+        )
         raise CommandFailure(Exit.USAGE, "which auth?", advice)
-    return given_by(read_config(arguments.config), arguments.auth)[1]
+    return given_by(config_file(arguments), arguments.auth)[1]
 
 
 def _fields(arguments: Namespace) -> dict[str, object]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Mapping
 
+from grpc_bearer._cli.auth import config_file
 from grpc_bearer._cli.codes import Exit
 from grpc_bearer._cli.terminal import print_json, print_table
-from grpc_bearer._config.toml_file import read_config
 
 
 def main(arguments: Namespace) -> int:
     """Print their names, what each is, and which one is the default. Nothing is built, and no secret read."""
-    file = read_config(arguments.config)
+    file = config_file(arguments)
     default = file.default or (next(iter(file.auths)) if len(file.auths) == 1 else None)
     found = [{"name": name, "kind": _kind(table), "default": name == default} for name, table in file.auths.items()]
     if arguments.json:

@@ -1,97 +1,216 @@
-"""`grpc-bearer call`: one authenticated call, JSON in and JSON out."""
+"""`grpc-bearer call`: one authenticated call, JSON in and JSON out; and what there is to call."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import threading
+import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from grpc_bearer._base.translating import translating
-from grpc_bearer._cli import network, probe
+from grpc_bearer._cli import describe, network, probe, protofiles
+from grpc_bearer._cli.answers import Answers
 from grpc_bearer._cli.auth import chosen
 from grpc_bearer._cli.channel import channel, quiet_core, trusted
 from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.descriptions import Descriptions
+from grpc_bearer._cli.details import details_of
+from grpc_bearer._cli.flags import in_flags
+from grpc_bearer._cli.messages import STDIN, documents, metadata_of
+from grpc_bearer._cli.network import Target, Trust
 from grpc_bearer._cli.reflection import Reflection
 from grpc_bearer._cli.status import failed
-from grpc_bearer._cli.streams import StreamError, input_lines, read_input, results_terminal
-from grpc_bearer._cli.terminal import print_json, print_table, progress, safe
+from grpc_bearer._cli.streams import StreamError, write
+from grpc_bearer._cli.terminal import print_json, print_table, progress, remark, safe
+from grpc_bearer._cli.verbose import Teller
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
-    from google.protobuf.descriptor_pool import DescriptorPool
     from google.protobuf.message import Message
+
+#: Words in the place of a method, as grpcurl has them.
+_LIST, _DESCRIBE = "list", "describe"
+#: Seconds for each step of finding out why a server cannot be reached.
+_LOOK = 5.0
+
+
+class Deadline:
+    """When all has to be done: token, description and call together."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds if seconds else None
+
+    def left(self) -> float | None:
+        """Seconds; `None`: no end."""
+        return None if self._end is None else max(self._end - time.monotonic(), 0.001)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the server is spoken to."""
+
+    channel: grpc.Channel
+    deadline: Deadline
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is sent beside the token.
+
+    Args:
+        metadata: as gRPC takes it.
+        given: whether a request was given at all.
+        requests: JSON values, each with where it stands; `None`: those on stdin, or there is none.
+    """
+
+    metadata: list[tuple[str, str | bytes]]
+    given: bool
+    requests: list[tuple[str, Any]] | None
 
 
 def main(arguments: Namespace) -> int:
-    """Make the call, and print what is answered."""
-    probe.check_extra()
+    """Make the call, and print what is answered; or list or describe what there is."""
     target = network.parsed_target(arguments.target)
-    path = probe.method_of(arguments.method) if arguments.method else None
-    metadata = _metadata(arguments.metadata)
-    timeout = arguments.timeout or None
+    asks = arguments.method in (None, _LIST, _DESCRIBE)
+    path = None if asks else probe.method_of(arguments.method)
+    metadata = metadata_of(arguments.header, arguments.metadata, expand=arguments.expand_headers)
+    if arguments.data is not None and arguments.request is not None:
+        raise CommandFailure(Exit.USAGE, "a request beside -d", "leave one of them out")
+    given = arguments.request if arguments.data is None else arguments.data
+    # What is at hand is read before anybody is asked for anything.
+    requests = None if asks or given in (None, *STDIN) else list(documents(given, live=False))
+    files = _files(arguments)
+    if asks and files:
+        _tell(files, arguments)
+        return Exit.OK
+    missing = probe.missing_extra()
+    if files is None and missing is not None:
+        raise CommandFailure(missing.code, missing.problem, f"{missing.advice}; or give --protoset FILE")
+    if target.remark:
+        remark(f"{target.remark}.")
     trust = trusted(arguments, target)
-    with quiet_core(), chosen(arguments).auth as auth, channel(arguments, target, trust, auth) as made:
+    try:
+        _over_the_wire(arguments, target, trust, path, Sent(metadata, given is not None, requests), files)
+    except CommandFailure as failure:
+        raise _explained(failure, arguments, target, trust) from None
+    return Exit.OK
+
+
+def _over_the_wire(
+    arguments: Namespace,
+    target: Target,
+    trust: Trust,
+    path: str | None,
+    sent: Sent,
+    files: Descriptions | None,
+) -> None:
+    teller, deadline = Teller(wanted=arguments.verbose, as_json=arguments.json), Deadline(arguments.timeout)
+    asked = chosen(arguments, observers=[teller.hear])
+    with quiet_core(), asked.auth as auth, channel(arguments, target, trust, auth) as made:
+        if any(name == auth.header for name, _ in sent.metadata):
+            advice = "leave it out; a token is given by --token-file or --token-env"
+            raise CommandFailure(Exit.USAGE, f"-H: {auth.header} is what the auth sends itself", advice)
         # Before the call, so that a token that cannot be had is not taken for one that was refused.
         service, _, name = (path or probe.REFLECTION).partition("/")
         with progress("getting a token"):
-            token = auth.token(f"https://{target.authority if target.host else ''}/{service}", name, timeout=timeout)
-        reflection = Reflection(made, timeout, token.value)
+            url = f"https://{network.named(target, trust)}/{service}"
+            token = auth.token(url, name, timeout=deadline.left())
+        teller.token(token.value, token.expires_at, time.time())
+        way = Way(made, deadline, token.value)
+        known = files or Reflection(made, sent.metadata, deadline.left, token.value)
         if path is None:
-            return _list(reflection, as_json=arguments.json)
+            _tell(known, arguments)
+            return
         with progress("asking the server about the method"):
-            method = reflection.method(path)
-        call = _Call(made, method, reflection.pool, metadata, timeout, token.value)
-        call.run(arguments.request, as_json=arguments.json)
-    return Exit.OK
+            method = known.method(path)
+        teller.sends(path, auth.header, sent.metadata)
+        _Call(way, method, known, teller, defaults=arguments.emit_defaults).run(sent, as_json=arguments.json)
 
 
-def _list(reflection: Reflection, *, as_json: bool) -> int:
-    """What there is to call."""
-    with progress("asking the server about its methods"):
-        found = [
-            (f"{service}/{method.name}", _shape(method))
-            for service in reflection.services()
-            for method in reflection.service(service).methods
-        ]
-    if as_json:
-        print_json([{"method": name, "shape": shape} for name, shape in found])
+def _files(arguments: Namespace) -> Descriptions | None:
+    """What the files say that were given, if any were."""
+    if not arguments.protoset and not arguments.proto:
+        return None
+    given = protofiles.protosets(arguments.protoset)
+    if arguments.proto:
+        given += protofiles.compiled(arguments.proto, arguments.import_path)
+    return protofiles.ProtoFiles(given)
+
+
+def _explained(failure: CommandFailure, arguments: Namespace, target: Target, trust: Trust) -> CommandFailure:
+    """A failure on the way in the words of `check`, and in those of the command line."""
+    if failure.error is not None:
+        text = in_flags(failure.problem, arguments)
+        return CommandFailure(failure.code, text, failure.advice, error=failure.error)
+    if failure.code not in (Exit.NETWORK, Exit.TLS):
+        return failure
+    with progress("finding out why the server is not reached"):
+        found = network.fault_on_the_way(target, None if arguments.plaintext else trust, _LOOK)
+    return found or failure
+
+
+# -- what there is ----------------------------------------------------------------------------------------------------
+
+
+def _tell(known: Descriptions, arguments: Namespace) -> None:
+    """List services or methods, or describe something."""
+    word, symbol, as_json = arguments.method, arguments.request, arguments.json
+    with progress("asking what there is"):
+        names = [symbol] if symbol else known.services()
+        if word == _DESCRIBE:
+            found = [known.symbol(each) for each in names]
+        elif word is None or symbol:
+            found = [method for name in names for method in known.service(name).methods]
+    if word == _DESCRIBE:
+        _describe(found, whole=not symbol, as_json=as_json)
+    elif word == _LIST and not symbol:
+        _print_names(names, as_json=as_json)
+    elif word == _LIST and not as_json:
+        _print_names(map(describe.name_of, found), as_json=False)
     else:
-        print_table([[name, shape] for name, shape in found])
-    return Exit.OK
+        shapes = [(describe.name_of(method), describe.shape_of(method)) for method in found]
+        if as_json:
+            print_json([{"method": name, "shape": shape} for name, shape in shapes])
+        else:
+            print_table([[safe(name), safe(shape)] for name, shape in shapes])
 
 
-def _shape(method: Any) -> str:
-    request = ("stream " if method.client_streaming else "") + method.input_type.full_name
-    return f"{request} -> {'stream ' if method.server_streaming else ''}{method.output_type.full_name}"
+def _describe(found: list[Any], *, whole: bool, as_json: bool) -> None:
+    if as_json:
+        print_json([describe.as_json(each) for each in found] if whole else describe.as_json(found[0]))
+    else:
+        write("\n".join("".join(f"{safe(line)}\n" for line in describe.lines_of(each)) for each in found))
+
+
+def _print_names(names: Iterable[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(list(names))
+    else:
+        write("".join(f"{safe(each)}\n" for each in names))
+
+
+# -- the call ---------------------------------------------------------------------------------------------------------
 
 
 class _Call:
-    """One call of a method that is known by reflection only."""
+    """One call of a method that is known by its description only."""
 
     def __init__(
-        self,
-        made: grpc.Channel,
-        method: MethodDescriptor,
-        pool: DescriptorPool,
-        metadata: list[tuple[str, str | bytes]],
-        timeout: float | None,
-        token: str,
+        self, way: Way, method: MethodDescriptor, known: Descriptions, teller: Teller, *, defaults: bool
     ) -> None:
         from google.protobuf.message_factory import GetMessageClass
 
         self._method: Any = method
-        self._pool, self._metadata, self._timeout, self._token = pool, metadata, timeout, token
+        self._way, self._known, self._teller, self._defaults = way, known, teller, defaults
         self._request = GetMessageClass(self._method.input_type)
         reply = GetMessageClass(self._method.output_type)
         # Always in its own shape: as a stream of one answer, core may lose the status that a proxy gives.
         kind = "_".join("stream" if each else "unary" for each in (method.client_streaming, method.server_streaming))
-        opened: Any = getattr(made, kind)(
+        opened: Any = getattr(way.channel, kind)(
             f"/{self._method.containing_service.full_name}/{self._method.name}",
             request_serializer=self._request.SerializeToString,
             response_deserializer=reply.FromString,
@@ -101,83 +220,81 @@ class _Call:
         self._running: Any = None
         self._begun = threading.Event()
 
-    def run(self, request: str | None, *, as_json: bool) -> None:
+    def run(self, sent: Sent, *, as_json: bool) -> None:
         """Send the request or requests, and print each answer when it comes."""
-        given = self._streamed(request) if self._method.client_streaming else self._single(request)
-        pretty = not as_json and not self._method.server_streaming and results_terminal() is not None
-        self._running = self._open(given, metadata=self._metadata, timeout=self._timeout)
+        request = self._streamed(sent) if self._method.client_streaming else self._single(sent)
+        self._running = self._open(request, metadata=sent.metadata, timeout=self._way.deadline.left())
         self._begun.set()
-        answers = self._running if self._method.server_streaming else self._only()
+        answers = Answers(self._known, stream=self._method.server_streaming, as_json=as_json, defaults=self._defaults)
         failure: CommandFailure | StreamError | None = None
         try:
-            with progress("waiting for an answer"):
-                answer = next(answers, None)
-            while answer is not None:
-                self._print(answer, pretty)
-                answer = next(answers, None)
+            self._read(answers)
+            self._teller.ends("OK", self._running.trailing_metadata())
         except grpc.RpcError as error:
-            failure = self._bad or failed(error, self._token)
+            failure = self._bad or self._failure(error)
         except grpc.FutureCancelledError:  # by a bad line
             failure = self._bad or CommandFailure(Exit.CALL, "cancelled")
-        except (KeyboardInterrupt, StreamError):
+        except (KeyboardInterrupt, CommandFailure):
+            self._running.cancel()
+            answers.close(well=False)
+            raise
+        except StreamError:
             self._running.cancel()
             raise
-        if failure := failure or self._bad:
+        failure = failure or self._bad
+        answers.close(well=failure is None)
+        if failure is not None:
             raise failure
+
+    def _read(self, answers: Answers) -> None:
+        running = self._running if self._method.server_streaming else self._only()
+        with progress("waiting for an answer"):
+            answer = next(running, None)
+        self._teller.headers(self._running.initial_metadata())
+        while answer is not None:
+            answers.print(answer)
+            answer = next(running, None)
+
+    def _failure(self, error: Any) -> CommandFailure:
+        self._teller.headers(error.initial_metadata())
+        self._teller.ends(error.code().name, error.trailing_metadata())
+        failure = failed(error, self._way.token)
+        failure.details = details_of(error, self._known, self._way.token)
+        return failure
 
     def _only(self) -> Iterator[Message]:
         yield self._running.result()
 
-    def _print(self, answer: Message, pretty: bool) -> None:
-        from google.protobuf.json_format import MessageToDict
+    def _single(self, sent: Sent) -> Message:
+        found = sent.requests
+        if found is None:
+            found = list(documents("-", live=False)) if sent.given else []
+        if len(found) > 1:
+            raise CommandFailure(Exit.USAGE, f"{len(found)} messages for a method that takes one", "give one")
+        where, value = found[0] if found else ("JSON", {})
+        return self._parsed(where, value)
 
-        found = MessageToDict(answer, descriptor_pool=self._pool)
-        print_json(found, indent=2 if pretty else None)
+    def _streamed(self, sent: Sent) -> Iterator[Message]:
+        """The requests, as the server takes them: of stdin as soon as each is there."""
+        if sent.requests is not None:
+            return iter([self._parsed(*each) for each in sent.requests])
+        return self._of_stdin(self._parsed(*each) for each in documents("-", live=True))
 
-    def _single(self, request: str | None) -> Message:
-        text = read_input() if request == "-" else request
-        return self._parsed(text if text and text.strip() else "{}", "JSON")
-
-    def _streamed(self, request: str | None) -> Iterator[Message]:
-        """The requests, as the server takes them: of stdin a line at a time."""
-        return self._of_lines() if request in (None, "-") else iter([self._parsed(request or "", "JSON")])
-
-    def _of_lines(self) -> Iterator[Message]:
+    def _of_stdin(self, messages: Iterator[Message]) -> Iterator[Message]:
         try:
-            for number, line in enumerate(input_lines(), 1):
-                if line.strip():
-                    yield self._parsed(line.rstrip(), f"line {number}")
+            yield from messages
         except (CommandFailure, StreamError) as bad:
             # Raised here it would end in gRPC's log; the call ends, and whoever reads the answers tells.
             self._bad = bad
             self._begun.wait()
             self._running.cancel()
 
-    def _parsed(self, text: str, where: str) -> Message:
+    def _parsed(self, where: str, value: Any) -> Message:
         from google.protobuf.json_format import ParseDict, ParseError
 
-        problem = ""
         try:
-            return ParseDict(json.loads(text), self._request(), descriptor_pool=self._pool)
-        except json.JSONDecodeError as error:
-            place = f"column {error.colno}" if where != "JSON" else f"line {error.lineno}, column {error.colno}"
-            problem = f"not JSON ({place}): {error.msg}"
+            return ParseDict(value, self._request(), descriptor_pool=self._known.types)
         except (ParseError, ValueError, TypeError, RecursionError) as error:
             problem = safe(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        raise CommandFailure(Exit.USAGE, f"{where}: {problem}", f"expected a {self._method.input_type.full_name}")
-
-
-def _metadata(given: list[str]) -> list[tuple[str, str | bytes]]:
-    found: list[tuple[str, str | bytes]] = []
-    for each in given:
-        name, equals, value = each.partition("=")
-        name = name.strip().lower()
-        if not equals or not name:
-            raise CommandFailure(Exit.USAGE, "--metadata: expected NAME=VALUE")
-        found.append((name, _binary(name, value) if name.endswith("-bin") else value))
-    return found
-
-
-def _binary(name: str, value: str) -> bytes:
-    with translating(binascii.Error, to=lambda _: CommandFailure(Exit.USAGE, f"--metadata: {name}: expected base64")):
-        return base64.b64decode(value, validate=True)
+        advice = f"`grpc-bearer call TARGET describe {self._method.input_type.full_name}` shows its fields"
+        raise CommandFailure(Exit.USAGE, f"{where}: {problem}", advice)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import grpc
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._cli import network, probe, skewed
-from grpc_bearer._cli.auth import Chosen, chosen
+from grpc_bearer._cli.auth import Chosen, chosen, failure_of
 from grpc_bearer._cli.channel import channel, quiet_core, trusted
-from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
+from grpc_bearer._cli.codes import CommandFailure, Exit
 from grpc_bearer._cli.jwt import RULES, Rules, inspected, span
 from grpc_bearer._cli.network import Handshake, Target, Trust
 from grpc_bearer._cli.status import REFUSALS
 from grpc_bearer._cli.terminal import Cell, print_json, print_line, print_table, progress, safe
-from grpc_bearer.errors import ConfigurationError, GrpcBearerError
+from grpc_bearer.errors import GrpcBearerError
 
 #: A certificate is worth a word in its last 14 days, or in the last third of a short life.
 _SOON, _LAST = 14 * 86400, 1 / 3
@@ -78,14 +80,15 @@ def main(arguments: Namespace) -> int:
     Returns:
         The exit code that the first failure stands for.
     """
-    probe.check_extra()
     target = network.parsed_target(arguments.target)
     method = probe.method_of(arguments.method) if arguments.method else None
     report = Report(target, trusted(arguments, target))
     asked = chosen(arguments)
+    if target.remark:
+        report.add("target", "warn", target.remark)
     with quiet_core(), asked.auth as auth:
         reachable = _way(report, arguments)
-        token = _token(report, asked, _service(report, method), arguments.timeout)
+        token = _token(report, asked, _service(report, method), arguments)
         _calls(report, arguments, auth, token, method, reachable)
     _print(report, arguments.json)
     return report.failure.code if report.failure else Exit.OK
@@ -166,21 +169,18 @@ _ADVICE = {
 def _service(report: Report, method: str | None) -> tuple[str, str]:
     """Service URL and method of the call that will be made, as gRPC would name them."""
     service, _, name = (method or probe.HEALTH).partition("/")
-    target = report.target
-    host = Target("", report.trust.name, target.port).authority if target.host else ""
-    return f"https://{host}/{service}", name
+    return f"https://{network.named(report.target, report.trust)}/{service}", name
 
 
-def _token(report: Report, asked: Chosen, call: tuple[str, str], timeout: float) -> str:
+def _token(report: Report, asked: Chosen, call: tuple[str, str], arguments: Namespace) -> str:
     """The token; empty if there is none."""
     began = time.monotonic()
     try:
         with progress("getting a token"):
-            token = asked.auth.token(*call, timeout=timeout or None)
+            token = asked.auth.token(*call, timeout=arguments.timeout or None)
     except GrpcBearerError as error:
-        code = Exit.NO_TOKEN if isinstance(error, ConfigurationError) else code_of(error)
         report.suspect = error._suspect
-        failure = CommandFailure(code, f"no token: {error}", _ADVICE.get(error._suspect, ""))
+        failure = failure_of(error, arguments, "no token: ", _ADVICE.get(error._suspect, ""))
         report.fail("token", failure, time.monotonic() - began)
         return ""
     seconds = time.monotonic() - began
@@ -199,16 +199,26 @@ def _token(report: Report, asked: Chosen, call: tuple[str, str], timeout: float)
 def _calls(
     report: Report, arguments: Namespace, auth: BearerAuth, token: str, method: str | None, reachable: bool
 ) -> None:
-    reply = None
+    reply, missing = None, probe.missing_extra()
     if not reachable or not token:
         report.skip("no token" if reachable else "cannot be reached", "call")
     else:
         with channel(arguments, report.target, report.trust, auth) as made, progress("making a call"):
-            reply = probe.call_one(made, method, arguments.timeout, token)
+            reply = probe.call_one(made, method, arguments.timeout, token, extra=missing is None)
+            reply = reply if method or missing is None else _half_understood(reply, missing)
     skew, by = _skew(report, arguments, auth, reply, reachable)
     if reply is not None:
         _judge(report, arguments, reply, skew, method)
     _clock(report, skew, by)
+
+
+def _half_understood(reply: probe.Reply, missing: CommandFailure) -> probe.Reply:
+    """A reply to a call that was made without the `cli` extra, with what that adds."""
+    adds = f"with the cli extra its answer would be read, and reflection be tried; {missing.advice}"
+    failure = reply.failure
+    if failure is not None and reply.code is grpc.StatusCode.UNIMPLEMENTED:
+        failure = CommandFailure(failure.code, failure.problem, f"{failure.advice}; or {missing.advice}")
+    return replace(reply, said=f"{reply.said} ({adds})", failure=failure)
 
 
 def _judge(report: Report, arguments: Namespace, reply: probe.Reply, skew: float | None, method: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, InsecureChannelError
 
@@ -25,15 +26,16 @@ class Exit(enum.IntEnum):
     LEFT = 141
 
 
+#: One code for one cause, whatever the command.
 MEANINGS = {
     Exit.OK: "all well",
     Exit.WRONG: "something is wrong: with the token (inspect), or with what the servers saw (demo)",
-    Exit.USAGE: "wrong arguments, configuration or JSON; or an extra is not installed",
-    Exit.NETWORK: "the target cannot be reached: no such name, refused, no answer in time",
+    Exit.USAGE: "wrong arguments, configuration or JSON; a file that cannot be read; an extra that is not installed",
+    Exit.NETWORK: "the server cannot be reached: no such name, refused, no answer in time",
     Exit.TLS: "TLS failed: the certificate, its authority or name; or the server speaks none",
-    Exit.NO_TOKEN: "no token: its file, key, endpoint or credential",
+    Exit.NO_TOKEN: "no token: its endpoint or command, its key, or a credential that is not taken",
     Exit.REFUSED: "the server refused the token (UNAUTHENTICATED or PERMISSION_DENIED), or it is too long",
-    Exit.CALL: "the call failed in another way: no such method, an error of the service",
+    Exit.CALL: "the call failed in another way: no such method, an error of the service, its deadline",
     Exit.CLOCK: "the token is refused or expired, and this machine's clock is off (check)",
     Exit.STREAM: "stdout is closed, full or cannot be written; or stdin cannot be read",
     Exit.FAULT: "a fault in grpc-bearer itself",
@@ -54,11 +56,19 @@ class CommandFailure(Exception):
         code: how.
         problem: what is wrong, in one line.
         advice: what to do about it.
+        usage: how the command is written, where that is what was wrong.
+        error: the library's own error that it tells of, if there is one.
+
+    Attributes:
+        details: what a service says of it beside, as JSON.
     """
 
-    def __init__(self, code: Exit, problem: str, advice: str = "") -> None:
+    def __init__(
+        self, code: Exit, problem: str, advice: str = "", *, usage: str = "", error: GrpcBearerError | None = None
+    ) -> None:
         super().__init__(problem)
-        self.code, self.problem, self.advice = code, problem, advice
+        self.code, self.problem, self.advice, self.usage, self.error = code, problem, advice, usage, error
+        self.details: list[dict[str, Any]] = []
 
     def __str__(self) -> str:
         return f"{_sentence(self.problem)} {_sentence(self.advice[:1].upper() + self.advice[1:])}".strip()

@@ -6,7 +6,12 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 
-from grpc_bearer._cli.codes import needs_extra
+from grpc_bearer._cli.auth import config_file
+from grpc_bearer._cli.codes import CommandFailure, needs_extra
+from grpc_bearer.errors import GrpcBearerError
+
+#: What stands in help for the value of an option that names a file.
+_FILES = ("FILE", "FOLDER", "JWKS")
 
 
 def script(shell: str) -> str:
@@ -37,9 +42,17 @@ def answer_shell(parser: Callable[[], argparse.ArgumentParser]) -> None:
     for action in _actions(made):
         if not action.choices:
             kind = EnvironCompleter if action.dest.endswith("_env") else ChoicesCompleter({})
-            completer = FilesCompleter() if action.metavar == "FILE" else kind
+            completer = FilesCompleter() if action.metavar in _FILES else auths if action.dest == "auth" else kind
             action.completer = completer  # type: ignore[attr-defined]  # this is how argcomplete is told
     autocomplete(made)
+
+
+def auths(parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    """The names of the auths in the file that the line so far, the environment or the user's folder names."""
+    try:
+        return list(config_file(parsed_args).auths)
+    except (CommandFailure, GrpcBearerError):
+        return []
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

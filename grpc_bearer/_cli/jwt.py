@@ -50,6 +50,7 @@ class Inspected:
         header, claims: of a JWT.
         signature: its length in bytes.
         problems: what looks wrong.
+        token: without scheme and white space.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Inspected:
     claims: Mapping[str, Any] | None = field(default=None, repr=False)
     signature: int = 0
     problems: list[str] = field(default_factory=list)
+    token: str = field(default="", repr=False)
 
     @property
     def expires_at(self) -> float | None:
@@ -83,7 +85,7 @@ def inspected(text: str, now: float, rules: Rules | None = None) -> Inspected:
         return Inspected(f"an opaque token of {len(token)} characters", problems=problems)
     problems += [*_header_problems(header, rules), *_signature_problems(parts[2], header)]
     problems += time_problems(claims, now, rules)
-    return Inspected("a JWT", header, claims, len(parts[2]) * 3 // 4, problems)
+    return Inspected("a JWT", header, claims, len(parts[2]) * 3 // 4, problems, token)
 
 
 def _bare(text: str) -> tuple[str, list[str]]:

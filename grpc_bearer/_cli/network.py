@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,12 @@ _NO_PROXIES = ("no_grpc_proxy", "no_proxy")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be called: a host and port, or a Unix socket (then without both)."""
+    """What is to be called: a host and port, or a Unix socket (then without both); and the URL that it was given as."""
 
     text: str
     host: str = ""
     port: int = 0
+    url: str = ""
 
     def __str__(self) -> str:
         return self.text
@@ -44,26 +46,36 @@ class Target:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == 443 else f"{host}:{self.port}"
 
+    @property
+    def remark(self) -> str:
+        """What is to be said of a URL; empty if it was none."""
+        return f"{self.url} is a URL, and gRPC takes none: {self.text} is called instead" if self.url else ""
+
 
 def parsed_target(text: str) -> Target:
-    """A target as it was typed.
+    """A target as it was typed, or an `https://` URL.
 
     Raises:
         CommandFailure: no target, or of a scheme that cannot be looked at.
     """
     if text.startswith("unix:"):
         return Target(text)
-    if re.match(r"https?://", text):
-        raise CommandFailure(Exit.USAGE, f"TARGET: {safe(text)} is a URL", "write host:port")
-    bare = text[len("dns:") :].rpartition("/")[2] if text.startswith("dns:") else text
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/\[\]]+))(?::(\d{1,5}))?", bare)
+    url = re.match(r"(https?)://([^/?#]*)", text)
+    if url and url[1] == "http":
+        raise CommandFailure(Exit.USAGE, "TARGET: http:// is a URL without TLS", "write host:port, and --plaintext")
+    bare = url[2] if url else text[len("dns:") :].rpartition("/")[2] if text.startswith("dns:") else text
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/@\[\]]+))(?::(\d{1,5}))?", bare)
     port = int(found[3] or 443) if found else 0
     if not found or not 0 < port < 65536:
-        raise CommandFailure(
-            Exit.USAGE, f"TARGET: {safe(text)!r} is no target", "write host:port, [IPv6]:port or unix:PATH"
-        )
+        shown = "what was given" if "@" in text else repr(safe(text))  # before it may stand a password
+        raise CommandFailure(Exit.USAGE, f"TARGET: {shown} is no target", "write host:port, [IPv6]:port or unix:PATH")
     host = found[1] or found[2]
-    return Target(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, port)
+    return Target(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", host, port, safe(url[0]) if url else "")
+
+
+def named(target: Target, trust: Trust) -> str:
+    """The host as gRPC names it in a service URL; empty for a Unix socket."""
+    return Target("", trust.name, target.port).authority if target.host else ""
 
 
 def proxy_for(target: Target) -> str:
@@ -194,6 +206,27 @@ def shake(connection: socket.socket, trust: Trust, now: float) -> Handshake:
         raise _no_tls(address, timeout, error) from None
     seen = _seen(address, timeout, trust)
     raise untrusted(code, reason or "", seen, trust.name, trust.roots_from, now)
+
+
+def fault_on_the_way(target: Target, trust: Trust | None, timeout: float) -> CommandFailure | None:
+    """What is wrong on the way to a server that a call could not reach; `None` if nothing is found.
+
+    Args:
+        target: the server.
+        trust: what TLS goes by; `None`: there is to be none.
+        timeout: for each step, in seconds.
+    """
+    if not target.host or proxy_for(target):
+        return None
+    try:
+        connection = connect(resolve(target, timeout), target.port, timeout)
+        if trust is None:
+            speaks_plaintext(connection)
+        else:
+            shake(connection, trust, time.time())
+    except CommandFailure as failure:
+        return failure
+    return None
 
 
 def speaks_plaintext(connection: socket.socket) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
+from grpc_bearer._base.arguments import did_you_mean
 from grpc_bearer._cli.codes import CommandFailure, Exit, table
 from grpc_bearer._cli.sources import FIELD, add_login_options, add_options, option
 from grpc_bearer._cli.streams import write
@@ -16,6 +17,16 @@ from grpc_bearer._config.toml_file import VARIABLE
 
 _NOT_FOR_ONE_TOKEN = ("cache", "keep_warm", "max_keys", "name", "observers", "pickle_secrets", "presign")
 _OPTIONAL_WORDS = {"call": ("method", "request"), "inspect": ("token",)}
+_CONFIG = f"the TOML file (default: ${VARIABLE}, then grpc-bearer/auths.toml in $XDG_CONFIG_HOME or ~/.config)"
+_OF_GRPCURL = {
+    "--cacert": "ca",
+    "--cert": "client_cert",
+    "--key": "client_key",
+    "--servername": "server_name",
+    "--authority": "server_name",
+    "--max-time": "timeout",
+}
+_TARGET = "host[:port] (port 443 if none), unix:PATH, or an https:// URL"
 _SHELLS = ("bash", "zsh", "fish")
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # has no public name
 
@@ -36,33 +47,49 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         CommandFailure: they are wrong.
     """
+    made = parser()
     try:
-        arguments, rest = parser().parse_known_args(argv)
+        arguments, rest = made.parse_known_args(argv)
         for name in _OPTIONAL_WORDS.get(arguments.command, ()):
             if getattr(arguments, name) is None and rest and (rest[0] == "-" or not rest[0].startswith("-")):
                 setattr(arguments, name, rest.pop(0))
         if rest:
-            options = [_named(each) for each in rest if each.startswith("-")]
-            problem = f"unrecognized arguments: {' '.join(options) or 'too many'}"
-            raise _Misuse(problem, f"grpc-bearer {arguments.command}")
+            raise _unrecognized(rest, _command_of(made, arguments.command))
         return arguments
     except _Misuse as misuse:
-        problem, whose = misuse.args
-    raise CommandFailure(Exit.USAGE, _without_values(problem, argv), f"`{whose} --help` lists what there is")
+        problem, advice, whose = misuse.args
+    advice = advice or f"`{whose.prog} --help` lists what there is"
+    raise CommandFailure(Exit.USAGE, _without_values(problem, argv), advice, usage=whose.format_usage())
 
 
 class _Misuse(Exception):
-    """What argparse does not like, in its own words, which repeat what was typed; and which parser says so."""
+    """What argparse does not like, in its own words, which repeat what was typed; what to do; and its parser."""
 
 
 class _Parser(argparse.ArgumentParser):
     """Ends, and writes, as all else in the command does."""
 
     def error(self, message: str) -> NoReturn:
-        raise _Misuse(message, self.prog)
+        raise _Misuse(message, "", self)
 
     def print_help(self, file: object = None) -> None:
         write(self.format_help())
+
+
+def _command_of(made: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    commands = next(each for each in made._actions if isinstance(each, argparse._SubParsersAction))
+    found: argparse.ArgumentParser = commands.choices[name]
+    return found
+
+
+def _unrecognized(rest: Sequence[str], whose: argparse.ArgumentParser) -> _Misuse:
+    options = [_named(each) for each in rest if each.startswith("-")]
+    if not options:
+        # What is left of JSON in a shell that takes the quotes away, as those of Windows do.
+        torn = any("{" in each or "}" in each or ":" in each for each in rest)
+        return _Misuse("too many words", "quote the request, or put it into a file: -d @FILE" if torn else "", whose)
+    hint = did_you_mean(options[0], whose._option_string_actions)
+    return _Misuse(f"unrecognized arguments: {' '.join(options)}{hint}", "", whose)
 
 
 # What may be typed in place of a secret and be shown: a word, or a number.
@@ -108,6 +135,8 @@ def _command(
         usage=f"grpc-bearer {name} [options]{words}",  # argparse's own would list forty options before the first word
     )
     made.add_argument("--json", action="store_true", help="print JSON for programs")
+    made.add_argument("-q", "--quiet", action="store_true", help="on stderr errors only: no progress, no warnings")
+    made.add_argument("--no-color", action="store_true", help="no colours, as with the environment variable NO_COLOR")
     return made
 
 
@@ -125,12 +154,21 @@ def _inspect(commands: _Commands) -> None:
         commands,
         "inspect",
         "show a token's header and claims, the time it has left and what looks wrong",
-        "Show a JWT's header and claims, the time it has left and what looks wrong. Its signature is not verified, and "
-        "neither it nor the whole token is ever shown.",
-        " [TOKEN|-]",
+        "Show a JWT's header and claims, the time it has left and what looks wrong. Neither its signature nor all of "
+        "the token is ever shown.",
+        " [TOKEN|FILE|-]",
     )
     made.add_argument(
-        "token", nargs="?", metavar="TOKEN|-", help="a token; '-' for stdin; without it, that of the auth"
+        "token",
+        nargs="?",
+        metavar="TOKEN|FILE|-",
+        help="a token, or what it stands in: a header, a line of curl, its output, a file; '-' for stdin; without it, "
+        "the token of the auth",
+    )
+    made.add_argument(
+        "--verify",
+        metavar="JWKS",
+        help="verify the signature by the keys at this URL or in this file: JWK set, PEM",
     )
     made.add_argument("--max-lifetime", type=seconds, metavar="S", help="the longest that the service permits")
     _for_call(made)
@@ -143,11 +181,11 @@ def _check(commands: _Commands) -> None:
         "check",
         "find out why calls to a server fail: name, TLS, token, clock, one call",
         "Look up the name, connect, shake hands, get a token, measure how far the clock is off and make one call: the "
-        "method given by --method, else a health check if the server has one, else reflection. Then say in one line "
-        "what is wrong and what to do. Needs the cli extra.",
+        "method given by --method, else a health check if the server has one, else reflection (for which it needs the "
+        "cli extra). Then say in one line what is wrong and what to do.",
         " TARGET",
     )
-    made.add_argument("target", metavar="TARGET", help="host[:port] (port 443 if none), or unix:PATH")
+    made.add_argument("target", metavar="TARGET", help=_TARGET)
     made.add_argument("--method", metavar="NAME", help="call this (package.Service/Method) with an empty request")
     _channel(made, timeout=10.0, what="for each step")
     _auth(made)
@@ -158,18 +196,44 @@ def _call(commands: _Commands) -> None:
         commands,
         "call",
         "make one authenticated call, JSON in and JSON out",
-        "Make one authenticated call through server reflection. The answer is JSON; a stream's is one line a message, "
-        "and the requests of a stream are read from stdin, one line a message. Without METHOD: list the methods. Needs "
-        "the cli extra.",
-        " TARGET [METHOD [JSON]]",
+        "Make one authenticated call. What the method takes is told by server reflection (needs the cli extra), or by "
+        "--protoset or --proto. The answer is JSON: a line a message, or with --json one document; the requests of a "
+        "stream are read from stdin, one after another. 'list' and 'describe' in the place of the method tell what "
+        "there is, and so does no method at all.",
+        " TARGET [METHOD [JSON] | list [SERVICE] | describe [NAME]]",
     )
-    made.add_argument("target", metavar="TARGET", help="host[:port] (port 443 if none), or unix:PATH")
-    made.add_argument("method", nargs="?", metavar="METHOD", help="package.Service/Method")
-    made.add_argument("request", nargs="?", metavar="JSON", help="the request; '-' for stdin; {} if none is given")
+    made.add_argument("target", metavar="TARGET", help=_TARGET)
+    made.add_argument("method", nargs="?", metavar="METHOD", help="package.Service/Method; or list, or describe")
+    made.add_argument("request", nargs="?", metavar="JSON", help="the request, as -d; {} if none is given")
     made.add_argument(
-        "-m", "--metadata", action="append", default=[], metavar="NAME=VALUE", help="more metadata; base64 for NAME-bin"
+        "-d", "--data", metavar="JSON|@FILE|-", help="the request or requests; @FILE: of a file; -: of stdin"
     )
-    _channel(made, timeout=30.0, what="for the whole call; 0 for no end")
+    made.add_argument(
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="more metadata; base64 for NAME-bin",
+    )
+    made.add_argument(
+        "--expand-headers", action="store_true", help="take ${NAME} in -H from the environment: no secret on the line"
+    )
+    made.add_argument(
+        "-m", "--metadata", action="append", default=[], metavar="NAME=VALUE", help="the same, written otherwise"
+    )
+    made.add_argument("--emit-defaults", action="store_true", help="print fields that hold 0, false or nothing too")
+    made.add_argument(
+        "-v", "--verbose", action="store_true", help="tell on stderr: the token's age, metadata, trailers, attempts"
+    )
+    group = made.add_argument_group("description", "where the server has no reflection; may be repeated")
+    for name, metavar, text in (
+        ("--protoset", "FILE", "a set that protoc --include_imports --descriptor_set_out or buf build has made"),
+        ("--proto", "FILE", "a .proto file (needs grpcio-tools, or protoc)"),
+        ("--import-path", "FOLDER", "where its imports are looked for"),
+    ):
+        group.add_argument(name, action="append", default=[], metavar=metavar, help=text)
+    _channel(made, timeout=30.0, what="for all of it; 0 for no end", names=("--deadline", "--timeout"))
     _auth(made)
 
 
@@ -187,7 +251,7 @@ def _login(commands: _Commands) -> None:
 
 def _auths(commands: _Commands) -> None:
     made = _command(commands, "auths", "list the auths of a TOML file")
-    made.add_argument("--config", metavar="FILE", help=f"the TOML file (default: ${VARIABLE})")
+    made.add_argument("--config", metavar="FILE", help=_CONFIG)
 
 
 def _demo(commands: _Commands) -> None:
@@ -228,14 +292,20 @@ def _for_call(made: argparse.ArgumentParser) -> None:
     made.add_argument("--timeout", type=seconds, default=30.0, metavar="S", help="how long to wait (default: 30)")
 
 
-def _channel(made: argparse.ArgumentParser, timeout: float, what: str) -> None:
+def _channel(made: argparse.ArgumentParser, timeout: float, what: str, names: Sequence[str] = ("--timeout",)) -> None:
     group = made.add_argument_group("connection")
     group.add_argument("--ca", metavar="FILE", help="certificate authorities, PEM, instead of gRPC's own")
     group.add_argument("--client-cert", metavar="FILE", help="this client's certificate chain, PEM (mutual TLS)")
     group.add_argument("--client-key", metavar="FILE", help="its private key, PEM")
     group.add_argument("--server-name", metavar="NAME", help="the name that the certificate must have, if not the host")
     group.add_argument("--plaintext", action="store_true", help="no TLS: the token travels in the clear")
-    group.add_argument("--timeout", type=seconds, default=timeout, metavar="S", help=f"{what} (default: {timeout:g})")
+    group.add_argument(
+        *names, dest="timeout", type=seconds, default=timeout, metavar="S", help=f"{what} (default: {timeout:g})"
+    )
+    # As grpcurl calls them, for lines that are at hand.
+    for name, dest in _OF_GRPCURL.items():
+        kind = seconds if dest == "timeout" else str
+        group.add_argument(name, dest=dest, type=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def _auth(made: argparse.ArgumentParser) -> None:
@@ -249,7 +319,7 @@ def _auth(made: argparse.ArgumentParser) -> None:
 
 def _by_config(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--auth", metavar="NAME", help="which one of the file (default: its default, or the only one)")
-    group.add_argument("--config", metavar="FILE", help=f"the TOML file (default: ${VARIABLE})")
+    group.add_argument("--config", metavar="FILE", help=_CONFIG)
 
 
 def _fields() -> dict[str, tuple[Field, list[str]]]:

@@ -20,6 +20,7 @@ _EXTRA = {
 }
 # A method that no service has.
 _NOBODYS = "GrpcBearerCheck"
+_ANSWERED = "answered"
 REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
@@ -44,20 +45,17 @@ class Reply:
     elapsed: float = 0.0
 
 
-def check_extra() -> None:
-    """See that what is needed is installed.
-
-    Raises:
-        CommandFailure: it is not.
-    """
+def missing_extra() -> CommandFailure | None:
+    """What to say if a package is not installed that is needed to understand health checks and reflection."""
     for package, module in _EXTRA.items():
         try:
             importlib.import_module(module)
         except ImportError:
-            raise needs_extra(package, "this command") from None
+            return needs_extra(package, "server reflection")
         except Exception as error:  # generated code that finds its protobuf too old raises an error of its own
             problem = f"{package} cannot be used ({type(error).__name__})"
-            raise CommandFailure(Exit.USAGE, problem, f"install its newest version: pip install -U {package}") from None
+            return CommandFailure(Exit.USAGE, problem, f"install its newest version: pip install -U {package}")
+    return None
 
 
 def method_of(text: str) -> str:
@@ -72,19 +70,31 @@ def method_of(text: str) -> str:
     return f"{service}/{method}"
 
 
-def call_one(channel: grpc.Channel, method: str | None, timeout: float, token: str = "") -> Reply:
-    """Make the call. What a server does not have ends with UNIMPLEMENTED, and the next is tried."""
+def call_one(
+    channel: grpc.Channel, method: str | None, timeout: float, token: str = "", *, extra: bool = True
+) -> Reply:
+    """Make the call. What a server does not have ends with UNIMPLEMENTED, and the next is tried.
+
+    Args:
+        channel: the way.
+        method: to be called; `None`: a health check, else reflection.
+        timeout: seconds.
+        token: not to be shown.
+        extra: whether the answers of the latter can be understood.
+    """
     if method is not None:
         reply = _called(channel, method, b"", timeout, token, _silent)
         lost = reply.failure is not None and is_lost(reply.code, reply.failure.problem)
         return _found_again(reply, channel, timeout, token) if lost else reply
-    reply = _called(channel, HEALTH, b"", timeout, token, _health, unary=True)
+    reply = _called(channel, HEALTH, b"", timeout, token, _health if extra else _silent, unary=True)
     if reply.code is not grpc.StatusCode.UNIMPLEMENTED:
         return reply
-    reply = _called(channel, REFLECTION, _listing(), timeout, token, _services)
+    if extra:
+        reply = _called(channel, REFLECTION, _listing(), timeout, token, _services)
     if reply.code is grpc.StatusCode.UNIMPLEMENTED:
         advice = "name a method that may be called with an empty request: --method package.Service/Method"
-        failure = CommandFailure(Exit.CALL, "the server has neither a health check nor reflection", advice)
+        problem = f"the server has no health check{' and no reflection' if extra else ''}"
+        failure = CommandFailure(Exit.CALL, problem, advice)
         return Reply(reply.method, reply.said, reply.code, failure, reply.metadata, reply.elapsed)
     return reply
 
@@ -151,7 +161,7 @@ def _metadata(error: Any) -> Iterator[Any]:
 
 
 def _judged(reply: Reply) -> Reply:
-    if reply.method == HEALTH and reply.said not in ("SERVING", "UNKNOWN"):
+    if reply.method == HEALTH and reply.said not in ("SERVING", "UNKNOWN", _ANSWERED):
         failure = CommandFailure(
             Exit.CALL, f"the token was let in, but the server says {reply.said}", "ask who runs it"
         )
@@ -160,7 +170,7 @@ def _judged(reply: Reply) -> Reply:
 
 
 def _silent(_answer: bytes) -> str:
-    return "answered"
+    return _ANSWERED
 
 
 def _health(answer: bytes) -> str:
@@ -187,5 +197,5 @@ def _services(answer: bytes) -> str:
     try:
         listed = reflection_pb2.ServerReflectionResponse.FromString(answer).list_services_response.service
     except DecodeError:
-        return "answered"
+        return _ANSWERED
     return f"lists {len(listed)} services"

@@ -91,6 +91,12 @@ def spelled(field: str) -> str:
 
 _LISTED: dict[str, Any] = {"action": "append"}
 _Option: TypeAlias = tuple[str, str, str, dict[str, Any]]
+_HTTP: _Option = (
+    "allow_http_loopback",
+    "",
+    "take http:// for a token endpoint on this machine",
+    {"action": "store_true", "default": None},
+)
 #: Field, what stands for its value in help, what it is, and how argparse takes it.
 _OPTIONS: tuple[_Option, ...] = (
     ("exec", "COMMAND", "run this command, without a shell, and take what it prints", {}),
@@ -116,6 +122,7 @@ _OPTIONS: tuple[_Option, ...] = (
     ("store", "FILE", "the login that `grpc-bearer login` keeps in this file", {}),
     ("header", "KEY", "the metadata key that carries the token (default: authorization)", {}),
     ("scheme", "WORD", "the word before the token (default: Bearer)", {}),
+    _HTTP,
 )
 
 
@@ -128,6 +135,7 @@ _LOGIN = (
     ("audience", "NAME", "who the token is for", {}),
     ("ca", "FILE", "certificate authorities of the authorization server", {}),
     ("store", "FILE", "where to keep the login", {}),
+    _HTTP,
 )
 
 

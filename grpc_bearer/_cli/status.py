@@ -10,7 +10,7 @@ import grpc
 from grpc_bearer._calls.retry_block import LocalError
 from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli.terminal import safe
-from grpc_bearer.errors import ConfigurationError, GrpcBearerError, TokenFormatError
+from grpc_bearer.errors import GrpcBearerError, TokenFormatError
 
 #: What a method answers to a request that it does not like: the token has passed by then.
 LET_IN = frozenset(
@@ -57,8 +57,7 @@ def failed(error: Any, token: str = "", what: str = "") -> CommandFailure:
     code: grpc.StatusCode = error.code()
     before = f"{what}: " if what else ""
     if isinstance(error, LocalError) and isinstance(cause, GrpcBearerError):
-        exit_code = Exit.NO_TOKEN if isinstance(cause, ConfigurationError) else code_of(cause)
-        return CommandFailure(exit_code, f"{before}no token for this call: {cause}")
+        return CommandFailure(code_of(cause), f"{before}no token for this call: {cause}", error=cause)
     details = scrubbed(error.details() or "", token)
     said = f"{before}{code.name}" + (f": {details}" if details else "")
     if isinstance(cause, TokenFormatError):
@@ -78,7 +77,7 @@ def failed(error: Any, token: str = "", what: str = "") -> CommandFailure:
             Exit.TLS if tls else Exit.NETWORK, said.removesuffix(": OK"), "`grpc-bearer check TARGET` finds out why"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return CommandFailure(Exit.CALL, said, "give it longer with --timeout")
+        return CommandFailure(Exit.CALL, said, "give it longer with --timeout, or ask who runs the server")
     lost = is_lost(code, details)
     return CommandFailure(
         Exit.CALL, said, "a proxy on the way may have refused it: its log has the status" if lost else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -20,6 +21,8 @@ PATIENCE = 1.0
 # Columns: a terminal that calls itself narrower gets lines that it has to wrap.
 _NARROWEST = 40
 _UNSURE = re.compile(r"[^\n -~]")
+#: How all of a command speaks; see `manner`.
+_manner = {"quiet": False, "colour": True}
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim", "name": "bold"}
 
 
@@ -32,6 +35,28 @@ class Cell:
 
 
 Row = Sequence["Cell | str"]
+
+
+@contextlib.contextmanager
+def manner(*, quiet: bool, colour: bool) -> Iterator[None]:
+    """While a command runs.
+
+    Args:
+        quiet: results and errors alone: no progress, no remarks.
+        colour: whether a terminal gets any.
+    """
+    before = dict(_manner)
+    _manner.update(quiet=quiet, colour=colour)
+    try:
+        yield
+    finally:
+        _manner.update(before)
+
+
+def remark(text: str) -> None:
+    """Say something on stderr that is no error."""
+    if not _manner["quiet"]:
+        note(f"grpc-bearer: {safe(text)}\n")
 
 
 def safe(text: str) -> str:
@@ -109,7 +134,8 @@ def _console() -> Any:
         return None
     # By rich itself COLUMNS=0 leaves nothing of a line, and a very narrow terminal nothing of some columns.
     width = max(shutil.get_terminal_size().columns or 80, _NARROWEST)
-    return Console(file=terminal, highlight=False, width=width)
+    plain = not _manner["colour"] or bool(os.environ.get("NO_COLOR"))  # rich itself would still write in bold
+    return Console(file=terminal, highlight=False, width=width, color_system=None if plain else "auto")
 
 
 def _aligned(rows: list[list[Cell]], right: Collection[int]) -> list[str]:
@@ -125,6 +151,9 @@ def _aligned(rows: list[list[Cell]], right: Collection[int]) -> list[str]:
 @contextlib.contextmanager
 def progress(what: str, stream: TextIO | None = None, patience: float = PATIENCE) -> Iterator[None]:
     """Say on stderr what is going on, if it takes over a second: a counting line on a terminal, one line elsewhere."""
+    if _manner["quiet"]:
+        yield
+        return
     done = threading.Event()
     to = stream or sys.stderr
     teller = threading.Thread(target=_tell, args=(what, to, done, patience), name="progress", daemon=True)

@@ -69,8 +69,9 @@ class Run:
             raise SystemExit(f"{self._page}:{line}: exit code {run.returncode}\n{run.stdout}{run.stderr}")
         port = self._world.server.target.rpartition(":")[2]
         # Not the progress that is told where a machine takes over a second.
-        told = "".join(line for line in run.stderr.splitlines(keepends=True) if not line.rstrip().endswith("…"))
-        self._hold(expected, (run.stdout + told).replace(f":{port}", ":50051"), line, figures=figures)
+        lines = (run.stdout + run.stderr).splitlines(keepends=True)
+        told = "".join(line for line in lines if not line.rstrip().endswith("…"))
+        self._hold(expected, told.replace(f":{port}", ":50051"), line, figures=figures)
 
     def _hold(self, expected: str, printed: str, line: int, *, figures: bool = False) -> None:
         if not like(expected, printed, figures=figures):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,128 @@ def test_client_streams_read_lines_of_stdin(config: Path, server: ProbeServer) -
     assert indexes(call(config, server.target, f"{PROBE}/ClientStream", '{"index": 3}')) == [[3]]
 
 
+ANSWERS = [{"index": 1}, {"index": 2}]
+
+
+@pytest.mark.parametrize("form", ["lines", "one line", "over several lines", "pasted together"])
+@pytest.mark.parametrize("by", ["stdin", "@", "option", "file"])
+def test_requests_one_after_another(config: Path, server: ProbeServer, form: str, by: str) -> None:
+    text = {
+        "lines": "\n".join(map(json.dumps, ANSWERS)),
+        "one line": " ".join(map(json.dumps, ANSWERS)),
+        "over several lines": "\n\n".join(json.dumps(each, indent=2) for each in ANSWERS),
+        "pasted together": "".join(map(json.dumps, ANSWERS)),
+    }[form]
+    config.with_name("requests.json").write_text(text)
+    data = {"stdin": "-", "@": "@", "option": text, "file": f"@{config.with_name('requests.json')}"}[by]
+    ran = call(config, server.target, f"{PROBE}/ClientStream", "-d", data, stdin=text)
+
+    assert (ran.code, indexes(ran)) == (0, [[1, 2]])
+
+
+@pytest.mark.parametrize("data", ["", "{}", "-", "@"])
+def test_an_empty_request(config: Path, server: ProbeServer, data: str) -> None:
+    assert indexes(call(config, server.target, f"{PROBE}/Unary", "-d", data)) == [[0]]
+
+
+def test_a_stream_as_one_document(config: Path, server: ProbeServer) -> None:
+    three = call(config, server.target, f"{PROBE}/ServerStream", '{"index": 1, "replies": 3}', "--json")
+    unary = call(config, server.target, f"{PROBE}/Unary", '{"index": 1}', "--json")
+    none = call(config, server.target, f"{PROBE}/BidiStream", "--json")
+
+    assert [each["indexes"] for each in three.json] == [["1"]] * 3
+    assert (unary.json["indexes"], none.json) == (["1"], [])
+
+
+@pytest.mark.parametrize(("lines", "answers", "code"), [(1, 1, 2), (0, 0, 2)])
+def test_a_stream_that_fails_is_a_document_up_to_there(
+    config: Path, server: ProbeServer, lines: int, answers: int, code: int
+) -> None:
+    stdin = '{"index": 1}\n' * lines + "nonsense\n"
+    ran = call(config, server.target, f"{PROBE}/BidiStream", "--json", stdin=stdin)
+
+    assert (ran.code, json.loads(ran.err)["exit_code"]) == (code, code)
+    # The bad line may be read before the first answer is there.
+    assert ran.out == "" or len(ran.json) <= answers
+
+
+def test_verbose_tells_what_goes_beside_the_messages(config: Path, server: ProbeServer) -> None:
+    from _mail_server import MAIL, with_mail
+
+    with ProbeServer(OpaqueVerifier([TOKEN]), _CA, register=[with_mail()]) as mail:
+        ran = call(config, mail.target, f"{MAIL}/Echo", "-v", "-H", "x-site: north")
+        as_json = call(config, mail.target, f"{MAIL}/Echo", "-v", "--json")
+
+    assert ran.json == {}
+    assert [re.sub(r"[\d.]+ ms", "# ms", line) for line in ran.err.splitlines()] == [
+        f"* token: an opaque token of {len(TOKEN)} characters, of unknown age, valid until revoked, got in # ms",
+        f"* calling {MAIL}/Echo",
+        "> authorization: <token>",
+        "> x-site: north",
+        "< x-served-by: mail-1",
+        "< x-session-token: <hidden>",
+        "< x-cost: 3",
+        "< trace-bin: <2 bytes>",
+        "* attempt 1: OK, # ms in all",
+    ]
+    told = json.loads(as_json.err)
+    assert (told["status"], told["attempts"]) == ("OK", ["OK"])
+    assert told["trailers"] == [["x-cost", "3"], ["trace-bin", "<2 bytes>"]]
+    assert told["token"]["age"] is None
+
+
+def test_verbose_tells_of_each_attempt_and_of_the_tokens_age(tmp_path: Path) -> None:
+    from grpc_bearer.testing import Refuse
+
+    with Services(tmp_path) as services:
+        service = services["skykit"]
+        options = ["--profile", "skykit", "--key-file", str(service.arguments[0]), "--issuer", "probe@example.com"]
+        with ProbeServer(service.verifier, services.ca, register=[with_reflection]) as server:
+            server.script(Refuse(grpc.StatusCode.UNAUTHENTICATED, details="try again"), method="Unary")
+            ran = run("call", server.target, f"{PROBE}/Unary", *options, "--ca", str(services.ca_file), "-v")
+
+    assert ran.code == 0
+    assert re.search(r"\* token: a JWT, \d+ s old, good for [\w ]+, got in [\d.]+ ms\n", ran.err)
+    assert "* attempt 1: UNAUTHENTICATED; made again with another token\n* attempt 2: OK" in ran.err
+    assert not [token for attempt in server.ledger.attempts if (token := attempt.token) and token in ran.err]
+
+
+@pytest.mark.parametrize("name", ["--deadline", "--timeout", "--max-time"])
+def test_a_deadline_for_all_of_it(config: Path, server: ProbeServer, name: str) -> None:
+    ran = call(config, server.target, f"{PROBE}/Unary", '{"delayMs": 5000}', name, "1.5")
+
+    assert ran.code == 7
+    assert "DEADLINE_EXCEEDED" in ran.err
+    assert "--timeout" in ran.err
+
+
+def test_a_line_of_grpcurl_with_its_names(config: Path, server: ProbeServer) -> None:
+    trust = ["--authority", "localhost", "--cacert", str(config.parent / "ca.pem")]
+    ran = run(
+        "call",
+        "-d",
+        '{"index": 7}',
+        "--max-time",
+        "9",
+        *trust,
+        server.target,
+        f"{PROBE}/Unary",
+        "--config",
+        str(config),
+    )
+
+    assert (ran.code, indexes(ran)) == (0, [[7]])
+
+
+def test_a_url_is_taken_for_the_host_in_it_and_told(config: Path, server: ProbeServer) -> None:
+    ran = call(config, f"https://{server.target}/x", f"{PROBE}/Unary")
+    quiet = call(config, f"https://{server.target}/x", f"{PROBE}/Unary", "--quiet")
+
+    told = f"grpc-bearer: https://{server.target} is a URL, and gRPC takes none: {server.target} is called instead.\n"
+    assert (ran.code, ran.err) == (0, told)
+    assert (quiet.code, quiet.err) == (0, "")
+
+
 def test_without_a_method_it_lists_them(config: Path, server: ProbeServer) -> None:
     ran = call(config, server.target)
     listed = call(config, server.target, "--json").json
@@ -92,10 +215,17 @@ def test_metadata_of_the_user_goes_along(config: Path, server: ProbeServer) -> N
             return Verdict()
 
     with ProbeServer(Spy(), _CA, register=[with_reflection]) as spied:  # type: ignore[arg-type]
-        call(config, spied.target, f"{PROBE}/Unary", "-m", "X-Tenant=a=b", "-m", "trace-bin=AAE=")
+        words = ["-m", "X-Tenant=a=b", "-m", "trace-bin=AAE=", "-H", "X-Site: north", "-H", "x-empty:"]
+        environment = {"API_KEY": "tok-of-another-kind"}
+        files = ["--config", str(config), "--ca", str(config.parent / "ca.pem")]
+        secret = ["--expand-headers", "-H", "x-api-key: ${API_KEY}"]
+        ran = run("call", spied.target, f"{PROBE}/Unary", *words, *secret, *files, "-v", env=environment)
 
-    assert ("x-tenant", "a=b") in seen
-    assert ("trace-bin", b"\x00\x01") in seen
+    wanted = [("x-tenant", "a=b"), ("trace-bin", b"\x00\x01"), ("x-site", "north"), ("x-empty", "")]
+    for entry in (*wanted, ("x-api-key", "tok-of-another-kind")):
+        assert seen.count(entry) == 2 + ran.code, "with the question to reflection, and with the call"
+    assert "> x-site: north\n" in ran.err
+    assert "> x-api-key: <hidden>\n" in ran.err
 
 
 def test_single_use_tokens_are_new_for_each_question_and_the_call(tmp_path: Path) -> None:
@@ -172,9 +302,9 @@ def test_no_reflection_no_server_no_tls_no_time(config: Path, server: ProbeServe
     slow = call(config, server.target, f"{PROBE}/Unary", '{"delayMs": 5000}', "--timeout", "1.5")
 
     assert [ran.code for ran in (none, gone, untrusted, slow)] == [7, 3, 4, 7]
-    assert "has no reflection" in none.err
-    assert "`grpc-bearer check TARGET` finds out why" in gone.err
-    assert "CERTIFICATE_VERIFY_FAILED" in untrusted.err
+    assert "has no reflection. Describe it by files: --protoset FILE" in none.err
+    assert "refuses connections. Is the server running" in gone.err
+    assert "is of no authority that gRPC's own list knows" in untrusted.err
     assert len(untrusted.err.splitlines()) == 1, "core's log stays out of it"
     assert "DEADLINE_EXCEEDED" in slow.err
 
@@ -183,16 +313,33 @@ def test_no_token(config: Path, server: ProbeServer) -> None:
     config.with_name("token").unlink()
     ran = call(config, server.target, f"{PROBE}/Unary")
 
-    assert ran.code == 5
-    assert "token" in ran.err
+    assert ran.code == 2
+    assert "[auth.crm] token_file: cannot read" in ran.err
 
 
-@pytest.mark.parametrize("option", [["-m", "nothing"], ["-m", "x-bin=%"]])
-def test_metadata_that_is_none(config: Path, server: ProbeServer, option: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        (["-m", "nothing"], "--metadata: expected NAME=VALUE"),
+        (["-m", "x-bin=%"], "--metadata: x-bin: expected base64"),
+        (["-H", "nothing"], "-H: expected NAME: VALUE"),
+        (["-H", "x y: 1"], "-H: expected NAME: VALUE"),
+        (["-H", "x-bin: %"], "-H: x-bin: expected base64"),
+        (["-H", "x-name: F\u00f6n"], "-H: x-name: gRPC carries visible ASCII only"),
+        (["-H", "grpc-timeout: 1S"], "-H: grpc-timeout begins with 'grpc-'"),
+        (["-H", "Authorization: Bearer x"], "-H: authorization is what the auth sends itself"),
+        (["--expand-headers", "-H", "x: ${NOT_SET_X}"], "-H: environment variable NOT_SET_X is not set"),
+        (["-d", "{}", "{}"], "a request beside -d"),
+        (["-d", "@nix.json"], "-d: cannot read nix.json: No such file or directory"),
+        (["-d", '{"index": 1} {"index": 2}'], "2 messages for a method that takes one"),
+        (["-d", '{"index": 1'], "JSON: not JSON (line 1, column 12)"),
+    ],
+)
+def test_what_cannot_be_sent(config: Path, server: ProbeServer, option: list[str], expected: str) -> None:
     ran = call(config, server.target, f"{PROBE}/Unary", *option)
 
-    assert ran.code == 2
-    assert "--metadata" in ran.err
+    assert (ran.code, ran.out) == (2, "")
+    assert expected in ran.err
 
 
 def test_without_the_extra_it_says_what_to_install(config: Path) -> None:
@@ -200,3 +347,4 @@ def test_without_the_extra_it_says_what_to_install(config: Path) -> None:
 
     assert ran.code == 2
     assert "pip install 'grpc-bearer[cli]'" in ran.err
+    assert "--protoset FILE" in ran.err

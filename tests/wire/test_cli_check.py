@@ -322,7 +322,9 @@ def test_a_clock_that_is_off_explains_a_refusal(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        ("https://example.com", "is a URL"),
+        ("http://example.com", "is a URL without TLS"),
+        ("https://", "is no target"),
+        ("https://user:tok-5ecr3t-0123456789-abcdef@example.com", "what was given is no target"),
         ("example.com:99999", "is no target"),
         ("a b", "is no target"),
     ],
@@ -351,8 +353,30 @@ def test_files_that_are_no_certificates(folder: Path, server: ProbeServer) -> No
         assert expected in ran.err
 
 
-def test_without_the_extra_it_says_what_to_install(folder: Path, server: ProbeServer) -> None:
-    ran = run("check", server.target, "--profile", "crm", "--token-file", str(folder / "token"), extras=False)
+def test_without_the_extra_it_does_all_it_can_and_says_what_that_adds(folder: Path, server: ProbeServer) -> None:
+    options = ["--profile", "crm", "--token-file", str(folder / "token"), "--ca", str(folder / "ca.pem"), "--json"]
+    ran = run("check", server.target, *options, extras=False)
+    with ProbeServer(OpaqueVerifier([TOKEN]), _CA) as bare:
+        no_health = run("check", bare.target, *options, extras=False)
+        named = run("check", bare.target, *options, "--method", f"{PROBE}/ClientStream", extras=False)
+    with ProbeServer(OpaqueVerifier(["another"]), _CA, register=[with_health]) as other:
+        refused = run("check", other.target, *options, extras=False)
 
-    assert ran.code == 2
-    assert "pip install 'grpc-bearer[cli]'" in ran.err
+    assert [each.code for each in (ran, no_health, named, refused)] == [0, 7, 0, 6]
+    assert ran.steps == {"resolve": "ok", "connect": "ok", "tls": "ok", "token": "ok", "call": "ok", "clock": "skip"}
+    adds = "with the cli extra its answer would be read, and reflection be tried"
+    install = "install it: pip install 'grpc-bearer[cli]'"
+    assert ran.json["steps"][4]["detail"] == f"grpc.health.v1.Health/Check: answered ({adds}; {install})"
+    assert no_health.json["problem"] == "the server has no health check"
+    assert no_health.json["advice"].startswith("name a method")
+    assert no_health.json["advice"].endswith(f"or {install}")
+    assert "extra" not in named.json["steps"][4]["detail"]
+
+
+def test_a_url_is_taken_for_the_host_in_it_and_told(folder: Path, server: ProbeServer) -> None:
+    ran = check(folder, f"https://{server.target}/path?query")
+
+    assert ran.code == 0
+    assert (ran.json["target"], ran.steps["target"], ran.steps["call"]) == (server.target, "warn", "ok")
+    assert f"{server.target} is called instead" in ran.json["steps"][0]["detail"]
+    assert ran.err == ""

@@ -170,7 +170,7 @@ def test_a_command_that_ends_well_needs_no_stderr(
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["token", "--profile", "crm", "--token-file", "nix"], 5),
+        (["token", "--profile", "crm", "--token-file", "nix"], 2),
         (["token", "--config", "nix.toml"], 2),
         (["token", "--nonsense"], 2),
         (["token", "--json", "--nonsense"], 2),

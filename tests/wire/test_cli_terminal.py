@@ -61,7 +61,9 @@ def test_colours_on_a_terminal_none_in_a_pipe_and_none_if_not_wanted(signing: li
 
     colour = re.compile(r"\x1b\[(?:\d+;)*3\dm")
     assert colour.search(on_a_terminal("inspect", *signing))
-    assert not colour.search(on_a_terminal("inspect", *signing, NO_COLOR="1"))
+    for plain in (on_a_terminal("inspect", *signing, "--no-color"), on_a_terminal("inspect", *signing, NO_COLOR="1")):
+        assert "\x1b[" not in plain
+    assert colour.search(on_a_terminal("inspect", *signing, NO_COLOR="")), "as no-color.org wants it"
     assert "\x1b[" not in on_a_terminal("inspect", *signing, "--json")
     assert "\x1b[" not in run("inspect", *signing).out
     assert "Nothing looks wrong." in run("inspect", *signing, extras=False).out
@@ -121,6 +123,18 @@ def test_what_takes_long_is_told_on_stderr_and_the_result_alone_on_stdout(hangin
     assert told == "getting a token …\n"
     assert len(out.split()) == 1
     assert (process.returncode, more) == (0, b"")
+
+
+def test_quiet_tells_of_nothing_but_errors(hanging: tuple[Hang, list[str]]) -> None:
+    hang, options = hanging
+    watch = threading.Timer(1.5, hang.release.set)  # longer than a command is patient
+    watch.start()
+    with started("token", "--quiet", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    wrong = run("token", "--quiet", "--token-file", "nix")
+
+    assert (process.returncode, len(out.split()), err) == (0, 1, b"")
+    assert wrong.err == "grpc-bearer: --token-file: cannot read nix: No such file or directory.\n"
 
 
 def test_ctrl_c_is_exit_code_130(hanging: tuple[Hang, list[str]]) -> None:

@@ -153,7 +153,7 @@ def test_a_secret_is_not_taken_from_the_command_line(capsys: pytest.CaptureFixtu
 
     shown = "".join(capsys.readouterr())
     assert TOKEN not in shown
-    assert "unrecognized arguments: --token." in shown
+    assert "unrecognized arguments: --token;" in shown
 
 
 def test_an_endpoint_that_says_no_is_exit_code_5(tmp_path: Path) -> None:
@@ -317,19 +317,24 @@ COMPLETED = {
 @pytest.mark.parametrize("words", COMPLETED)
 @pytest.mark.parametrize("shell", ["bash", "fish"])
 def test_a_shell_offers_what_may_follow(shell: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "one.pem").touch()
+    assert offered(shell, words, tmp_path, {"HOME": str(tmp_path)}) == COMPLETED[words]
+
+
+def offered(shell: str, words: str, folder: Path, env: dict[str, str]) -> set[str]:
+    """What the shell offers after these words."""
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} here")
-    (tmp_path / "one.pem").touch()
-    (tmp_path / "script").write_text(run("completion", shell).out)
+    (folder / "script").write_text(run("completion", shell).out)
     line = f"grpc-bearer {words}"
     ask = {
         "fish": f"source ./script; complete -C '{line}'",
         "bash": f"source ./script; COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_TYPE=63; "
         f"_python_argcomplete grpc-bearer; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
     }[shell]
-    environment = {**os.environ, "PATH": PATH, "GRPC_BEARER_TEST": "x", "HOME": str(tmp_path)}
-    done = subprocess.run([shell, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
-    assert {re.split("[\t ]", row)[0] for row in done.stdout.splitlines() if row} == COMPLETED[words]
+    environment = {**os.environ, "PATH": PATH, "GRPC_BEARER_TEST": "x", **env}
+    done = subprocess.run([shell, "-c", ask], cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    return {re.split("[\t ]", row)[0] for row in done.stdout.splitlines() if row}
 
 
 def test_completion_without_its_library_says_what_to_install() -> None:
@@ -413,6 +418,49 @@ def test_help_names_every_command_and_exit_code() -> None:
         f"\n    {name}" in ran.out for name in ("token", "inspect", "check", "call", "demo", "bench", "completion")
     )
     assert all(f"  {code}  " in ran.out for code in (*range(10), 70, 130, 141))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user who has a file in their own folder; it names one auth for each letter."""
+    folder = tmp_path / ".config" / "grpc-bearer"
+    folder.mkdir(parents=True)
+    table = '[auth.{0}]\nprofile = "crm"\ntoken_env = "TOKEN_{0}"\n'
+    (folder / "auths.toml").write_text('default = "a"\n' + "".join(map(table.format, ("a", "abc", "b"))))
+    return {"HOME": str(tmp_path), "XDG_CONFIG_HOME": "", "TOKEN_a": "tok-aaaaaaaaaaaa", "TOKEN_b": "tok-bbbbbbbbbbbb"}
+
+
+@pytest.mark.parametrize("xdg", ["", "{home}/.config", "relative/folder"])
+def test_a_file_in_the_users_own_folder_needs_no_name(home: dict[str, str], xdg: str) -> None:
+    env = {**home, "XDG_CONFIG_HOME": xdg.format(home=home["HOME"])}
+
+    assert run("token", env=env).out == "tok-aaaaaaaaaaaa\n"
+    assert run("token", "--auth", "b", env=env).out == "tok-bbbbbbbbbbbb\n"
+    assert run("auths", env=env).out.split() == ["a", "crm", "default", "abc", "crm", "b", "crm"]
+
+
+def test_what_is_named_goes_before_the_file_in_the_users_own_folder(home: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text('[auth.o]\nprofile = "crm"\ntoken_env = "TOKEN_b"\n')
+    (tmp_path / "token").write_text("tok-cccccccccccc")
+    other = str(tmp_path / "other.toml")
+
+    assert run("token", "--config", other, env=home).out == "tok-bbbbbbbbbbbb\n"
+    assert run("token", env={**home, "GRPC_BEARER_CONFIG": other}).out == "tok-bbbbbbbbbbbb\n"
+    assert run("token", "--token-file", str(tmp_path / "token"), env=home).out == "tok-cccccccccccc\n"
+    # What is piped in is meant, and not the auth that is always there.
+    token = made({"exp": NOW * 2, "iss": "piped"})
+    assert run("inspect", "--json", stdin=token, env=home).json["claims"]["iss"] == "piped"
+    assert "opaque token of 16 characters" in run("inspect", "--profile", "crm", "--token-env", "TOKEN_a", env=home).out
+    assert "opaque token of 16 characters" in run("inspect", stdin="", env=home).out
+
+
+@pytest.mark.parametrize("words", ["token --auth a", "check --config {file} --auth a"])
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_a_shell_offers_the_names_of_auths(shell: str, words: str, home: dict[str, str]) -> None:
+    file = f"{home['HOME']}/.config/grpc-bearer/auths.toml"
+    env = home if "{" not in words else {**home, "HOME": "/nonexistent"}
+    assert offered(shell, words.format(file=file), Path(home["HOME"]), env) == {"a", "abc"}
+    assert offered(shell, "token --auth z", Path(home["HOME"]), env) == set()
 
 
 def test_help_waits_for_nothing_slow() -> None:
