@@ -269,6 +269,8 @@ FAILURES = [
 def test_the_first_fetch_that_fails_imports_nothing(
     given: dict[str, Any], source: str, wrong: dict[str, str], code: str, how: str
 ) -> None:
+    Path(given["login"]).write_text("a-refresh-token")
+
     codes, names = calls({**given, **wrong, "source": source, "asyncio": how == "asyncio"})
 
     assert names == []
