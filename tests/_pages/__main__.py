@@ -63,7 +63,7 @@ class Run:
 
     def _command(self, command: str, expected: str, line: int, *, figures: bool) -> None:
         command = command.replace(_LOCAL, self._world.server.target.replace("127.0.0.1", "localhost"))
-        run = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=100, check=False)
+        run = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=250, check=False)
         wanted = int((re.search(r"# exit code (\d+)$", command) or [0, 0])[1])
         if run.returncode != wanted:
             raise SystemExit(f"{self._page}:{line}: exit code {run.returncode}\n{run.stdout}{run.stderr}")

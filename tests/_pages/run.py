@@ -51,7 +51,7 @@ def run_page(page: Path, folder: Path) -> Outcome:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=290,
         check=False,
     )
     counts = re.search(r"accepted=(\d+) refused=(\d+)", run.stdout) or [0, -1, -1]

@@ -18,6 +18,8 @@ from attachments import AIO_WAYS, SYNC_WAYS
 import grpc_bearer
 from grpc_bearer.__main__ import main
 
+pytestmark = pytest.mark.timeout(300)  # a page starts dozens of programs, which takes its time on a busy machine
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).with_suffix("").as_posix(): path for path in pages(ROOT)}
