@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except CommandFailure as failure:
             return _told(failure, as_json)
         except GrpcBearerError as error:
-            return _told(CommandFailure(code_of(error), str(error)), as_json)
+            return _told(CommandFailure(code_of(error), str(error), help=error.help), as_json)
         except StreamError as error:
             return Exit.LEFT if error.left else _told(CommandFailure(Exit.STREAM, str(error)), as_json)
         except KeyboardInterrupt:
@@ -98,7 +98,7 @@ def _told(failure: CommandFailure, as_json: bool) -> int:
     """Say on stderr what went wrong."""
     if as_json:
         told = {"error": failure.problem, "advice": failure.advice, "exit_code": failure.code.value}
-        note(json_line(told), JSON_ESCAPE)
+        note(json_line(told | ({"help": failure.help} if failure.help else {})), JSON_ESCAPE)
     else:
         note("".join(f"grpc-bearer: {safe(line)}\n" for line in str(failure).splitlines()))
     return failure.code

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import enum
+from importlib.metadata import metadata
 
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, InsecureChannelError
+
+#: Of the documentation.
+PAGE = "guides/troubleshooting.html"
 
 
 class Exit(enum.IntEnum):
@@ -54,14 +58,26 @@ class CommandFailure(Exception):
         code: how.
         problem: what is wrong, in one line.
         advice: what to do about it.
+        help: the code under which the page "Troubleshooting" explains it, if it has one.
     """
 
-    def __init__(self, code: Exit, problem: str, advice: str = "") -> None:
+    def __init__(self, code: Exit, problem: str, advice: str = "", help: str = "") -> None:
         super().__init__(problem)
-        self.code, self.problem, self.advice = code, problem, advice
+        self.code, self.problem, self.advice, self.help = code, problem, advice, help
 
     def __str__(self) -> str:
-        return f"{_sentence(self.problem)} {_sentence(self.advice[:1].upper() + self.advice[1:])}".strip()
+        sentences = (self.problem, self.advice[:1].upper() + self.advice[1:], explained(self.help))
+        return " ".join(_sentence(each) for each in sentences if each)
+
+
+def explained(help: str) -> str:
+    """Where the code of an error is explained: an address, if this distribution names that of its documentation."""
+    if not help:
+        return ""
+    urls = metadata("grpc-bearer").get_all("Project-URL") or []
+    home = next((url for name, _, url in (each.partition(", ") for each in urls) if name == "Documentation"), "")
+    page = f"<{home.rstrip('/')}/{PAGE}#{help.lower()}>" if home else "under Troubleshooting in the documentation"
+    return f"See {help} {page}"
 
 
 def _sentence(text: str) -> str:
