@@ -6,13 +6,15 @@ Each test shows both, in the same situation, on real connections.
 from __future__ import annotations
 
 import json
+import math
 import os
 import ssl
 import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ import google.auth.transport.grpc
 import google.auth.transport.requests
 import grpc
 import pytest
+import requests
 from google.oauth2 import service_account
 
 import grpc_bearer
-from grpc_bearer import BearerAuth, InsecureChannelError, TokenRejectedError, rest
+from grpc_bearer import BearerAuth, InsecureChannelError, TokenRejectedError
 from grpc_bearer.testing import (
     CA,
     OpaqueVerifier,
@@ -40,7 +43,6 @@ from grpc_bearer.testing import (
 
 PATIENCE = 20.0
 KEY = throwaway_key("RS256")
-UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE
 
 
 class Issuer:
@@ -89,22 +91,31 @@ def issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Issuer]:
         yield made
 
 
-Call = Callable[[], Any]
+#: Makes one call with a timeout in seconds, and tells how it ended, in gRPC's words.
+Call = Callable[[float], str]
+OK, REFUSED, DOWN, LATE = "OK", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED"
 
 
-def google_auth(issuer: Issuer) -> tuple[grpc.Channel, Call]:
+def calling(channel: grpc.Channel) -> Call:
+    stub = ProbeStub(channel)
+
+    def call(timeout: float = PATIENCE) -> str:
+        try:
+            stub.Unary(ProbeRequest(index=1), timeout=timeout)
+        except grpc.RpcError as error:
+            return str(error.code().name)  # type: ignore[attr-defined]
+        return OK
+
+    return call
+
+
+@contextmanager
+def google_auth(issuer: Issuer) -> Iterator[Call]:
     """As Google's own clients do it."""
     credentials, request = issuer.credentials(), google.auth.transport.requests.Request()
     tls = issuer.api.channel_credentials()
-    channel = google.auth.transport.grpc.secure_authorized_channel(credentials, request, issuer.api.target, tls)
-    return channel, caller(channel)
-
-
-def ours(issuer: Issuer) -> tuple[grpc.Channel, Call]:
-    """The very same credentials, as a source."""
-    auth = BearerAuth(issuer.credentials())
-    channel = grpc_bearer.secure_channel(issuer.api.target, issuer.api.channel_credentials(), auth=auth)
-    return channel, caller(channel)
+    with google.auth.transport.grpc.secure_authorized_channel(credentials, request, issuer.api.target, tls) as channel:
+        yield calling(channel)
 
 
 _Details = namedtuple("_Details", ("method", "timeout", "metadata", "credentials", "wait_for_ready", "compression"))
@@ -113,171 +124,150 @@ _Details = namedtuple("_Details", ("method", "timeout", "metadata", "credentials
 class ByHand(grpc.UnaryUnaryClientInterceptor):
     """What most people write: a cached token, and another one when it has expired."""
 
-    def __init__(self, fetch: Callable[[], str]) -> None:
+    def __init__(self, fetch: Callable[[], tuple[str, float]]) -> None:
         self._fetch, self._token, self._expires = fetch, "", 0.0
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         if time.time() >= self._expires:
-            self._token, self._expires = self._fetch(), time.time() + 3600
+            self._token, self._expires = self._fetch()
         metadata = [*(details.metadata or ()), ("authorization", f"Bearer {self._token}")]
         return continuation(_Details(details.method, details.timeout, metadata, None, None, None), request)
 
 
-def caller(channel: grpc.Channel) -> Call:
-    stub = ProbeStub(channel)
-    return lambda: stub.Unary(ProbeRequest(index=1), timeout=PATIENCE)
+@contextmanager
+def by_hand(issuer: Issuer) -> Iterator[Call]:
+    """An interceptor, and a token request by requests."""
+
+    def fetch() -> tuple[str, float]:
+        answer = requests.post(issuer.url, timeout=PATIENCE).json()
+        return answer["access_token"], time.time() + answer["expires_in"]
+
+    with issuer.api.channel() as plain:
+        yield calling(grpc.intercept_channel(plain, ByHand(fetch)))
 
 
-def code_of(call: Call) -> grpc.StatusCode:
-    try:
-        call()
-    except grpc.RpcError as error:
-        code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
-        return code
-    return grpc.StatusCode.OK
+@contextmanager
+def httpx_auth(issuer: Issuer) -> Iterator[Call]:
+    """On REST, which is all that it is for."""
+    httpx, theirs = pytest.importorskip("httpx"), pytest.importorskip("httpx_auth")
+    theirs.OAuth2.token_cache.clear()
+
+    def api(request: Any) -> Response:
+        verdict = issuer.verifier.verify([("authorization", request.headers["authorization"])], "")
+        return Response(401 if verdict.refusal else 200, b"")
+
+    url = issuer.tokens.serve("/api", api)
+    tls = ssl.create_default_context(cafile=os.environ["REQUESTS_CA_BUNDLE"])
+    with httpx.Client(verify=tls) as client:
+        auth = theirs.OAuth2ClientCredentials(issuer.url, "id", "secret", client=client)
+
+        def call(timeout: float = PATIENCE) -> str:
+            return {200: OK, 401: REFUSED}[client.get(url, auth=auth, timeout=timeout).status_code]
+
+        yield call
 
 
-def all_at_once(call: Call, count: int) -> None:
-    with ThreadPoolExecutor(count) as pool:
-        for each in [pool.submit(call) for _ in range(count)]:
-            each.result(PATIENCE)
+@contextmanager
+def ours(issuer: Issuer) -> Iterator[Call]:
+    """The very credentials that google-auth has, as a source."""
+    auth, tls = BearerAuth(issuer.credentials()), issuer.api.channel_credentials()
+    with auth, grpc_bearer.secure_channel(issuer.api.target, tls, auth=auth) as channel:
+        yield calling(channel)
 
 
-class TestFetches:
-    """How often a token is fetched."""
-
-    def test_twenty_cold_calls_of_google_auth_fetch_twenty_tokens_and_ours_fetch_one(self, issuer: Issuer) -> None:
-        together = threading.Barrier(20)
-        issuer.meanwhile = lambda: together.wait(PATIENCE)  # passes only if twenty fetches run at the same time
-        channel, call = google_auth(issuer)
-        with channel:
-            all_at_once(call, 20)
-        assert issuer.asked == 20
-
-        issuer.asked, issuer.meanwhile = 0, lambda: None
-        channel, call = ours(issuer)
-        with channel:
-            all_at_once(call, 20)
-        assert issuer.asked == 1
-
-    def test_ten_calls_with_tokens_of_two_minutes_cost_google_auth_ten_fetches_and_us_one(self, issuer: Issuer) -> None:
-        issuer.lifetime = 120
-        for make, fetches in ((google_auth, 10), (ours, 1)):
-            issuer.asked = 0
-            channel, call = make(issuer)
-            with channel:
-                for _ in range(10):
-                    call()
-            assert issuer.asked == fetches
+Who = Callable[[Issuer], AbstractContextManager[Call]]
 
 
-class TestTheTokenDies:
-    """What a call sees when its token is revoked, or its endpoint is down."""
+class TestATokenDies:
+    """The table of the first page, row by row."""
 
-    def test_a_revoked_token_is_sent_on_by_google_auth_and_replaced_by_us(self, issuer: Issuer) -> None:
-        outcomes = {}
-        for make in (google_auth, ours):
-            channel, call = make(issuer)
-            with channel:
-                call()
-                issuer.verifier.revoke(f"token-{issuer.asked}")
-                outcomes[make.__name__] = [code_of(call) for _ in range(3)]
+    @pytest.mark.parametrize(
+        ("who", "fetches", "at_once"), [(google_auth, 20, 20), (by_hand, 20, 20), (httpx_auth, 20, 1), (ours, 1, 1)]
+    )
+    def test_twenty_calls_at_once_without_a_token(self, issuer: Issuer, who: Who, fetches: int, at_once: int) -> None:
+        together = threading.Barrier(at_once)
+        issuer.meanwhile = lambda: together.wait(PATIENCE)  # passes only if so many fetches run at the same time
+        with who(issuer) as call, ThreadPoolExecutor(20) as pool:
+            outcomes = [each.result() for each in [pool.submit(call, PATIENCE) for _ in range(20)]]
 
-        assert outcomes == {"google_auth": [UNAUTHENTICATED] * 3, "ours": [grpc.StatusCode.OK] * 3}
+        assert (issuer.asked, set(outcomes)) == (fetches, {OK})
 
-    def test_an_interceptor_written_by_hand_sends_it_on_as_well(self, issuer: Issuer) -> None:
-        issuer.verifier.accept("by-hand")
-        with issuer.api.channel() as plain:
-            call = caller(grpc.intercept_channel(plain, ByHand(lambda: "by-hand")))
-            call()
-            issuer.verifier.revoke("by-hand")
+    @pytest.mark.parametrize(
+        ("who", "outcome"), [(google_auth, REFUSED), (by_hand, REFUSED), (httpx_auth, REFUSED), (ours, OK)]
+    )
+    def test_a_server_has_revoked_it(self, issuer: Issuer, who: Who, outcome: str) -> None:
+        with who(issuer) as call:
+            call(PATIENCE)
+            issuer.verifier.revoke("token-1")
 
-            assert [code_of(call) for _ in range(3)] == [UNAUTHENTICATED] * 3
+            assert [call(PATIENCE) for _ in range(3)] == [outcome] * 3
 
-    def test_an_endpoint_that_is_down_ends_google_auth_s_calls_while_the_token_is_good(self, issuer: Issuer) -> None:
+    @pytest.mark.parametrize(("who", "outcome"), [(google_auth, DOWN), (by_hand, OK), (httpx_auth, OK), (ours, OK)])
+    def test_its_endpoint_is_down_while_it_is_good_for_200_seconds(
+        self, issuer: Issuer, who: Who, outcome: str
+    ) -> None:
         issuer.lifetime = 200
-        outcomes = {}
-        for make in (google_auth, ours):
-            issuer.down = False
-            channel, call = make(issuer)
-            with channel:
-                call()
-                issuer.down = True
-                outcomes[make.__name__] = [code_of(call) for _ in range(3)]
+        with who(issuer) as call:
+            call(PATIENCE)
+            issuer.down = True
 
-        assert outcomes == {"google_auth": [UNAVAILABLE] * 3, "ours": [grpc.StatusCode.OK] * 3}
+            assert [call(PATIENCE) for _ in range(3)] == [outcome] * 3
 
-    def test_httpx_auth_gives_the_401_to_its_caller_and_keeps_the_token(self, issuer: Issuer) -> None:
-        httpx = pytest.importorskip("httpx")
-        httpx_auth = pytest.importorskip("httpx_auth")
+    @pytest.mark.parametrize(("who", "fetches"), [(google_auth, 10), (by_hand, 1), (httpx_auth, 1), (ours, 1)])
+    def test_ten_calls_in_turn_with_a_token_of_two_minutes(self, issuer: Issuer, who: Who, fetches: int) -> None:
+        issuer.lifetime = 120
+        with who(issuer) as call:
+            assert [call(PATIENCE) for _ in range(10)] == [OK] * 10
+        assert issuer.asked == fetches
 
-        def api(request: Any) -> Response:
-            return Response(401 if request.headers["authorization"].endswith("token-1") else 200, b"")
+    @pytest.mark.parametrize(
+        ("who", "in_time"), [(google_auth, True), (by_hand, False), (httpx_auth, False), (ours, True)]
+    )
+    def test_a_timeout_passes_while_the_fetch_hangs(self, issuer: Issuer, who: Who, in_time: bool) -> None:
+        begun, over = threading.Event(), threading.Event()
 
-        url = issuer.tokens.serve("/api", api)
-        tls = ssl.create_default_context(cafile=os.environ["REQUESTS_CA_BUNDLE"])
-        statuses = {}
-        with httpx.Client(verify=tls) as client:
-            theirs = httpx_auth.OAuth2ClientCredentials(issuer.url, "id", "secret", client=client)
-            statuses["httpx-auth"] = [client.get(url, auth=theirs).status_code for _ in range(3)]
-            httpx_auth.OAuth2.token_cache.clear()
-            issuer.asked = 0
-            auth = BearerAuth(issuer.credentials())
-            statuses["ours"] = [client.get(url, auth=rest.httpx_auth(auth)).status_code for _ in range(3)]
+        def hang() -> None:
+            begun.set()
+            over.wait(PATIENCE)
 
-        assert statuses == {"httpx-auth": [401] * 3, "ours": [200] * 3}
+        issuer.meanwhile = hang
+        with who(issuer) as call, ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(call, 0.5)
+            assert begun.wait(PATIENCE)
+            done, _ = wait([ended], timeout=PATIENCE if in_time else 1.5)
+            over.set()
+
+            assert bool(done) is in_time
+            assert not in_time or ended.result() == LATE
 
 
 class TestByHand:
-    """What an interceptor does that looks right."""
+    """What else an interceptor does that looks right."""
 
     def test_on_a_plaintext_channel_it_sends_the_token_in_the_clear_and_ours_does_not(self) -> None:
-        with (
-            ProbeServer(OpaqueVerifier(["by-hand"]), credentials="insecure") as api,
-            grpc.insecure_channel(api.target) as plain,
-        ):
-            caller(grpc.intercept_channel(plain, ByHand(lambda: "by-hand")))()
-            assert [attempt.token for attempt in api.ledger] == ["by-hand"]
+        api = ProbeServer(OpaqueVerifier(["by-hand"]), credentials="insecure")
+        with api, grpc.insecure_channel(api.target) as plain:
+            call = calling(grpc.intercept_channel(plain, ByHand(lambda: ("by-hand", math.inf))))
+            assert (call(PATIENCE), [attempt.token for attempt in api.ledger]) == (OK, ["by-hand"])
 
             api.ledger.clear()
             with pytest.raises(grpc.RpcError) as caught:
-                caller(grpc_bearer.intercept_channel(plain, "by-hand"))()
+                ProbeStub(grpc_bearer.intercept_channel(plain, "by-hand")).Unary(ProbeRequest(), timeout=PATIENCE)
             assert isinstance(caught.value.__cause__, InsecureChannelError)
             assert len(api.ledger) == 0
-
-    def test_a_call_waits_for_its_fetch_beyond_the_deadline_and_ours_does_not(self, issuer: Issuer) -> None:
-        hanging, begun = threading.Event(), threading.Event()
-
-        def fetch() -> str:
-            begun.set()
-            hanging.wait(PATIENCE)
-            return "late"
-
-        def timed(channel: grpc.Channel) -> grpc.StatusCode:
-            stub = ProbeStub(channel)
-            return code_of(lambda: stub.Unary(ProbeRequest(index=1), timeout=0.1))
-
-        with ThreadPoolExecutor(1) as pool, issuer.api.channel() as plain:
-            late = pool.submit(timed, grpc.intercept_channel(plain, ByHand(fetch)))
-            assert begun.wait(PATIENCE)
-            with grpc_bearer.secure_channel(issuer.api.target, issuer.api.channel_credentials(), auth=fetch) as channel:
-                assert timed(channel) is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert not late.done()  # begun earlier, with the same deadline
-            hanging.set()
-            late.result(PATIENCE)
 
     def test_a_stream_made_once_more_from_the_same_iterator_has_lost_what_was_read_and_ours_has_not(
         self, issuer: Issuer
     ) -> None:
         issuer.verifier.accept("by-hand")
         header = (("authorization", "Bearer by-hand"),)
-        refusal = Refuse(UNAUTHENTICATED, after_requests=2)
+        refusal = Refuse(after_requests=2)
         with issuer.api.channel() as plain:
             issuer.api.script(refusal)
-            stub, requests = ProbeStub(plain), (ProbeRequest(index=index) for index in range(100))
+            stub, sent = ProbeStub(plain), (ProbeRequest(index=index) for index in range(100))
             with pytest.raises(grpc.RpcError):
-                stub.ClientStream(requests, metadata=header)
-            again = stub.ClientStream(requests, metadata=header)
+                stub.ClientStream(sent, metadata=header)
+            again = stub.ClientStream(sent, metadata=header)
         assert len(again.indexes) <= 98  # and it ended with OK
 
         tokens = iter(["token-a", "token-b"])
@@ -291,23 +281,42 @@ class TestByHand:
 
 
 class Failing(grpc.AuthMetadataPlugin):
-    """A plugin written by hand."""
+    """A plugin written by hand, whose credential is refused."""
 
     def __call__(self, context: Any, callback: Any) -> None:
         callback((), TokenRejectedError("the credential was refused"))
 
 
+class Coroutine(grpc.AuthMetadataPlugin):
+    """A plugin that somebody made a coroutine function."""
+
+    async def __call__(self, context: Any, callback: Any) -> None:
+        callback((("authorization", "Bearer token"),), None)
+
+
 class TestPlugins:
     """What gRPC makes of a plugin."""
 
-    def test_a_refused_credential_is_called_unavailable_by_grpc_and_unauthenticated_by_us(self, issuer: Issuer) -> None:
-        tls = issuer.api.channel_credentials()
-        theirs = grpc.composite_channel_credentials(tls, grpc.metadata_call_credentials(Failing()))
-        with grpc.secure_channel(issuer.api.target, theirs) as channel:
-            assert code_of(caller(channel)) is UNAVAILABLE
+    def theirs(self, issuer: Issuer, plugin: grpc.AuthMetadataPlugin) -> grpc.Channel:
+        call_credentials = grpc.metadata_call_credentials(plugin)
+        both = grpc.composite_channel_credentials(issuer.api.channel_credentials(), call_credentials)
+        return grpc.secure_channel(issuer.api.target, both)
 
+    def ours(self, issuer: Issuer, source: Any) -> grpc.Channel:
+        return grpc_bearer.secure_channel(issuer.api.target, issuer.api.channel_credentials(), auth=source)
+
+    def test_a_refused_credential_is_called_unavailable_by_grpc_and_unauthenticated_by_us(self, issuer: Issuer) -> None:
         def refused() -> str:
             raise TokenRejectedError("the credential was refused")
 
-        with grpc_bearer.secure_channel(issuer.api.target, tls, auth=refused) as channel:
-            assert code_of(caller(channel)) is UNAUTHENTICATED
+        with self.theirs(issuer, Failing()) as theirs, self.ours(issuer, refused) as ours:
+            assert (calling(theirs)(PATIENCE), calling(ours)(PATIENCE)) == (DOWN, REFUSED)
+
+    @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+    def test_a_coroutine_function_hangs_until_the_deadline_and_is_a_source_for_us(self, issuer: Issuer) -> None:
+        async def token() -> str:
+            return "token"
+
+        issuer.verifier.accept("token")
+        with self.theirs(issuer, Coroutine()) as theirs, self.ours(issuer, token) as ours:
+            assert (calling(theirs)(0.5), calling(ours)(PATIENCE)) == (LATE, OK)
