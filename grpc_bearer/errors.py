@@ -81,7 +81,8 @@ class GrpcBearerError(Exception):
         self._field, *inside = (field,) if isinstance(field, str) else field
         self._reason = ": ".join((*inside, message))
         super().__init__(f"{self._field}: {self._reason}" if self._field else message)
-        self._note()
+        if sys.version_info >= (3, 11):
+            self.__notes__ = [f"See {self.help} under Troubleshooting in the documentation of grpc-bearer."]
 
     @property
     def help(self) -> str:
@@ -92,10 +93,6 @@ class GrpcBearerError(Exception):
     def _told(self) -> str:
         """The text with the code at its end, for where nobody sees the error itself."""
         return f"{self} [{self.help}]"
-
-    def _note(self) -> None:
-        if sys.version_info >= (3, 11):
-            self.__notes__ = [f"See {self.help} under Troubleshooting in the documentation of grpc-bearer."]
 
     def _without(self, field: str) -> str:
         """The text for somebody who has named the field already."""
@@ -111,6 +108,8 @@ class GrpcBearerError(Exception):
         twin.__context__ = None
         twin.__cause__ = self.__cause__.fresh() if isinstance(self.__cause__, GrpcBearerError) else None
         twin.__suppress_context__ = True
+        if notes := getattr(self, "__notes__", None):
+            vars(twin)["__notes__"] = [*notes]  # a list of its own: whoever adds to one adds to none of the others
         return twin
 
 

@@ -317,6 +317,15 @@ def test_a_traceback_ends_with_the_code() -> None:
     assert traceback.format_exception(error.fresh()) == traceback.format_exception(error)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors take no notes before Python 3.11")
+def test_a_note_that_somebody_adds_is_that_of_one_error_alone() -> None:
+    error = TokenRejectedError("the credential was refused")
+    twin: Any = error.fresh()
+    twin.add_note("of the third call")
+
+    assert "third call" not in "".join(traceback.format_exception(error.fresh()))
+
+
 def test_a_call_that_fails_here_ends_with_the_code(place: Place) -> None:
     assert "raised RuntimeError [GB-UNAVAILABLE]\n" in place.with_auth(fails)
 
