@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 #: The `help` code of an error, by what is likely to be at fault or, where that is not known, by its class.
-HELP = {
+_HELP = {
     "config": "GB-CONFIG",
     "plaintext": "GB-PLAINTEXT",
     "key": "GB-KEY",
@@ -67,12 +67,12 @@ class GrpcBearerError(Exception):
     """
 
     _abstract: ClassVar[bool] = True
-    # The key in `HELP` of an error of this class of which nothing more is known.
+    # The key in `_HELP` of an error of this class of which nothing more is known.
     _about: ClassVar[str] = "config"
     # Which argument is wrong, and the text behind its name: for `load`, whose users know the argument by another name.
     _field: str = ""
     _reason: str = ""
-    # What is likely to be at fault, if that is known: a key in `HELP`.
+    # What is likely to be at fault, if that is known: a key in `_HELP`.
     _suspect: str = ""
 
     def __init__(self, message: str, *, field: str | tuple[str, str] = "") -> None:
@@ -87,7 +87,7 @@ class GrpcBearerError(Exception):
     @property
     def help(self) -> str:
         """The code under which the page "Troubleshooting" explains this error, such as ``GB-CLOCK``."""
-        return HELP.get(self._suspect) or HELP[self._about]
+        return _HELP.get(self._suspect) or _HELP[self._about]
 
     @property
     def _told(self) -> str:

@@ -17,7 +17,7 @@ from grpc_bearer._cli.jwt import RULES, Rules, inspected, span
 from grpc_bearer._cli.network import Handshake, Target, Trust
 from grpc_bearer._cli.status import REFUSALS
 from grpc_bearer._cli.terminal import Cell, print_json, print_line, print_table, progress, safe
-from grpc_bearer.errors import HELP, ConfigurationError, GrpcBearerError
+from grpc_bearer.errors import _HELP, ConfigurationError, GrpcBearerError
 
 #: A certificate is worth a word in its last 14 days, or in the last third of a short life.
 _SOON, _LAST = 14 * 86400, 1 / 3
@@ -232,7 +232,7 @@ def _judge(report: Report, arguments: Namespace, reply: probe.Reply, skew: float
 
 def _wrong_clock(skew: float, so: str) -> CommandFailure:
     return CommandFailure(
-        Exit.CLOCK, f"this machine's clock is {skewed.in_words(skew)}, and {so}", "set the clock (NTP)", HELP["clock"]
+        Exit.CLOCK, f"this machine's clock is {skewed.in_words(skew)}, and {so}", "set the clock (NTP)", _HELP["clock"]
     )
 
 

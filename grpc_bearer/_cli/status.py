@@ -10,7 +10,7 @@ import grpc
 from grpc_bearer._calls.retry_block import LocalError
 from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli.terminal import safe
-from grpc_bearer.errors import HELP, ConfigurationError, GrpcBearerError, TokenFormatError
+from grpc_bearer.errors import _HELP, ConfigurationError, GrpcBearerError, TokenFormatError
 
 #: What a method answers to a request that it does not like: the token has passed by then.
 LET_IN = frozenset(
@@ -67,7 +67,7 @@ def failed(error: Any, token: str = "", what: str = "") -> CommandFailure:
         )
     if code in REFUSALS:
         why = cause._reason if isinstance(cause, GrpcBearerError) and cause._suspect == "token" else ""
-        return CommandFailure(Exit.REFUSED, f"{said} ({why})" if why else said, _refused(code), HELP["token"])
+        return CommandFailure(Exit.REFUSED, f"{said} ({why})" if why else said, _refused(code), _HELP["token"])
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return CommandFailure(
             Exit.CALL, said, "the server has no such method; `grpc-bearer call TARGET` lists those it has"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from grpc_bearer.errors import HELP
+from grpc_bearer.errors import _HELP
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -81,9 +81,9 @@ def test_a_search_finds_its_page(words: str, index: dict[str, Any]) -> None:
 def test_a_search_for_a_code_finds_its_heading_first(index: dict[str, Any]) -> None:
     """What is a main entry of the index counts most."""
     entries, names = index["indexentries"], index["docnames"]
-    pages = {code: {names[page] for page, _, main in entries[code.lower()] if main} for code in HELP.values()}
+    pages = {code: {names[page] for page, _, main in entries[code.lower()] if main} for code in _HELP.values()}
 
-    assert pages == {code: {"guides/troubleshooting"} for code in HELP.values()}
+    assert pages == {code: {"guides/troubleshooting"} for code in _HELP.values()}
 
 
 def test_a_search_for_what_is_not_there_finds_nothing(index: dict[str, Any]) -> None:

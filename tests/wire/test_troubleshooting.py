@@ -286,7 +286,7 @@ def test_every_entry_of_the_page_is_one_of_these() -> None:
 # --------------------------------------------------------------------------------------------------------------- codes
 
 
-CODES = sorted(set(errors.HELP.values()))
+CODES = sorted(set(errors._HELP.values()))
 
 
 def test_every_code_is_a_heading_of_the_page_and_every_heading_a_code() -> None:
@@ -303,9 +303,9 @@ def test_every_public_error_and_everything_that_may_be_at_fault_has_a_code() -> 
     source = "\n".join(path.read_text("utf-8") for path in root.rglob("*.py"))
     suspects = set(re.findall(r'suspect="(\w+)"', source))
 
-    assert {each._about for each in public} <= set(errors.HELP)
+    assert {each._about for each in public} <= set(errors._HELP)
     assert suspects
-    assert suspects <= set(errors.HELP)
+    assert suspects <= set(errors._HELP)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="errors take no notes before Python 3.11")
