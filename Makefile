@@ -3,13 +3,14 @@
 VENV        ?= .venv
 PYTEST_ARGS ?=
 BENCH_ARGS  ?=
-# Tests run on all cores. Those of one file or class stay together where they share a server.
+# Tests run on all cores, two at a time on each. Those of one file or class stay together where they share a server.
 PARALLEL    ?= -n auto --dist loadscope
 
 BIN          := $(VENV)/bin
 FLOORS_VENV  := .venv-floors
 WHEEL_VENV   := .venv-wheel
 PROTOS_VENV  := .venv-protos
+CLIENTS_VENV := .venv-clients
 PIP_INSTALL  := -m pip install --quiet --disable-pip-version-check
 
 # The first of these that runs, is new enough and can make virtual environments. A name on the PATH proves none of it:
@@ -28,7 +29,7 @@ make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
   echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help demo bench bench-check docs docs-check test-fast test test-parity test-soak coverage test-pythons chaos fleet test-wheel test-floors \
+.PHONY: help demo bench bench-check docs docs-check test-fast test test-parity test-soak test-clients coverage test-pythons chaos fleet test-wheel test-floors \
   lint format types layers protos protos-check package hooks check clean
 
 help:  ## this list
@@ -74,8 +75,13 @@ test: $(VENV)/.test $(NPM_MODULES)  ## all tests but the long ones; choose with 
 test-parity: $(VENV)/.test  ## what `make test` leaves out, above all: every way to attach against plain gRPC
 	$(call pytest,$(BIN)/python,$(TESTS)) -m nightly
 
-test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines
-	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
+test-soak: $(VENV)/.test  ## the long ones in their smallest form: chaos, fleet, leaks, engines, clients that are here
+	$(BIN)/python -m pytest tests/soak tests/clients $(PYTEST_ARGS)
+
+# Apart from all others: what clients pin is theirs.
+test-clients: $(CLIENTS_VENV)/.test  ## docs/guides/clients.md with the real clients, and Ray: for the night, 1.5 GB to install
+	GRPC_BEARER_BATCH=10000 $(CLIENTS_VENV)/bin/python -m pytest -rs \
+	  $(or $(PYTEST_ARGS),tests/clients tests/soak/test_engines.py::test_rays_tasks_and_actors)
 
 coverage: $(VENV)/.dev  ## which lines and branches no test runs
 	$(BIN)/python -m coverage erase
@@ -126,6 +132,7 @@ format: $(VENV)/.dev  ## ruff: mend what can be mended
 
 types: $(VENV)/.dev  ## mypy --strict, pyright on code as users write it, and whether every public name is typed
 	$(BIN)/python -m mypy --strict grpc_bearer _grpc_bearer_pytest.py tests/typing
+	$(BIN)/python -m mypy --strict --platform win32 grpc_bearer _grpc_bearer_pytest.py
 	$(BIN)/pyright --warnings --pythonversion 3.10 --pythonpath $(BIN)/python tests/typing
 	PYTHONPATH="$(CURDIR)" PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes grpc_bearer --ignoreexternal
 
@@ -196,6 +203,12 @@ $(FLOORS_VENV)/.test: setup.cfg pyproject.toml tests/floors.txt
 	rm -rf $(FLOORS_VENV)
 	$(call make-venv,$(FLOORS_VENV),$(OLDEST_FIRST))
 	$(FLOORS_VENV)/bin/python $(PIP_INSTALL) --constraint tests/floors.txt --editable '.[test]'
+	@touch $@
+
+$(CLIENTS_VENV)/.test: setup.cfg pyproject.toml tests/clients/requirements.txt
+	rm -rf $(CLIENTS_VENV)
+	$(call make-venv,$(CLIENTS_VENV),$(NEWEST_FIRST))
+	$(CLIENTS_VENV)/bin/python $(PIP_INSTALL) --editable '.[test]' --requirement tests/clients/requirements.txt
 	@touch $@
 
 # The tools' version stands in protos/generate; its docstring says why setuptools is held back.

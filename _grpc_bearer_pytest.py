@@ -16,7 +16,7 @@ fixtures: use them from sync tests and from asyncio ones, whichever plugin runs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from grpc_bearer import BearerAuth, Clock
     from grpc_bearer.testing import CA, ManualClock, OAuthClient, ProbeServer, SecretWatch, TokenServer, Verifier
+    from grpc_bearer.testing._probe import Served
 
 
 @pytest.fixture(scope="session")
@@ -101,8 +102,13 @@ def bearer_verifier(bearer_token_server: TokenServer) -> Verifier | None:
 
 
 @pytest.fixture
-def bearer_services() -> Sequence[Callable[[grpc.Server], None]]:
-    """What `bearer_grpc_server` serves beside the probe service: override it with functions that add to a server."""
+def bearer_services() -> Sequence[Served]:
+    """What `bearer_grpc_server` serves beside the probe service: override it with a list of pairs.
+
+    @pytest.fixture
+    def bearer_services():
+        return [(add_FleetServicer_to_server, Fleet())]
+    """
     return ()
 
 
@@ -110,7 +116,7 @@ def bearer_services() -> Sequence[Callable[[grpc.Server], None]]:
 def bearer_grpc_server(
     bearer_ca: CA,
     bearer_verifier: Verifier | None,
-    bearer_services: Sequence[Callable[[grpc.Server], None]],
+    bearer_services: Sequence[Served],
     _bearer_time: Clock,
 ) -> Iterator[ProbeServer]:
     """A running gRPC server that verifies tokens: `target`, `channel_credentials()`, `script(Refuse(), …)`, `ledger`.
@@ -141,6 +147,19 @@ def bearer_channel(bearer_grpc_server: ProbeServer, bearer_auth: BearerAuth) -> 
     credentials = bearer_grpc_server.channel_credentials()
     with grpc_bearer.secure_channel(bearer_grpc_server.target, credentials, DIRECT, auth=bearer_auth) as channel:
         yield channel
+
+
+@pytest.fixture
+def bearer_aio_channel(bearer_grpc_server: ProbeServer, bearer_auth: BearerAuth) -> Iterator[grpc.aio.Channel]:
+    """The same for asyncio: opened when the test first uses it, and closed after the test."""
+    import grpc_bearer
+    from grpc_bearer.testing._late_channel import LateChannel
+    from grpc_bearer.testing._ports import DIRECT
+
+    credentials, target = bearer_grpc_server.channel_credentials(), bearer_grpc_server.target
+    channel = LateChannel(lambda: grpc_bearer.aio.secure_channel(target, credentials, DIRECT, auth=bearer_auth))
+    yield channel
+    channel.close_now()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 
 PACKAGES = ("grpcio", "google-auth", "PyJWT", "cryptography", "tenacity", "protobuf", "pyperf", "numpy")
+#: Those that are measured where they are installed.
+RUNTIMES = ("grpclib", "connectrpc")
 _ROOT = Path(__file__).parent.parent
 
 
@@ -27,7 +30,8 @@ def facts() -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "grpc-bearer": f"{importlib.metadata.version('grpc-bearer')} ({_revision()})",
     }
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
+    here = [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+    return found | {name: importlib.metadata.version(name) for name in (*PACKAGES, *here)}
 
 
 def load() -> str:

@@ -17,6 +17,7 @@ TITLES = {
     "threads": "Sixteen threads",
     "asyncio_unary": "asyncio unary calls",
     "streams": "Streams",
+    "runtimes": "Other runtimes",
     "lookup": "The token lookup alone",
     "signing": "Signing",
     "openfx": "A whole OpenFX call",

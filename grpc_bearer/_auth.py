@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable
@@ -291,7 +292,6 @@ def _rebuild(source: Source, header: str, scheme: str, options: dict[str, Any]) 
 def _with_secrets(args: tuple[Any, ...]) -> bytes:
     """A pickle in the pickle, made while secrets may travel."""
     import pickle
-    import sys
 
     allowed = secrets_may_travel.set(True)
     try:
@@ -382,6 +382,10 @@ def as_source(source: object, scope: str | Iterable[str] | None = None) -> Sourc
         from grpc_bearer.sources.callable import CallableSource
 
         return CallableSource(source)
+    if inspect.iscoroutine(source):
+        source.close()  # else Python complains of it as well
+        what = f"pass the function itself: {source.__name__}, not {source.__name__}()"
+        raise ConfigurationError(f"a coroutine, which gives one token and no second one; {what}", field="auth")
     raise ConfigurationError(
         f"cannot make a token source of {type(source).__name__}; expected a BearerAuth, a Source, a token as "
         "str, a path, a function that returns a token, or google-auth credentials",
@@ -390,8 +394,6 @@ def as_source(source: object, scope: str | Iterable[str] | None = None) -> Sourc
 
 
 def _is_google_credential(value: object) -> bool:
-    import sys
-
     # Whoever holds google-auth credentials has imported their module; nobody else should pay for it.
     module = sys.modules.get("google.auth.credentials")
     return module is not None and isinstance(value, module.Credentials)

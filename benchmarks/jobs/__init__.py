@@ -16,6 +16,7 @@ NAMES = (
     "threads",
     "asyncio_unary",
     "streams",
+    "runtimes",
     "lookup",
     "signing",
     "openfx",

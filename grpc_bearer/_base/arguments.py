@@ -121,6 +121,16 @@ def is_placeholder(text: str) -> bool:
     return _PLACEHOLDER.fullmatch(text) is not None
 
 
+def kind_of(value: object) -> str:
+    """The class of a value with its module, where several libraries have one of that name: `grpc.aio._channel.Channel`.
+
+    >>> kind_of(3), kind_of(threading.Thread())
+    ('int', 'threading.Thread')
+    """
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean …?`, or nothing."""
     from difflib import get_close_matches

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-#: Windows has neither owners nor modes in this sense: there the user's own folder protects what is in it.
-POSIX = os.name == "posix"
 _COMMON = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 # Not blocking, or opening a named pipe would wait for its writer for ever. Windows does not have the flag.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _COMMON
@@ -26,9 +25,13 @@ class InsecureError(Exception):
 def check_private(status: os.stat_result, what: str, mode: int) -> None:
     """Refuse what is another user's, or is open to others.
 
+    Windows has neither owners nor modes in this sense: there the user's own folder protects what is in it.
+
     Raises:
         InsecureError: it is; `what` names it, and `mode` is the one that it should have.
     """
+    if sys.platform == "win32":
+        return
     if status.st_uid != os.geteuid():
         raise InsecureError(f"{what} belongs to another user; give one of your own")
     if stat.S_IMODE(status.st_mode) & 0o077:
@@ -54,8 +57,7 @@ def read_private(path: str, max_bytes: int, at: int | None = None) -> tuple[byte
             raise InsecureError("a directory, a pipe or a device, where a regular file is expected")
         if status.st_size > max_bytes:
             raise InsecureError(f"over {max_bytes} bytes; is this the right file?")
-        if POSIX:
-            check_private(status, "the file", 0o600)
+        check_private(status, "the file", 0o600)
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(max_bytes), status
     finally:

@@ -23,6 +23,8 @@ ENDS = (aio.AioRpcError, aio.UsageError, asyncio.CancelledError)
 class AioCall(AioAttempts, aio.Call):
     """What all four kinds of call share."""
 
+    _how_to_ask = "await it"  # for its answer, in code
+
     @property
     def _channel(self) -> Any:
         # Older versions of grpc.aio look for the calls to end at close() in the frames of running tasks, and ask this.
@@ -148,6 +150,14 @@ class AioCall(AioAttempts, aio.Call):
             self._end(local_end(grpc.StatusCode.CANCELLED))
             return True
         return bool(self._inner.cancel())
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}: it is the call and not yet its answer; "
+            f"{self._how_to_ask}",
+            name=name,
+            obj=self,
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} between two attempts>" if self._inner is None else repr(self._inner)

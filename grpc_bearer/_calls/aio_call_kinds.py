@@ -12,7 +12,7 @@ from typing import Any
 from grpc import aio
 
 from grpc_bearer._calls.aio_call import ENDS, AioCall
-from grpc_bearer._calls.aio_errors import FINISHED, Broken, Ended
+from grpc_bearer._calls.aio_errors import FINISHED, Broken, Ended, explain_loop
 from grpc_bearer._calls.aio_replay import AsyncReplayBuffer
 from grpc_bearer._calls.attach_token import Carrier
 from grpc_bearer._calls.grpc_private import raw_read
@@ -25,6 +25,8 @@ _HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 
 
 class _UnaryResponse(AioCall):
+    _how_to_ask = "reply = await stub.Method(…)"
+
     def __await__(self) -> Awaiting[Any]:
         while True:
             inner = self._inner
@@ -35,9 +37,14 @@ class _UnaryResponse(AioCall):
             except ENDS as error:
                 if (yield from self._counts(inner, error).__await__()):
                     raise
+            except RuntimeError as error:
+                explain_loop(error)
+                raise
 
 
 class _StreamResponse(AioCall):
+    _how_to_ask = "async for reply in stub.Method(…)"
+
     _messages: AsyncIterator[object] | None = None
     _receiving = False  # a message is being waited for
     _rest: asyncio.Task[deque[object]] | None = None  # messages that the user has not asked for yet
@@ -76,6 +83,9 @@ class _StreamResponse(AioCall):
         self._receiving = True
         try:
             message = await receive()
+        except RuntimeError as error:
+            explain_loop(error)
+            raise
         finally:
             self._receiving = False
         if message is not aio.EOF:

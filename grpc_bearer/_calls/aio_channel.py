@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,8 @@ import grpc
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, as_auth
-from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.arguments import checked_flag, kind_of
+from grpc_bearer._calls.aio_errors import explain_loop
 from grpc_bearer._calls.aio_multicallables import KINDS
 from grpc_bearer._calls.attach_token import Attach, check_attach, with_attach_options
 from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
@@ -20,6 +22,7 @@ from grpc_bearer._calls.grpc_private import opens_as_told
 from grpc_bearer._calls.methods import Methods
 from grpc_bearer._calls.own_channels import own_channel
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
+from grpc_bearer._calls.targets import check_target
 from grpc_bearer.errors import ConfigurationError
 
 _Options = Sequence[tuple[str, Any]]
@@ -73,6 +76,17 @@ class Channel(Methods, aio.Channel):
         return None
 
 
+@contextmanager
+def _opening() -> Iterator[None]:
+    """gRPC opens a channel for us, and wants an event loop."""
+    try:
+        with own_channel():
+            yield
+    except RuntimeError as error:
+        explain_loop(error)
+        raise
+
+
 def secure_channel(
     target: str,
     credentials: grpc.ChannelCredentials | None = None,
@@ -85,17 +99,18 @@ def secure_channel(
     attach: Attach = "auto",
 ) -> aio.Channel:
     """`grpc.aio.secure_channel`, with a token on every call; see `grpc_bearer.secure_channel`."""
+    check_target(target)
     bearer = as_auth(auth)
     credentials = protecting(credentials)
     checked_policy(retry)
     # By name: where a program is instrumented, OpenTelemetry stands in gRPC's place here and adds its own to them.
     if check_attach(attach) == "call_credentials":
         composite = grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(bearer))
-        with own_channel():
+        with _opening():
             return aio.secure_channel(target, composite, options, compression, interceptors=interceptors)
     told = target if opens_as_told(aio.secure_channel) else None
     options = with_attach_options(options, attach)
-    with own_channel():
+    with _opening():
         channel = aio.secure_channel(target, credentials, options, compression, interceptors=interceptors)
     return Channel(channel, attachment_for(channel, bearer, credentials, attach=attach, retry=retry, target=told))
 
@@ -111,11 +126,12 @@ def insecure_channel(
     allow_plaintext: bool = False,
 ) -> aio.Channel:
     """`grpc.aio.insecure_channel`, with a token on every call, in the clear; see `grpc_bearer.insecure_channel`."""
+    check_target(target)
     bearer = as_auth(auth)
     if not checked_flag("allow_plaintext", allow_plaintext):
         raise refuse_plaintext()
     options = with_attach_options(options, "metadata" if bearer.single_use else "auto")
-    with own_channel():
+    with _opening():
         channel = aio.insecure_channel(target, options, compression, interceptors=interceptors)
     return Channel(channel, attachment_for(channel, bearer, plaintext=True, retry=retry))
 
@@ -126,7 +142,7 @@ def intercept_channel(
     """An asyncio channel that someone else built, with a token on every call; see `grpc_bearer.intercept_channel`."""
     if not isinstance(channel, aio.Channel):
         raise ConfigurationError(
-            f"channel: expected a grpc.aio.Channel, got {type(channel).__name__}; sync channels go to "
+            f"channel: expected a grpc.aio.Channel, got {kind_of(channel)}; sync channels go to "
             "grpc_bearer.intercept_channel"
         )
     return Channel(channel, attachment_for(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))

@@ -24,6 +24,24 @@ _CANCELLED = "Locally cancelled by application!"
 FINISHED = "RPC already finished."
 
 
+#: What to do about a channel that belongs to another event loop than its calls, or to none.
+_OPEN_INSIDE = (
+    "an asyncio channel belongs to the event loop that runs when it is opened: open it in the coroutine that "
+    "asyncio.run() runs (async with grpc_bearer.aio.secure_channel(…) as channel); without an event loop there is "
+    "grpc_bearer.secure_channel"
+)
+
+
+#: Parts of asyncio's own words, from Python 3.10 to 3.14.
+_LOOP_WORDS = ("different loop", "no current event loop", "no running event loop")
+
+
+def explain_loop(error: RuntimeError) -> None:
+    """Raise asyncio's error about the wrong event loop, or none, once more: with what to do about it."""
+    if any(words in str(error) for words in _LOOP_WORDS):
+        raise RuntimeError(f"{str(error).rstrip(chr(46))}; {_OPEN_INSIDE}") from error
+
+
 class AioCallError(LocalError, aio.AioRpcError):
     """The end of a call that failed on our side. `__cause__` is the typed error, where there is one."""
 

@@ -40,9 +40,10 @@ def attach_to(
     was opened before, or is opened after, has none. A client that connects later, or once more, needs the scope then:
     enter it where the program begins, or for the whole program by `contextlib.ExitStack`.
 
-    What the client itself puts under our header in its channel credentials is left out; what it gives as metadata of a
-    call goes out in place of ours. In nested scopes for one target the innermost counts; scopes with different headers
-    are added up. Channels that are opened through this library have their own auth, and stay as they are.
+    What the client itself puts under our header in its channel credentials is left out (of those that Google's clients
+    make, all that they add); what it gives as metadata of a call goes out in place of ours. In nested scopes for one
+    target the innermost counts; scopes with different headers are added up. Channels that are opened through this
+    library have their own auth, and stay as they are.
 
     Args:
         auth: as for `secure_channel`.

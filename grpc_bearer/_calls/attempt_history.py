@@ -136,7 +136,7 @@ class AttemptHistory:
             return None
         policy = self.route.policy
         stale = policy is not None and means_stale(policy, failure)
-        if stale or failure.code in _REFUSALS or too_large(lease.token, failure):
+        if stale or failure.meant in _REFUSALS or too_large(lease.token, failure):
             self.refusal = call, lease, failure
         if policy is None:
             return None
@@ -182,7 +182,7 @@ class AttemptHistory:
             return None
         # A stream past its bound is not made again, but its token is as stale, and the next call should not meet it.
         if not renewable(engine, lease, context):
-            self.why = "no other token is to be had for now"
+            self.why = engine.why_kept(context) or "no other token is to be had for now"
             return None
         if obstacle:
             self.why = obstacle

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import grpc
 
 from grpc_bearer._auth import BearerAuth
+from grpc_bearer._base.arguments import kind_of
 from grpc_bearer._base.grpc_private_credentials import credentials_kind
 from grpc_bearer._calls.attach_token import Attach, Attachment
 from grpc_bearer._calls.combine import doubled
@@ -29,7 +30,7 @@ def protecting(credentials: grpc.ChannelCredentials | None) -> grpc.ChannelCrede
         return grpc.ssl_channel_credentials()
     if not isinstance(credentials, grpc.ChannelCredentials):
         raise ConfigurationError(
-            f"credentials: expected grpc.ChannelCredentials, got {type(credentials).__name__}; the token goes to auth="
+            f"credentials: expected grpc.ChannelCredentials, got {kind_of(credentials)}; the token goes to auth="
         )
     if credentials_kind(credentials) == "InsecureChannelCredentials":
         raise refuse_plaintext()

@@ -124,7 +124,10 @@ def _size(item: object) -> int:
     if isinstance(item, (bytes, bytearray, memoryview)):
         return len(item)
     measure = getattr(item, "ByteSize", None)  # of protobuf's messages
-    return int(measure()) if callable(measure) else 0
+    if callable(measure):
+        return int(measure())
+    to_binary = getattr(item, "to_binary", None)  # of those of protobuf-py, which connectrpc generates
+    return len(to_binary()) if callable(to_binary) else 0
 
 
 class ReplayBuffer:

@@ -70,6 +70,8 @@ class RetryPolicy:
             deadline, 300 s.
         wait: a tenacity wait strategy; default: no wait. A `RetryInfo` of the server's is honoured besides.
         codes: which status codes may mean a stale token; some servers say so by PERMISSION_DENIED or INVALID_ARGUMENT.
+            Behind a proxy gRPC may lose a status: one that only headers still tell, by a challenge of RFC 6750 or a
+            rich status, counts like the status itself.
         retry_if: further errors that mean one: called with the `grpc.RpcError`.
         exclude: methods never to retry, as patterns over `package.Service/Method` (`fnmatch` rules, such as
             `"shop.v1.Orders/*"`).
@@ -149,7 +151,8 @@ _LOGGER = logging.getLogger("grpc_bearer")
 
 def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
     """Whether this failure may be one that another token cures."""
-    if failure.code not in policy.codes and not _says_yes(policy.retry_if, failure.error):
+    by_code = failure.code in policy.codes or failure.meant in policy.codes
+    if not by_code and not _says_yes(policy.retry_if, failure.error):
         return False
     reason, _ = rich(failure)
     return reason not in _INCURABLE
@@ -158,7 +161,11 @@ def means_stale(policy: RetryPolicy, failure: Failure) -> bool:
 def checked_policy(retry: object) -> RetryPolicy | None:
     """What was given for `retry=`."""
     if retry is not None and not isinstance(retry, RetryPolicy):
-        raise ConfigurationError(f"retry: expected a RetryPolicy or None, got {type(retry).__name__}")
+        tries = retry if isinstance(retry, int) and not isinstance(retry, bool) and 1 < retry <= MAX_ATTEMPTS else 3
+        raise ConfigurationError(
+            f"retry: expected a RetryPolicy or None, got {type(retry).__name__}; for {tries} attempts in all: "
+            f"grpc_bearer.RetryPolicy(stop=tenacity.stop_after_attempt({tries}))"
+        )
     return retry
 
 

@@ -9,6 +9,7 @@ import grpc
 from grpc import aio
 
 from grpc_bearer._auth import AuthLike, as_auth
+from grpc_bearer._base.arguments import kind_of
 from grpc_bearer._calls import aio_multicallables, fork, sync_multicallables
 from grpc_bearer._calls.aio_channel import Channel as AioChannel
 from grpc_bearer._calls.attach_token import Attachment, Route
@@ -47,7 +48,10 @@ def wrap_stub(
     # Some stubs make their methods when they are first asked for, from a channel that they keep.
     channels = {name: value for name, value in attributes.items() if isinstance(value, grpc.Channel | aio.Channel)}
     if not methods and not (channels and hasattr(type(stub), "__getattr__")):
-        raise ConfigurationError(f"stub: no gRPC method found in {type(stub).__name__}; expected a generated stub")
+        instead = "; a channel goes to intercept_channel" if isinstance(stub, grpc.Channel | aio.Channel) else ""
+        raise ConfigurationError(
+            f"no gRPC method found in {kind_of(stub)}; expected a generated stub{instead}", field="stub"
+        )
     bearer = as_auth(auth)
     attachments: dict[int, Attachment] = {}  # one for each channel: what core proves of one says nothing of another
     ours = copy.copy(stub)

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer._auth import AuthLike, as_auth
-from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.arguments import checked_flag, kind_of
 from grpc_bearer._calls import fork
 from grpc_bearer._calls.attach_token import Attach, Attachment, check_attach, with_attach_options
 from grpc_bearer._calls.channel_security import attachment_for, protecting, refuse_plaintext
@@ -20,6 +20,7 @@ from grpc_bearer._calls.methods import Methods
 from grpc_bearer._calls.own_channels import own_channel
 from grpc_bearer._calls.retry_policy import DEFAULT, RetryPolicy, checked_policy
 from grpc_bearer._calls.sync_multicallables import KINDS
+from grpc_bearer._calls.targets import check_target
 from grpc_bearer.errors import ConfigurationError
 
 Options = Sequence[tuple[str, Any]]
@@ -89,9 +90,10 @@ def secure_channel(
             `"call_credentials"`: composite channel credentials, core alone, and no `retry`.
 
     Raises:
-        ConfigurationError: `auth` or `attach` cannot be used.
+        ConfigurationError: `target` is a URL or empty, or `auth` or `attach` cannot be used.
         InsecureChannelError: `credentials` are known not to protect the channel.
     """
+    check_target(target)
     bearer = as_auth(auth)
     credentials = protecting(credentials)
     checked_policy(retry)
@@ -120,6 +122,7 @@ def insecure_channel(
     Raises:
         InsecureChannelError: without `allow_plaintext=True`.
     """
+    check_target(target)
     bearer = as_auth(auth)
     if not checked_flag("allow_plaintext", allow_plaintext):
         raise refuse_plaintext()
@@ -146,7 +149,7 @@ def intercept_channel(
     """
     if not isinstance(channel, grpc.Channel):
         raise ConfigurationError(
-            f"channel: expected a grpc.Channel, got {type(channel).__name__}; asyncio channels go to "
+            f"channel: expected a grpc.Channel, got {kind_of(channel)}; asyncio channels go to "
             "grpc_bearer.aio.intercept_channel"
         )
     return Channel(channel, attachment_for(channel, as_auth(auth), plaintext=allow_plaintext, retry=retry))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from grpc_bearer._base.arguments import checked_text
+from grpc_bearer._base.arguments import checked_text, kind_of
 from grpc_bearer.errors import ConfigurationError
 
 # gRPC looks names without a port up as https, on plaintext channels too.
 _DEFAULT_PORT = "443"
+#: A URL, or a name with a path: gRPC would take all of it for the name of a host, and look that up.
+_URL = re.compile(
+    r"((?P<scheme>https?|grpcs?|tcp)://)?(?P<host>\[[0-9a-f:.]+\]|[\w.-]*)(?P<port>:\d+)?(?P<path>/)?", re.IGNORECASE
+)
 _NAME = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:/\[\],%]+)(?::(?P<port>[0-9*]+))?")
 
 
@@ -22,6 +26,30 @@ def canonical(target: str) -> str:
     name = target.removeprefix("dns:///") if target.startswith("dns:///") else target.removeprefix("dns:")
     found = _NAME.fullmatch(name.lower())
     return target if found is None else f"{found['host']}:{found['port'] or _DEFAULT_PORT}"
+
+
+def check_target(target: object) -> None:
+    """Explain what gRPC would explain badly: no target at all, and a URL.
+
+    Raises:
+        ConfigurationError: it is one of these.
+    """
+    if not isinstance(target, (str, bytes)):
+        raise ConfigurationError(f"expected 'api.example.com:443' or the like, got {kind_of(target)}", field="target")
+    if not target:
+        raise ConfigurationError("empty; expected 'api.example.com:443' or the like", field="target")
+    if isinstance(target, str):
+        _refuse_url(target, "target")
+
+
+def _refuse_url(target: str, field: str) -> None:
+    """Of a URL no more than host and port is shown: it may hold a password."""
+    found = _URL.match(target)
+    if found is None or not (found["scheme"] or found["path"]):
+        return
+    port = found["port"] or (":80" if (found["scheme"] or "").lower() == "http" else ":443")
+    meant = f"{found['host']}{port}" if found["host"] and "@" not in target else "api.example.com:443"
+    raise ConfigurationError(f"a target of gRPC is no URL, but host and port: {meant!r}", field=field)
 
 
 def checked_targets(targets: str | Iterable[str]) -> re.Pattern[str]:
@@ -39,8 +67,7 @@ def checked_targets(targets: str | Iterable[str]) -> re.Pattern[str]:
 
 
 def _pattern(target: str) -> str:
-    if target.startswith(("http://", "https://", "grpc://", "grpcs://")):
-        raise ConfigurationError("a target of gRPC is no URL: 'api.example.com:443'", field="targets")
+    _refuse_url(target, "targets")
     name = canonical(target)
     host = name.rpartition(":")[0]
     if "*" in name and not _NAME.fullmatch(name):

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer._auth import BearerAuth
-from grpc_bearer._base.grpc_private_credentials import parts_of, plugin_of
+from grpc_bearer._base.grpc_private_credentials import credentials_kind, parts_of, plugin_of
 
 
 class _Without(grpc.AuthMetadataPlugin):
@@ -32,7 +32,13 @@ def fills(credentials: grpc.ChannelCredentials, header: str) -> bool:
 
 
 def without_header(credentials: grpc.ChannelCredentials, header: str) -> grpc.ChannelCredentials:
-    """Credentials that add to a call what these add, but for one header; these themselves, if they add nothing."""
+    """Credentials that add to a call what these add, but for one header; these themselves, if they add nothing.
+
+    Those of `grpc.compute_engine_channel_credentials`, which Google's clients use wherever they run, show nothing of
+    what they add: in their place goes TLS, which is what core does with them, and all that they would add is left out.
+    """
+    if credentials_kind(credentials) == "ComputeEngineChannelCredentials":
+        return grpc.ssl_channel_credentials()
     channel, calls = parts_of(credentials)
     kept = [each for call in calls if (each := _kept(call, header)) is not None]
     if not calls:

@@ -7,8 +7,8 @@ from importlib.metadata import metadata
 
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, InsecureChannelError
 
-#: Of the documentation.
-PAGE = "guides/troubleshooting.html"
+#: Of the documentation, without the ending.
+PAGE = "guides/troubleshooting"
 
 
 class Exit(enum.IntEnum):
@@ -76,8 +76,10 @@ def explained(help: str) -> str:
         return ""
     urls = metadata("grpc-bearer").get_all("Project-URL") or []
     home = next((url for name, _, url in (each.partition(", ") for each in urls) if name == "Documentation"), "")
-    page = f"<{home.rstrip('/')}/{PAGE}#{help.lower()}>" if home else "under Troubleshooting in the documentation"
-    return f"See {help} {page}"
+    if not home:
+        return f"See {help} under Troubleshooting in the documentation"
+    ending = ".md" if "/tree/" in home else ".html"  # the sources, or a site that was built from them
+    return f"See {help} <{home.rstrip('/')}/{PAGE}{ending}#{help.lower()}>"
 
 
 def _sentence(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import stat
+import sys
 from pathlib import Path
 
 from grpc_bearer._base.credential_files import read_file
@@ -20,7 +21,7 @@ def distrusted(path: Path, text: str) -> str:
     file in its place. A link may have led elsewhere when the file was read, so it is read once more where all that was
     looked at is. Windows keeps that in lists that Python cannot read; there the user's own folder protects it.
     """
-    if os.name != "posix":
+    if sys.platform == "win32":
         return ""
     try:
         path = path.resolve(strict=True)
@@ -52,7 +53,7 @@ def _writable(status: os.stat_result) -> bool:
 def _is_own(group: int) -> bool:
     """Whether a group has nobody in it but this user and root: root's, and the private one that many systems make for
     each user, whose files are open to it as a rule."""
-    if group == 0:
+    if sys.platform == "win32" or group == 0:
         return True
     import grp
     import pwd

@@ -121,6 +121,11 @@ class Engine:
         entry = self._found(context)
         return None if entry is None else entry.lease
 
+    def why_kept(self, context: CallContext) -> str:
+        """Why a token that a server has refused is still the current one, in words; empty, if it is not."""
+        entry = self._found(context)
+        return "" if entry is None else entry.why_kept()
+
     def _found(self, context: CallContext) -> Entry | None:
         try:
             return self._only or self._entries.get(self._source.key(context))

@@ -122,6 +122,10 @@ class Entry:
             if self._step(known, known._replace(state=state, lease=None)):
                 return True
 
+    def why_kept(self) -> str:
+        """Why `invalidate` has not given the token up; see `refresh_table.why_kept`."""
+        return refresh_table.why_kept(self.state, self._fetcher.elapsed())
+
     def close(self) -> None:
         """For good; tell those who wait. The fetch in flight stays known: an interrupted caller may call this again."""
         self._cancel_timer()

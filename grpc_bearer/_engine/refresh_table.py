@@ -331,6 +331,21 @@ def invalidated(state: State, fingerprint: str | None, now: float) -> State:
     return state._replace(held=None, backoff=cleared, refusal=Refusal(held.fingerprint, state.sequence), budget=budget)
 
 
+def why_kept(state: State, now: float) -> str:
+    """Why a refused token is still the current one, in words; nothing, if it is not, or would not be."""
+    held, refusal = state.held, state.refusal
+    if held is None or state.closed:
+        return ""
+    if refusal is not None and refusal.fingerprint == held.fingerprint and now < state.backoff.until:
+        return f"its source has given it again, and is asked for another one in {state.backoff.until - now:.0f} s"
+    if _spent(state.budget, now) is None:
+        return (
+            f"the budget of refreshes that refusals may force is spent ({BUDGET:.0f} at once, then one every "
+            f"{BUDGET_REFILL:.0f} s)"
+        )
+    return ""
+
+
 def _spent(budget: Budget, now: float) -> Budget | None:
     left = min(BUDGET, budget.left + (now - budget.at) / BUDGET_REFILL)
     return Budget(left - 1.0, now) if left >= 1.0 else None

@@ -1,98 +1,48 @@
-"""One attempt of a grpclib call: a stream of grpclib's own, that sends bytes and carries a token."""
+"""What one attempt of a grpclib call has of its own: the token behind its metadata, and how it failed."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import grpc
-from grpclib.client import Stream
-from grpclib.encoding.base import CodecBase
-from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_bin_value
 
-from grpc_bearer._calls.failure import Failure
+from grpc_bearer._calls.attach_token import honest_code
+from grpc_bearer._calls.failure import Failure, blame
 from grpc_bearer._engine.engine import Lease
-
-_SUPERSEDED = "the server refused the token; another attempt of this call is made"
-
-
-class Bytes(CodecBase):
-    """The codec of requests that are bytes already."""
-
-    def __init__(self, codec: CodecBase) -> None:
-        self._codec = codec
-
-    @property
-    def __content_subtype__(self) -> str:
-        return self._codec.__content_subtype__
-
-    def encode(self, message: Any, message_type: Any) -> bytes:
-        sent: bytes = message
-        return sent
-
-    def decode(self, data: bytes, message_type: Any) -> Any:
-        return self._codec.decode(data, message_type)
+from grpc_bearer.errors import GrpcBearerError
 
 
 class Dispatch:
-    """What grpclib tells of events. Adds the token last, so that no listener of the user's sees it."""
+    """What tells of the request of an attempt. Adds the token last, so that no listener of the user's sees it."""
+
+    __slots__ = ("_inner", "lease")
 
     def __init__(self, inner: Any, lease: Lease) -> None:
         self._inner = inner
-        self._token = lease.metadata
         self.lease: Lease | None = lease
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
     async def send_request(self, metadata: Any, **how: Any) -> tuple[Any]:
         (metadata,) = await self._inner.send_request(metadata, **how)
-        if self._token[0][0] in metadata:  # from a listener: the user's own wins, and none goes out twice
+        token = self.lease.metadata if self.lease is not None else ()
+        if metadata and token[0][0] in metadata:  # from a listener: the user's own wins, and none goes out twice
             self.lease = None
-        else:
-            metadata = metadata.copy()  # what listeners hold stays without it
-            for name, value in self._token:
-                metadata.add(name, str(value))
-        return (metadata,)
-
-    async def send_message(self, message: Any) -> tuple[Any]:
-        return (message,)  # told already, once, whatever the number of attempts
+            return (metadata,)
+        return ([*metadata.items(), *token],)
 
 
-class Attempt:
-    """One attempt, and how much of the requests it has sent."""
+def failure_of(error: GRPCError, stream: Any) -> Failure:
+    """How an attempt failed.
 
-    def __init__(self, stream: Stream[Any, Any], dispatch: Dispatch) -> None:
-        self.stream = stream
-        self._dispatch = dispatch
-        self.sent = 0
-        self.ended = False
-        self.left = False  # another one takes its place
-
-    @property
-    def lease(self) -> Lease | None:
-        """What carried its token; `None`: nothing of ours."""
-        return self._dispatch.lease
-
-    def status(self) -> GRPCError | None:
-        """The server's error, if it has come, also where grpclib has met another end of the stream before."""
-        try:
-            self.stream._maybe_raise()
-        except GRPCError as error:
-            return error
-        return None
-
-    def failure(self, error: GRPCError) -> Failure:
-        """How it failed. grpclib keeps gRPC's own headers, such as the rich status, out of the metadata it shows."""
-        raw = self.stream._stream
-        code, details = grpc.StatusCode[error.status.name], error.message or ""
-        return Failure(error, code, details, _entries(raw.headers), _entries(raw.trailers or raw.headers))
-
-    async def leave(self, error: GRPCError) -> None:
-        """End it, and wake whoever still sends or waits on it."""
-        self.left = True
-        self.stream._wrapper.cancel(StreamTerminatedError(_SUPERSEDED))
-        await self.stream.__aexit__(GRPCError, error, None)
+    grpclib keeps gRPC's own headers, such as the rich status, out of the metadata that it shows.
+    """
+    code, details = grpc.StatusCode[error.status.name], error.message or ""
+    return Failure(error, code, details, _entries(stream.headers), _entries(stream.trailers or stream.headers))
 
 
 def _entries(headers: Any) -> tuple[tuple[str, str | bytes], ...]:
@@ -101,3 +51,27 @@ def _entries(headers: Any) -> tuple[tuple[str, str | bytes], ...]:
         for name, value in headers or ()
         if not name.startswith(":")
     )
+
+
+def release(release: Callable[[], None], replaying: asyncio.Task[None]) -> None:
+    """When the call is left nothing of it may be sent any more."""
+    replaying.cancel()
+    release()
+
+
+def nothing() -> None:
+    """There is nothing to release any more."""
+
+
+def uncancelled() -> None:
+    """grpclib wakes a task by cancelling it, which must not count as a wish of its user's."""
+    task = asyncio.current_task()
+    if sys.version_info >= (3, 11) and task is not None and task.cancelling():
+        task.uncancel()
+
+
+def ended_by(error: GrpcBearerError) -> GRPCError:
+    """A call that failed for want of a token."""
+    made = GRPCError(Status[honest_code(error).name], error._told)
+    blame(made, error)
+    return made

@@ -52,16 +52,5 @@ class BearerChannel(Channel):
         if timeout is not None:
             timed = Deadline.from_timeout(timeout)
             deadline = timed if deadline is None else min(timed, deadline)
-        return BearerStream(
-            self,
-            self._attachment.route(name),
-            method_name=name,
-            metadata=sent,
-            cardinality=cardinality,
-            send_type=request_type,
-            recv_type=reply_type,
-            codec=self._codec,
-            status_details_codec=self._status_details_codec,
-            dispatch=self.__dispatch__,
-            deadline=deadline,
-        )
+        route = self._attachment.route(name)
+        return BearerStream(route, self, name, sent, cardinality, request_type, reply_type, deadline)

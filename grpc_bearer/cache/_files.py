@@ -16,7 +16,7 @@ from typing import cast
 
 from grpc_bearer._base.arguments import Where
 from grpc_bearer._base.file_locks import FileLock, check_locking, lock_file
-from grpc_bearer._base.private_files import POSIX, InsecureError, check_private, read_private, replacing
+from grpc_bearer._base.private_files import InsecureError, check_private, read_private, replacing
 from grpc_bearer._base.translating import translating
 from grpc_bearer.cache._sealed import header_of
 from grpc_bearer.cache._store import AFTERMATH, Denied, Grant, Stored, View
@@ -54,7 +54,7 @@ def default_directory() -> str | None:
 
 def _is_own(path: str) -> bool:
     """Whether a directory, or where it is not there yet the one that it would be made in, is this user's."""
-    if not POSIX:
+    if sys.platform == "win32":
         return True
     while not os.path.lexists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)
@@ -168,7 +168,7 @@ class FileStore:
         Whoever may write in a directory above it can put another in its place, or a link, and so shut us out. More they
         cannot do: what does not belong to this user, or is open to others, is not used, and neither is a link.
         """
-        if not POSIX:
+        if sys.platform == "win32":
             os.makedirs(self.directory, exist_ok=True)
             yield _Folder(self.directory, None)
             return

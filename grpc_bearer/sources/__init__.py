@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from grpc_bearer.sources.file import FileSource
     from grpc_bearer.sources.google import GoogleAuthSource
     from grpc_bearer.sources.http import HTTPTokenSource
-    from grpc_bearer.sources.jwt import JWTSource
+    from grpc_bearer.sources.jwt import JWTSource, PerToken, nonce
     from grpc_bearer.sources.jwt_bearer import JWTBearerSource
     from grpc_bearer.sources.oauth import ClientCredentialsSource
     from grpc_bearer.sources.refresh import RefreshTokenSource
@@ -33,11 +33,13 @@ __all__ = [
     "HTTPTokenSource",
     "JWTBearerSource",
     "JWTSource",
+    "PerToken",
     "RefreshTokenSource",
     "RoutedSource",
     "Source",
     "StaticSource",
     "TokenExchangeSource",
+    "nonce",
 ]
 
 _MODULES = {
@@ -51,10 +53,12 @@ _MODULES = {
     "HTTPTokenSource": "http",
     "JWTBearerSource": "jwt_bearer",
     "JWTSource": "jwt",
+    "PerToken": "jwt",
     "RefreshTokenSource": "refresh",
     "RoutedSource": "routed",
     "StaticSource": "static",
     "TokenExchangeSource": "token_exchange",
+    "nonce": "jwt",
 }
 
 

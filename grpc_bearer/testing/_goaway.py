@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ class GoawayProxy:
         self._open.discard(writer)
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self.upstream.target.startswith("unix:"):
+        if sys.platform != "win32" and self.upstream.target.startswith("unix:"):
             return await asyncio.open_unix_connection(self.upstream.target[len("unix:") :])
         host, _, port = self.upstream.target.rpartition(":")
         if self.upstream.credentials != "tls":

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import grpc
 
-from grpc_bearer._base.arguments import checked_flag
+from grpc_bearer._base.arguments import checked_flag, kind_of
 from grpc_bearer._base.clock import SYSTEM_CLOCK, Clock
+from grpc_bearer.errors import ConfigurationError
 from grpc_bearer.testing._ca import CA
 from grpc_bearer.testing._ledger import Ledger
 from grpc_bearer.testing._pb import probe_pb2_grpc
@@ -24,6 +26,9 @@ from grpc_bearer.testing._verifiers import Verifier
 from grpc_bearer.testing._verifying_interceptor import VerifyingInterceptor
 
 __all__ = ["ProbeServer", "ProbeService"]
+
+#: A service to serve: what `ProbeServer.serve` takes, as a pair; or a function that adds it to the server.
+Served: TypeAlias = tuple[Callable[[Any, Any], None], object] | Callable[[grpc.Server], None]
 
 # Without the first two, a burst of calls is partly dropped (RESOURCE_EXHAUSTED); without the third, two servers may
 # share a port and each see half of the calls.
@@ -106,7 +111,11 @@ class ProbeServer:
         require_client: mutual TLS: only clients with a certificate of `ca`.
         dated: refusals carry the server's time (`date`), as those of many proxies do.
         options: channel arguments of the gRPC server, after our own.
-        register: called with the `grpc.Server` before it starts, to add more services.
+        register: more services: pairs of what `serve` takes, `[(add_FleetServicer_to_server, Fleet())]`, or functions
+            that are called with the `grpc.Server` before it starts.
+
+    Raises:
+        ConfigurationError: `register` holds something else.
 
     >>> from grpc_bearer.testing import OpaqueVerifier, ProbeStub, ProbeRequest
     >>> with ProbeServer(OpaqueVerifier(["t0"])) as server, server.channel() as channel:
@@ -127,7 +136,7 @@ class ProbeServer:
         require_client: bool = False,
         dated: bool = False,
         options: Sequence[tuple[str, Any]] = (),
-        register: Sequence[Callable[[grpc.Server], None]] = (),
+        register: Sequence[Served] = (),
     ) -> None:
         if credentials not in ("tls", "local", "insecure"):
             raise ValueError(f"credentials: 'tls', 'local' or 'insecure', not {credentials!r}")
@@ -137,7 +146,7 @@ class ProbeServer:
         self.faults: Script = Script()
         self.gate: VerifyingInterceptor = VerifyingInterceptor(verifier, self.ledger, self.faults, clock, dated)
         self._workers, self._require_client = workers, checked_flag("require_client", require_client)
-        self._options, self._register = (*_OPTIONS, *options), tuple(register)
+        self._options, self._register = (*_OPTIONS, *options), tuple(map(_adding, register))
         self._lock = threading.Lock()
         self._server: grpc.Server | None = None
         self._executor: ThreadPoolExecutor | None = None
@@ -168,7 +177,7 @@ class ProbeServer:
         A server that runs is restarted on its port, so add services before clients connect.
         """
         with self._lock:
-            self._register = (*self._register, functools.partial(add, servicer))
+            self._register = (*self._register, _adding((add, servicer)))
             running = self._server is not None
         if running:
             self.restart()
@@ -244,6 +253,21 @@ class ProbeServer:
         if self._reserved is not None:
             self._reserved.close()
             self._reserved = None
+
+
+def _adding(served: object) -> Callable[[grpc.Server], None]:
+    """What adds a service to a server."""
+    if isinstance(served, tuple) and len(served) == 2 and callable(served[0]):
+        add, servicer = served
+        if inspect.isclass(servicer):
+            raise ConfigurationError(f"{servicer.__name__} is a class; give a servicer: {servicer.__name__}()")
+        return functools.partial(add, servicer)
+    if callable(served):
+        return served
+    raise ConfigurationError(
+        "services: expected a list of pairs [(add_FleetServicer_to_server, Fleet())], or of functions of the server; "
+        f"one of them is a {kind_of(served)}"
+    )
 
 
 def _reserve(address: str) -> tuple[socket.socket | None, str]:

@@ -25,6 +25,21 @@ from . import material as m
 from .row import Row, Stage, build
 
 _TARGET = "localhost:1"
+#: What people write in place of a target, and what they are told.
+_NO_TARGETS: dict[Any, str] = {
+    "https://api.example.com": "target: a target of gRPC is no URL, but host and port: 'api.example.com:443'",
+    "https://api.example.com:8443/v1?k=1": "is no URL, but host and port: 'api.example.com:8443'",
+    f"HTTPS://me:{m.HIDDEN}@api.example.com/": "is no URL, but host and port: 'api.example.com:443'",
+    "http://[::1]:50051": "is no URL, but host and port: '[::1]:50051'",
+    "http://localhost": "is no URL, but host and port: 'localhost:80'",
+    "grpcs://api.example.com": "is no URL, but host and port: 'api.example.com:443'",
+    "tcp://10.0.0.1:50051": "is no URL, but host and port: '10.0.0.1:50051'",
+    "api.example.com:443/": "is no URL, but host and port: 'api.example.com:443'",
+    "api.example.com/fleet.v1.Fleet": "is no URL, but host and port: 'api.example.com:443'",
+    "": "target: empty; expected 'api.example.com:443'",
+    None: "target: expected 'api.example.com:443' or the like, got NoneType",
+    grpc.ssl_channel_credentials(): "or the like, got grpc.ChannelCredentials",  # the arguments in another order
+}
 
 
 class _ForeignPlugin(grpc.AuthMetadataPlugin):
@@ -33,6 +48,10 @@ class _ForeignPlugin(grpc.AuthMetadataPlugin):
 
     def __call__(self, context: Any, callback: Any) -> None:
         callback((("authorization", self.token),), None)
+
+
+async def _fetch() -> str:
+    return m.TOKEN
 
 
 def _plain() -> grpc.Channel:
@@ -45,9 +64,9 @@ def _plain_aio() -> grpc.aio.Channel:
 
 #: Each way to attach as a function of `auth` and its other arguments.
 _WAYS: dict[str, Callable[..., Any]] = {
-    "secure_channel": lambda auth, **how: grpc_bearer.secure_channel(_TARGET, auth=auth, **how),
+    "secure_channel": lambda auth, **how: grpc_bearer.secure_channel(auth=auth, **{"target": _TARGET, **how}),
     "insecure_channel": lambda auth, **how: grpc_bearer.insecure_channel(
-        _TARGET, auth=auth, **{"allow_plaintext": True, **how}
+        auth=auth, **{"target": _TARGET, "allow_plaintext": True, **how}
     ),
     "intercept_channel": lambda auth, **how: grpc_bearer.intercept_channel(_plain(), auth, **how),
     "wrap_stub": lambda auth, **how: grpc_bearer.wrap_stub(ProbeStub(_plain()), auth, **how),
@@ -55,9 +74,11 @@ _WAYS: dict[str, Callable[..., Any]] = {
     "call_credentials": lambda auth: grpc_bearer.call_credentials(auth),
     "channel_credentials": lambda auth: grpc_bearer.channel_credentials(auth),
     "aio.interceptors": lambda auth, **how: grpc_bearer.aio.interceptors(auth, **how),
-    "aio.secure_channel": lambda auth, **how: _aio(grpc_bearer.aio.secure_channel, _TARGET, auth=auth, **how),
+    "aio.secure_channel": lambda auth, **how: _aio(
+        grpc_bearer.aio.secure_channel, auth=auth, **{"target": _TARGET, **how}
+    ),
     "aio.insecure_channel": lambda auth, **how: _aio(
-        grpc_bearer.aio.insecure_channel, _TARGET, auth=auth, **{"allow_plaintext": True, **how}
+        grpc_bearer.aio.insecure_channel, auth=auth, **{"target": _TARGET, "allow_plaintext": True, **how}
     ),
     "aio.intercept_channel": lambda auth, **how: _aio(
         lambda: grpc_bearer.aio.intercept_channel(_plain_aio(), auth, **how)
@@ -94,6 +115,7 @@ def auths() -> Iterator[Row]:
         "a mapping": (lambda: dict(m.BEAR), "auth: cannot make a token source of dict"),
         "a class": (lambda: BearerAuth, "auth: cannot make a token source of"),
         "a Token": (lambda: grpc_bearer.Token(m.TOKEN), "auth: cannot make a token source of Token"),
+        "a coroutine": (lambda: _fetch(), "auth: a coroutine|pass the function itself: _fetch, not _fetch()"),
         "a header line": (lambda: f"Bearer {m.TOKEN}", "token: begins with 'Bearer '"),
     }
     for way, open_ in _WAYS.items():
@@ -115,7 +137,13 @@ def auths() -> Iterator[Row]:
 def others() -> Iterator[Row]:
     """The other arguments of each way to attach."""
     for way in _RETRYING:
-        for state, retry in {"a number": 3, "true": True, "a class": RetryPolicy, "a str": m.HIDDEN}.items():
+        yield build(
+            f"{way}: retry is a number",
+            ConfigurationError,
+            "retry: expected a RetryPolicy or None, got int; for 4 attempts|stop=tenacity.stop_after_attempt(4)",
+            lambda stage, way=way: _WAYS[way](m.TOKEN, retry=4),
+        )
+        for state, retry in {"true": True, "a class": RetryPolicy, "a str": m.HIDDEN}.items():
             yield build(
                 f"{way}: retry is {state}",
                 ConfigurationError,
@@ -156,6 +184,14 @@ def others() -> Iterator[Row]:
             "credentials: |in the clear",
             lambda stage, way=way: _WAYS[way](m.TOKEN, credentials=hollow()),
         )
+    for way in ("secure_channel", "insecure_channel", "aio.secure_channel", "aio.insecure_channel"):
+        for target, says in _NO_TARGETS.items():
+            yield build(
+                f"{way}: the target is {target!r}",
+                ConfigurationError,
+                says,
+                lambda stage, way=way, target=target: _WAYS[way](m.TOKEN, target=target),
+            )
     for way in ("insecure_channel", "aio.insecure_channel"):
         yield build(
             f"{way}: plaintext that nobody asked for",
@@ -178,13 +214,13 @@ def others() -> Iterator[Row]:
     yield build(
         "intercept_channel: an asyncio channel",
         ConfigurationError,
-        "channel: expected a grpc.Channel|grpc_bearer.aio.intercept_channel",
+        "channel: expected a grpc.Channel, got grpc.aio._channel.Channel|grpc_bearer.aio.intercept_channel",
         lambda stage: _aio(lambda: grpc_bearer.intercept_channel(_plain_aio(), m.TOKEN)),
     )
     yield build(
         "aio.intercept_channel: a sync channel",
         ConfigurationError,
-        "channel: expected a grpc.aio.Channel|grpc_bearer.intercept_channel",
+        "channel: expected a grpc.aio.Channel, got grpc._channel.Channel|grpc_bearer.intercept_channel",
         lambda stage: _aio(lambda: grpc_bearer.aio.intercept_channel(_plain(), m.TOKEN)),
     )
     for state, value in {"a str": m.TOKEN, "None": None, "a stub": object()}.items():
@@ -203,9 +239,14 @@ def others() -> Iterator[Row]:
     stubs: dict[str, Callable[[], Any]] = {
         "a str": lambda: m.TOKEN,
         "None": lambda: None,
-        "a channel": _plain,
         "a class": lambda: ProbeStub,
     }
+    yield build(
+        "wrap_stub: the stub is a channel",
+        ConfigurationError,
+        "stub: no gRPC method found in grpc._channel.Channel; expected a generated stub; |intercept_channel",
+        lambda stage: grpc_bearer.wrap_stub(_plain(), m.TOKEN),
+    )
     for state, stub in stubs.items():
         yield build(
             f"wrap_stub: the stub is {state}",

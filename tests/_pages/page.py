@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SHOWN = ("sh", "text", "yaml", "proto", "http", "mermaid")
+SHOWN = ("sh", "text", "json", "yaml", "proto", "http", "mermaid")
 #: Directives of MyST that hold no code of ours.
 _PROSE = ("{", "")
 _FENCE = re.compile(r"^(?P<ticks>`{3,})(?P<info>[^`]*)$")

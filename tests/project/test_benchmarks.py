@@ -58,6 +58,20 @@ def test_every_table_has_its_floor_and_the_floor_again(tmp_path: Path) -> None:
 
 
 @with_tools
+def test_every_runtime_that_is_here_has_its_figures(tmp_path: Path) -> None:
+    here = {"grpclib": ["grpclib"], "connectrpc": ["connectrpc, sync", "connectrpc, asyncio"]}
+    titles = [title for name, found in here.items() if importlib.util.find_spec(name) for title in found]
+
+    run = bench(tmp_path, "--only", "runtimes")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    text = (tmp_path / "report/README.md").read_text("utf-8")
+    checks = json.loads((tmp_path / "report/report.json").read_text("utf-8"))["checks"]
+    assert [check["goal"] for check in checks] == ["≤ 1.03"] * len(titles) * 2
+    assert all(f"| {title}, client CPU: grpc_bearer | ≤ 1.03 |" in text for title in titles)
+
+
+@with_tools
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     bench(tmp_path, "--only", "lookup")
     run = bench(tmp_path, "--only", "lookup", "--only", "retry")

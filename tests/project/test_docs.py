@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from _pages.page import Block, blocks, pages, unknown
 from _pages.run import needs, run_page
+from attachments import AIO_WAYS, SYNC_WAYS
 
 import grpc_bearer
 from grpc_bearer.__main__ import main
@@ -21,7 +22,12 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(DOCS).with_suffix("").as_posix(): path for path in pages(ROOT)}
 TEXTS = {name: path.read_text("utf-8") for name, path in PAGES.items()}
-RUNNABLE = [name for name, text in TEXTS.items() if any(b.language in ("python", "console") for b in blocks(text))]
+#: A page that says `% run by: tests/…` needs what is not installed here.
+RUNNABLE = [
+    name
+    for name, text in TEXTS.items()
+    if "\n% run by: " not in text and any(b.language in ("python", "console") for b in blocks(text))
+]
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -76,6 +82,14 @@ def test_each_service_has_a_page(service: str) -> None:
     assert f"profiles.{service}(" in TEXTS[f"services/{service}"]
 
 
+@pytest.mark.parametrize("way", ["attach_to", *SYNC_WAYS, *AIO_WAYS])
+def test_each_way_to_attach_has_an_example(way: str) -> None:
+    pages = TEXTS["guides/attach"] + TEXTS["guides/asyncio"]
+    code = "".join(block.code for block in blocks(pages) if block.language == "python")
+
+    assert f"grpc_bearer.{way}(" in code or f"grpc_bearer.{way.removeprefix('aio.')}(" in code
+
+
 def documented() -> set[str]:
     """The names that the reference shows."""
     found: set[str] = set()
@@ -93,7 +107,7 @@ def documented() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["", "aio", "cache", "errors", "events", "grpclib", "otel", "profiles", "rest", "testing"]
+    "module", ["", "aio", "cache", "connect", "errors", "events", "grpclib", "otel", "profiles", "rest", "testing"]
 )
 def test_the_reference_has_every_public_name(module: str) -> None:
     public = importlib.import_module(f"grpc_bearer.{module}".rstrip("."))

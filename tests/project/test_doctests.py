@@ -15,6 +15,8 @@ import grpc_bearer
 LEFT_OUT: tuple[str, ...] = ("grpc_bearer.testing._pb", "grpc_bearer.__main__")
 if importlib.util.find_spec("grpclib") is None:
     LEFT_OUT += ("grpc_bearer._runtimes.grpclib_",)
+if importlib.util.find_spec("connectrpc") is None:
+    LEFT_OUT += ("grpc_bearer._runtimes.connect_",)
 
 
 def examples() -> list[doctest.DocTest]:

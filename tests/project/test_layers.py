@@ -28,7 +28,7 @@ cache
 _auth
 _calls profiles
 _config _rest _runtimes aio testing
-grpclib rest
+connect grpclib rest
 package
 _cli
 __main__

@@ -168,6 +168,41 @@ def test_a_dask_cluster(world: World) -> None:
     one_exchange(world)
 
 
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_rays_tasks_and_actors(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of its own processes among each other
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # its own limits are too short for a busy machine
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "120000")
+    ray = pytest.importorskip("ray", reason="no Ray here (make test-clients)")
+    auth = batch.make_auth(*settings(world))
+    target, root = world.server.target, world.ca.pem
+
+    def job(auth: Any, start: int, count: int) -> int:
+        return batch.calls(auth, target, root, start, count)
+
+    class Caller:
+        def __init__(self, auth: Any) -> None:
+            self.auth = auth
+
+        def calls(self, start: int, count: int) -> int:
+            return job(self.auth, start, count)
+
+    count = CALLS // 20
+    tasks, rest = range(0, CALLS // 2, count), range(CALLS // 2, CALLS, count)
+    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+    try:
+        task, shared = ray.remote(job), ray.put(auth)
+        sums = [task.remote(shared, start, count) for start in tasks]
+        actors = [ray.remote(num_cpus=0)(Caller).remote(auth) for _ in range(2)]
+        sums += [actors[number % 2].calls.remote(start, count) for number, start in enumerate(rest)]
+        total = sum(ray.get(sums))
+    finally:
+        ray.shutdown()
+
+    assert total == TOTAL
+    one_exchange(world)
+
+
 CELERY = """
 from celery import Celery
 from fleet import batch

@@ -36,8 +36,8 @@ from grpc_bearer import (
     TokenExchangeSource,
     profiles,
 )
+from grpc_bearer.sources import PerToken, nonce
 from grpc_bearer.sources.device import DevicePrompt
-from grpc_bearer.sources.jwt import PerToken, nonce
 from grpc_bearer.testing import ManualClock
 
 

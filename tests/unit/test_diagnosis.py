@@ -209,6 +209,7 @@ class TestSurfaced:
 
         assert caught.value.details() == "last"
         assert isinstance(caught.value.__cause__, TokenRejectedError)
+        assert "the budget of refreshes that refusals may force is spent (10 at once" in str(caught.value.__cause__)
         assert minted <= 12
         assert len(here.server.ledger) == 1
 

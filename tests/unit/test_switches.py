@@ -17,7 +17,7 @@ import grpc_bearer
 from grpc_bearer import BearerAuth, ConfigurationError, GrpcBearerError, TokenFormatError, testing
 from grpc_bearer.testing import ProbeStub, throwaway_key
 
-MODULES = ("", ".aio", ".cache", ".otel", ".profiles", ".rest", ".sources", ".testing")
+MODULES = ("", ".aio", ".cache", ".connect", ".grpclib", ".otel", ".profiles", ".rest", ".sources", ".testing")
 # What the library makes and users read: nobody gives these.
 RECORDS = {"Attempt"}
 # gRPC's own argument, passed on.
@@ -53,6 +53,9 @@ NEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "aio.intercept_channel": lambda: {"channel": grpc.aio.insecure_channel("localhost:1"), "auth": "s3cret"},
     "aio.interceptors": lambda: {"auth": "s3cret"},
     "attach_to": lambda: {"auth": "s3cret", "targets": "localhost:1"},
+    "connect.client": lambda: {"client_class": object, "address": "https://localhost", "auth": "s3cret"},
+    "connect.interceptor": lambda: {"address": "https://localhost", "auth": "s3cret"},
+    "grpclib.channel": lambda: {"auth": "s3cret"},
     "insecure_channel": lambda: {"target": "localhost:1", "auth": "s3cret"},
     "intercept_channel": lambda: {"channel": PLAIN(), "auth": "s3cret"},
     "interceptor": lambda: {"auth": "s3cret"},
@@ -61,6 +64,10 @@ NEEDS: dict[str, Callable[[], dict[str, Any]]] = {
     "rest.requests_auth": lambda: {"auth": "s3cret"},
     "wrap_stub": lambda: {"stub": ProbeStub(PLAIN()), "auth": "s3cret"},
 }
+
+
+#: Those that come with an extra.
+PACKAGES = {"grpclib.channel": "grpclib", "rest.httpx_auth": "httpx"}
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -73,7 +80,7 @@ def public() -> Iterator[tuple[str, Any]]:
             if not callable(value) or id(value) in seen or name in RECORDS:
                 continue
             seen.add(id(value))
-            where = module[1:] + "." if module in (".aio", ".rest") else ""
+            where = module[1:] + "." if module in (".aio", ".connect", ".grpclib", ".rest") else ""
             yield where + name, value
             if inspect.isclass(value):
                 yield from (
@@ -104,8 +111,8 @@ SWITCHES = list(switches())
     ("name", "value", "switch"), SWITCHES, ids=[f"{name}-{switch}" for name, _, switch in SWITCHES]
 )
 async def test_a_switch_takes_a_bool_and_nothing_else(name: str, value: Any, switch: str, given: object) -> None:
-    if name == "rest.httpx_auth":
-        pytest.importorskip("httpx")
+    if package := PACKAGES.get(name):
+        pytest.importorskip(package)
     own = [testing.CA()] if name == "CA.server_credentials" else []
     kind: type[GrpcBearerError] = TokenFormatError if name == "Token" else ConfigurationError
 

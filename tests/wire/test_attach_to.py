@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -228,6 +232,29 @@ def test_the_clients_own_credentials_are_left_out_under_our_header(theirs: Any, 
             ProbeStub(channel).Unary(ProbeRequest(), timeout=20)
     assert seen(named) == [["Bearer token.1"]] * 2
     assert seen(named, "x-project") in ([["seven"]] * 2, [[]] * 2)
+
+
+#: In a process of its own: these credentials trust core's default roots, which it reads once.
+OF_GOOGLE = """
+import grpc, sys
+from google.auth.transport.grpc import AuthMetadataPlugin
+import grpc_bearer
+from grpc_bearer.testing import ProbeRequest, ProbeStub
+plugin = AuthMetadataPlugin(grpc_bearer.BearerAuth("s3cret-of-the-client").as_google_credentials(), None)
+with grpc_bearer.attach_to("token.1", sys.argv[1]):
+    credentials = grpc.compute_engine_channel_credentials(grpc.metadata_call_credentials(plugin))
+    channel = grpc.secure_channel(sys.argv[1], credentials)
+for _ in range(2):
+    ProbeStub(channel).Unary(ProbeRequest(), timeout=20)
+"""
+
+
+def test_credentials_that_googles_clients_make_are_left_out_too(named: ProbeServer, tmp_path: Path) -> None:
+    roots = {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(named.ca.write(tmp_path))}
+    command = [sys.executable, "-W", "ignore", "-c", OF_GOOGLE, named.target]
+    named.ledger.clear()
+    subprocess.run(command, env={**os.environ, **roots}, timeout=100, check=True)
+    assert seen(named) == [["Bearer token.1"]] * 2
 
 
 def test_metadata_of_a_call_goes_out_in_place_of_ours(named: ProbeServer) -> None:

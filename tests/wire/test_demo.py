@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,15 +60,34 @@ def test_it_needs_no_extra(run: subprocess.CompletedProcess[str]) -> None:
     assert [name for name in modules if name.split(".")[0] in EXTRAS and name not in by_grpc] == []
 
 
-def test_one_line_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_story_can_be_followed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
     code = _cli.main(["demo"])
-    lines = capsys.readouterr().out.splitlines()
+    opening, *parts, table, end = capsys.readouterr().out.split("\n\n")
+    told = {part.partition(",")[0]: re.findall(r"^  (\w+(?: other)?) +", part, re.MULTILINE) for part in parts}
+    rows = [line.split() for line in table.splitlines()]
 
     assert code == 0
-    assert [line.split()[0] for line in lines if line[0] != " "][:5] == SERVICES
-    revoked = dict(zip(SERVICES, [line.split("revoked: ")[1] for line in lines if line[0] == " "], strict=True))
-    assert [name for name, end in revoked.items() if end == "healed within the call"] == ["bear", "skykit"]
-    assert all("the server refused the token" in revoked[name] for name in ("bitbroker", "crm", "openfx"))
+    assert opening.startswith("Five gRPC services are started on loopback, with real TLS.")
+    heal, explain = ["needs", "calls", "tokens", "refused"], ["no other"]
+    assert told == {
+        "bear": heal,
+        "skykit": heal,
+        "bitbroker": heal + explain,
+        "crm": heal + explain,
+        "openfx": [*("needs", "calls", "tokens"), *explain],
+    }
+    assert [row[:4] for row in rows[1:]] == [[name, str(CALLS), str(CALLS), str(TOKENS[name])] for name in SERVICES]
+    assert [len(row) for row in rows[1:]] == [7, 7, 7, 7, 5]  # milliseconds, where a token was refused and healed
+    assert end == "The servers' ledgers agree.\n"
+
+
+def test_what_a_healed_call_took_is_told_in_milliseconds(capsys: pytest.CaptureFixture[str]) -> None:
+    result = demo.Result("crm", "127.0.0.1:1", CALLS, CALLS, 2, [], demo.Healed(0.5, 4.25))
+    demo._tell(result, demo.ACTS["crm"])
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert "refused, replaced and accepted within one call: 4.2 ms where a call usually takes 0.5" in told
 
 
 def test_a_token_that_is_not_replaced_makes_it_fail(

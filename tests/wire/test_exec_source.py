@@ -187,13 +187,16 @@ def test_it_serves_threads_and_a_forked_child() -> None:
 
 
 def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
+    # It gets past this only when it is being read. Ctrl-C before that may come inside of `subprocess.Popen`, which then
+    # loses the process that it has begun.
+    longer_than_a_pipe = "head -c 500000 /dev/zero"
+    command = f"{longer_than_a_pipe}; echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; sleep {FOREVER}"
     script = f"""
 import sys
 import signal
 from grpc_bearer import CallContext, ExecSource
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background ignores it
-ExecSource(["/bin/sh", "-c", "echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; sleep {FOREVER}"],
-    timeout={FOREVER}).fetch(CallContext())
+ExecSource(["/bin/sh", "-c", "{command}"], timeout={FOREVER}).fetch(CallContext())
 """
     process = subprocess.Popen(python(script), stderr=subprocess.PIPE)
     assert soon(lambda: (tmp_path / "pid").exists())

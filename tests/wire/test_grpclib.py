@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tenacity
-from _refusing import EXPECTED, Place, Seen, requests, soon
+from _refusing import EXPECTED, Place, Seen, Slow, requests, soon
 from attachments import PATIENCE, TLS, Waiting
 
 import grpc_bearer
@@ -238,6 +238,16 @@ class TestEveryKindOfCall:
 
         assert sent(here) == ["mine"]
         assert here.minted(auth) == []
+
+
+async def test_a_call_that_goes_well_sets_no_more_attributes_than_python_finds_fast(here: Place) -> None:
+    async with opened(here.server.target, here.auth()) as channel:
+        await made(channel, "unary")  # its token is at hand from now on
+        async with Stub(channel).Unary.open(timeout=PATIENCE) as stream:
+            await stream.send_message(ProbeRequest(index=1), end=True)
+            await stream.recv_message()
+
+    assert len(vars(stream)) <= 30
 
 
 @pytest.mark.parametrize("kind", ["client_stream", "betterproto2.client_stream"])
@@ -488,3 +498,78 @@ async def test_bad_arguments_are_named() -> None:
         bearer_grpclib.channel("localhost", 1, auth="t0", retry=3)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="auth"):
         bearer_grpclib.channel("localhost", 1, auth=3)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------- while it begins anew
+
+
+async def test_a_request_that_is_sent_after_the_refusal_goes_to_the_next_attempt() -> None:
+    tokens = ["new", "old"]
+    async with (
+        serving(spoken(TLS.server_context("127.0.0.1"))) as target,
+        opened(target, BearerAuth(tokens.pop)) as channel,
+        Stub(channel).Unary.open(timeout=PATIENCE) as stream,
+    ):
+        await stream.send_request()
+        reading = asyncio.ensure_future(stream.recv_message())
+        await until(lambda: not tokens)
+        await stream.send_message(ProbeRequest(index=1), end=True)
+
+        assert _seen(await reading) == EXPECTED["Unary"]
+
+
+@pytest.mark.parametrize("kind", ["unary", "client_stream", "bidi_stream"])
+async def test_a_call_is_cancelled_while_its_next_token_is_fetched(here: Place, kind: str) -> None:
+    source = Slow(here)
+    auth = BearerAuth(source)
+    here.verifier.revoke((await auth.atoken()).value)
+    async with opened(here.server.target, auth) as channel:
+        call = asyncio.ensure_future(made(channel, kind))
+        await asyncio.get_running_loop().run_in_executor(None, source.asked.wait, PATIENCE)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        source.go.set()
+
+        assert await made(channel, "unary") == EXPECTED["Unary"]  # the channel serves on
+    assert len(sent(here)) == 2
+
+
+@pytest.mark.parametrize("kind", ["unary", "client_stream"])
+async def test_one_deadline_covers_both_attempts(here: Place, kind: str) -> None:
+    source = Slow(here)
+    auth = BearerAuth(source)
+    here.verifier.revoke((await auth.atoken()).value)
+    call, _ = KINDS[kind]
+    async with opened(here.server.target, auth) as channel:
+        with pytest.raises(asyncio.TimeoutError, match="Deadline exceeded"):
+            await soon(call(channel, timeout=0.3))
+    source.go.set()
+
+    assert len(sent(here)) == 1
+
+
+async def test_a_call_is_cancelled_while_the_server_waits(here: Place) -> None:
+    async with opened(here.server.target, here.auth()) as channel:
+        call = asyncio.ensure_future(_unanswered(channel))
+        await until(lambda: sent(here))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+        assert await made(channel, "unary") == EXPECTED["Unary"]  # the channel serves on
+    assert len(sent(here)) == 2
+
+
+async def _unanswered(channel: Channel) -> None:
+    async with Stub(channel).ClientStream.open() as stream:
+        await stream.send_message(ProbeRequest(index=1))
+        await stream.recv_message()
+
+
+async def until(true: Callable[[], Any]) -> None:
+    async def waited() -> None:
+        while not true():
+            await asyncio.sleep(0.005)
+
+    await soon(waited())

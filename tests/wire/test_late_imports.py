@@ -26,7 +26,7 @@ from grpc_bearer import (
     BearerAuth, CallableSource, ClientCredentialsSource, DeviceCodeSource, ExecSource, FileSource, HTTPTokenSource,
     JWTBearerSource, JWTSource, RefreshTokenSource, StaticSource, TokenExchangeSource, aio
 )
-from grpc_bearer.testing import ProbeRequest, ProbeStub
+from grpc_bearer.testing import ProbeReply, ProbeRequest, ProbeStub
 
 given = json.loads(sys.argv[1])
 token = Path(given["token"])
@@ -77,7 +77,59 @@ def attempts(call):
         except grpc.RpcError as error:
             yield error.code().name
 
-if given["asyncio"]:
+def grpclib_call():
+    import ssl
+    import grpc_bearer.grpclib
+    from grpclib.client import UnaryUnaryMethod
+    from grpclib.exceptions import GRPCError
+
+    async def main():
+        tls = ssl.create_default_context(cafile=given["ca"])
+        tls.set_alpn_protocols(["h2"])
+        "localhost".encode("idna")  # as Python's own ssl does
+        host, _, port = given["target"].rpartition(":")
+        async with grpc_bearer.grpclib.channel(host, int(port), auth=auth, ssl=tls) as channel:
+            method = UnaryUnaryMethod(channel, METHOD, ProbeRequest, ProbeReply)
+            sys.meta_path.insert(0, NoMoreImports())
+            for _ in range(2):
+                try:
+                    await method(ProbeRequest(index=1), timeout=20)
+                    codes.append("OK")
+                except GRPCError as error:
+                    codes.append(error.status.name)
+    asyncio.run(main())
+
+def connect_call():
+    import grpc_bearer.connect
+    from connectrpc.client import ConnectClientSync
+    from connectrpc.compat import google_protobuf_binary_codec
+    from connectrpc.errors import ConnectError
+    from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
+    from connectrpc.protocol import ProtocolType
+    from pyqwest import HTTPVersion, SyncClient, SyncHTTPTransport
+
+    kinds = {"idempotency_level": IdempotencyLevel.UNKNOWN, "stream_type": StreamType.UNARY}
+    service, _, name = METHOD.strip("/").partition("/")
+    method = MethodInfo(name=name, service_name=service, input=ProbeRequest, output=ProbeReply, **kinds)
+    tls = {"tls_ca_cert": Path(given["ca"]).read_bytes(), "http_version": HTTPVersion.HTTP2}
+    how = {"protocol": ProtocolType.GRPC, "codec": google_protobuf_binary_codec(), "send_compression": None}
+    with SyncHTTPTransport(**tls) as transport:
+        address, http_client = "https://" + given["target"], SyncClient(transport)
+        client = grpc_bearer.connect.client(ConnectClientSync, address, auth=auth, http_client=http_client, **how)
+        sys.meta_path.insert(0, NoMoreImports())
+        for _ in range(2):
+            try:
+                client.execute_unary(request=ProbeRequest(index=1), method=method, timeout_ms=20_000)
+                codes.append("OK")
+            except ConnectError as error:
+                codes.append(error.code.name)
+
+METHOD = "/grpc_bearer.testing.v1.Probe/Unary"
+RUNTIMES = {"grpclib": grpclib_call, "connectrpc": connect_call}
+if given.get("runtime"):
+    codes = []
+    RUNTIMES[given["runtime"]]()
+elif given["asyncio"]:
     async def main():
         async with aio.secure_channel(given["target"], credentials, auth=auth) as channel:
             stub = ProbeStub(channel)
@@ -180,6 +232,18 @@ def test_the_first_refusal_imports_nothing(given: dict[str, Any], source: str, h
 
     assert names == []
     assert codes == ["UNAUTHENTICATED", "UNAUTHENTICATED"]
+
+
+@pytest.mark.parametrize("runtime", ["grpclib", "connectrpc"])
+@pytest.mark.parametrize(("token", "code"), [("good", "OK"), ("bad", "UNAUTHENTICATED")])
+def test_other_runtimes_import_nothing_either(given: dict[str, Any], runtime: str, token: str, code: str) -> None:
+    pytest.importorskip(runtime, reason=f"no {runtime} here")
+    Path(given["token"]).write_text(token)
+
+    codes, names = calls({**given, "source": "function", "asyncio": False, "runtime": runtime})
+
+    assert names == []
+    assert codes == [code, code]
 
 
 FAILURES = [

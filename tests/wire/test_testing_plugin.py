@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import subprocess
 import sys
 import threading
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -31,6 +34,8 @@ from grpc_bearer.testing import (
 )
 
 pytest_plugins = "pytester"
+
+STUBS = Path(__file__).parents[1] / "_pages" / "stubs"
 
 
 @pytest.fixture
@@ -186,8 +191,54 @@ def test_verifier_and_services_are_overridden_as_pytest_does_it(run: Any) -> Non
     result.assert_outcomes(passed=1)
 
 
+SERVICES = {
+    "pairs, as serve() takes them": ("[(add_FleetServicer_to_server, FleetServicer())]", ""),
+    "functions of the server": ("[lambda server: add_FleetServicer_to_server(FleetServicer(), server)]", ""),
+    "one pair without a list": (
+        "(add_FleetServicer_to_server, FleetServicer())",
+        "*expected a list of pairs*",
+    ),
+    "a class": ("[(add_FleetServicer_to_server, FleetServicer)]", "*FleetServicer is a class; *: FleetServicer()*"),
+}
+
+
+@pytest.mark.parametrize("given", SERVICES)
+def test_the_shape_of_services(run: Any, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(STUBS), *sys.path]))
+    services, complaint = SERVICES[given]
+    result = run(
+        f"""
+        import pytest
+        from fleet_pb2 import ListRequest
+        from fleet_pb2_grpc import FleetServicer, FleetStub, add_FleetServicer_to_server
+
+        @pytest.fixture
+        def bearer_services():
+            return {services}
+
+        def test_list(bearer_channel):
+            assert list(FleetStub(bearer_channel).List(ListRequest()).robots) == ["ada", "bob"]
+        """
+    )
+
+    result.assert_outcomes(errors=1) if complaint else result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([complaint or "*1 passed*"])
+
+
 _ASYNC_TEST = """
     import grpc_bearer, pytest
+
+    {mark}
+    async def test_channel(bearer_grpc_server, bearer_aio_channel, bearer_kit):
+        stub = bearer_kit.ProbeStub(bearer_aio_channel)
+        await stub.Unary(bearer_kit.ProbeRequest())
+        assert [reply async for reply in stub.ServerStream(bearer_kit.ProbeRequest())]
+        assert len(bearer_grpc_server.ledger.accepted) == 2
+
+    {mark}
+    async def test_channel_with_an_end(bearer_aio_channel, bearer_kit):
+        async with bearer_aio_channel as channel:
+            await bearer_kit.ProbeStub(channel).Unary(bearer_kit.ProbeRequest())
 
     {mark}
     async def test_call(bearer_grpc_server, bearer_auth, bearer_kit, no_secrets_logged):
@@ -208,14 +259,21 @@ def test_pytest_asyncio_runs_them(run: Any, mode: str) -> None:
         "-o",
         "asyncio_default_fixture_loop_scope=function",
         plugins=("pytest_asyncio.plugin",),
-    ).assert_outcomes(passed=1)
+    ).assert_outcomes(passed=3)
 
 
 def test_anyio_runs_them(run: Any) -> None:
-    fixture = '@pytest.fixture\n    def anyio_backend():\n        return "asyncio"\n\n    @pytest.mark.anyio'
-    source = _ASYNC_TEST.format(mark=fixture)
+    fixture = '    @pytest.fixture\n    def anyio_backend():\n        return "asyncio"\n'
+    source = fixture + _ASYNC_TEST.format(mark="@pytest.mark.anyio")
 
-    run(source, plugins=("anyio.pytest_plugin",)).assert_outcomes(passed=1)
+    run("    import pytest\n" + source, plugins=("anyio.pytest_plugin",)).assert_outcomes(passed=3)
+
+
+def test_one_asyncio_channel_serves_one_loop_after_another(bearer_aio_channel: grpc.aio.Channel) -> None:
+    async def call() -> list[int]:
+        return list((await ProbeStub(bearer_aio_channel).Unary(ProbeRequest(index=7))).indexes)
+
+    assert [asyncio.run(call()), asyncio.run(call())] == [[7], [7]]
 
 
 def test_a_logged_token_fails_the_test_and_is_not_shown_by_that(run: Any) -> None:

@@ -338,6 +338,10 @@ def test_what_a_command_says_ends_with_the_code_and_its_address(monkeypatch: pyt
     home["Project-URL"] = "Documentation, https://docs.example.com/"
 
     assert without.endswith("Set it. See GB-CLOCK under Troubleshooting in the documentation.")
-    assert str(failure).endswith(f"Set it. See GB-CLOCK <https://docs.example.com/{PAGE}#gb-clock>.")
-    assert PATH.as_posix().endswith(PAGE.replace(".html", ".md"))
+    assert str(failure).endswith(
+        "Set it. See GB-CLOCK <https://docs.example.com/guides/troubleshooting.html#gb-clock>."
+    )
+    home.replace_header("Project-URL", "Documentation, https://git.example.com/tree/main/docs")
+    assert str(failure).endswith("<https://git.example.com/tree/main/docs/guides/troubleshooting.md#gb-clock>.")
+    assert PATH.as_posix().endswith(f"{PAGE}.md")
     assert str(CommandFailure(Exit.USAGE, "no")) == "no."
