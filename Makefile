@@ -46,8 +46,9 @@ bench-check: $(VENV)/.bench $(VENV)/.test  ## the smallest run of all benchmarks
 	$(BIN)/python -m benchmarks --scale 0 --out build/bench-check/report --work build/bench-check/work
 	$(BIN)/python -m pytest -q tests/project/test_benchmarks.py
 
+# Always all anew: what did not change would else be missing in the search, and have its old navigation.
 docs: $(VENV)/.docs $(VENV)/.test  ## build the documentation into docs/_build/html; a warning is an error
-	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/trees docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -E -a -d docs/_build/trees docs docs/_build/html
 	GRPC_BEARER_SITE="$(CURDIR)/docs/_build/html" $(BIN)/python -m pytest -q tests/project/test_site.py
 	@echo "docs/_build/html/index.html"
 
