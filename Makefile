@@ -29,7 +29,7 @@ make-venv = @python="$(or $(PYTHON),$(call usable,$(2)))"; \
   echo "making $(1) with $$python"; "$$python" -m venv "$(1)"
 
 .NOTPARALLEL:
-.PHONY: help demo bench bench-check docs test-fast test test-parity test-soak test-clients coverage test-pythons chaos fleet test-wheel test-floors \
+.PHONY: help demo bench bench-check docs docs-check test-fast test test-parity test-soak test-clients coverage test-pythons chaos fleet test-wheel test-floors \
   lint format types layers protos protos-check package hooks check clean
 
 help:  ## this list
@@ -46,9 +46,18 @@ bench-check: $(VENV)/.bench $(VENV)/.test  ## the smallest run of all benchmarks
 	$(BIN)/python -m benchmarks --scale 0 --out build/bench-check/report --work build/bench-check/work
 	$(BIN)/python -m pytest -q tests/project/test_benchmarks.py
 
-docs: $(VENV)/.docs  ## build the documentation into docs/_build/html; a warning is an error
-	$(BIN)/python -m sphinx -W --keep-going -q -d docs/_build/trees docs docs/_build/html
+# Always all anew: what did not change would else be missing in the search, and have its old navigation.
+docs: $(VENV)/.docs $(VENV)/.test  ## build the documentation into docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -E -a -d docs/_build/trees docs docs/_build/html
+	GRPC_BEARER_SITE="$(CURDIR)/docs/_build/html" $(BIN)/python -m pytest -q tests/project/test_site.py
 	@echo "docs/_build/html/index.html"
+
+# What a browser makes of the site. Wanted: node 20 with npm, and Chromium or Chrome (Debian: apt install chromium).
+SITE_FOLDER  := tests/_site
+SITE_MODULES := $(SITE_FOLDER)/node_modules/.package-lock.json
+
+docs-check: docs $(SITE_MODULES)  ## look at every page of the documentation in headless Chromium: contrast, keyboard, narrow screens
+	node $(SITE_FOLDER)/check.js docs/_build/html $(PAGES)
 
 # A real authorization server, from npm. Where it cannot be had, its tests skip and say so.
 NPM_FOLDER  := tests/_authorization_server
@@ -151,7 +160,7 @@ check:  ## all that CI runs
 
 clean:  ## remove what the other targets made
 	rm -rf .venv* build dist docs/_build docs/_report *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
-	rm -rf $(NPM_FOLDER)/node_modules
+	rm -rf $(NPM_FOLDER)/node_modules $(SITE_FOLDER)/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments. A stamp says what was installed; it is made again when the lists change.
@@ -180,10 +189,15 @@ $(VENV)/.dev: setup.cfg pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.test $(VENV)/.run
 
 # First with the authorities that node brings; then with the system's, which know a company's proxy.
-NPM_CI = npm ci --prefix $(NPM_FOLDER) --ignore-scripts --no-audit --no-fund --loglevel
+NPM_CI = npm ci --prefix $(1) --ignore-scripts --no-audit --no-fund --loglevel
+npm-ci = $(call NPM_CI,$(1)) silent --fetch-retries 0 || NODE_OPTIONS=--use-openssl-ca $(call NPM_CI,$(1)) error
 $(NPM_MODULES): $(NPM_FOLDER)/package-lock.json
-	@if $(NPM_CI) silent --fetch-retries 0 || NODE_OPTIONS=--use-openssl-ca $(NPM_CI) error; then touch $@; \
+	@if $(call npm-ci,$(NPM_FOLDER)); then touch $@; \
 	else echo "npm did not install the authorization server: its tests skip"; fi
+
+$(SITE_MODULES): $(SITE_FOLDER)/package-lock.json
+	@if $(call npm-ci,$(SITE_FOLDER)); then touch $@; \
+	else echo "the site was not looked at: npm did not install what does it; wanted are node 20 with npm" >&2; exit 1; fi
 
 # From nothing each time the lists change: an old environment would keep versions that the new lists do not name.
 $(FLOORS_VENV)/.test: setup.cfg pyproject.toml tests/floors.txt

@@ -11,6 +11,10 @@
        ├─ TokenRejectedError            the endpoint said no               not retryable   UNAUTHENTICATED
        └─ TokenFormatError              the answer or file is no token     not retryable   UNAUTHENTICATED
 
+Each has a `help` code such as ``GB-CLOCK``, under which the page "Troubleshooting" explains it. It stands at the end of
+a traceback (from Python 3.11 on), of the details of a call that failed here, and of a line in the log; never in the
+message itself.
+
 No message, argument or attribute of these classes ever holds a token, a key or a credential, and none is chained to an
 exception that does (an HTTP client's exception carries its request, and with it the secret).
 """
@@ -18,6 +22,7 @@ exception that does (an HTTP client's exception carries its request, and with it
 from __future__ import annotations
 
 import copy
+import sys
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -34,6 +39,22 @@ __all__ = [
     "TokenUnavailableError",
 ]
 
+#: The `help` code of an error, by what is likely to be at fault or, where that is not known, by its class.
+_HELP = {
+    "config": "GB-CONFIG",
+    "plaintext": "GB-PLAINTEXT",
+    "key": "GB-KEY",
+    "unavailable": "GB-UNAVAILABLE",
+    "rejected": "GB-REJECTED",
+    "format": "GB-FORMAT",
+    "clock": "GB-CLOCK",
+    "credential": "GB-CREDENTIAL",
+    "endpoint": "GB-ENDPOINT",
+    "route": "GB-ROUTE",
+    "token": "GB-REFUSED",
+    "size": "GB-SIZE",
+}
+
 
 class GrpcBearerError(Exception):
     """The root of everything this library raises on its own account; never raised itself.
@@ -41,15 +62,17 @@ class GrpcBearerError(Exception):
     >>> try:
     ...     raise ConfigurationError("api_key: missing")
     ... except GrpcBearerError as error:
-    ...     print(error)
-    api_key: missing
+    ...     print(error, error.help)
+    api_key: missing GB-CONFIG
     """
 
     _abstract: ClassVar[bool] = True
+    # The key in `_HELP` of an error of this class of which nothing more is known.
+    _about: ClassVar[str] = "config"
     # Which argument is wrong, and the text behind its name: for `load`, whose users know the argument by another name.
     _field: str = ""
     _reason: str = ""
-    # What is likely to be at fault: "clock", "credential", "endpoint", "route" or "token"; for `grpc-bearer check`.
+    # What is likely to be at fault, if that is known: a key in `_HELP`.
     _suspect: str = ""
 
     def __init__(self, message: str, *, field: str | tuple[str, str] = "") -> None:
@@ -58,6 +81,18 @@ class GrpcBearerError(Exception):
         self._field, *inside = (field,) if isinstance(field, str) else field
         self._reason = ": ".join((*inside, message))
         super().__init__(f"{self._field}: {self._reason}" if self._field else message)
+        if sys.version_info >= (3, 11):
+            self.__notes__ = [f"See {self.help} under Troubleshooting in the documentation of grpc-bearer."]
+
+    @property
+    def help(self) -> str:
+        """The code under which the page "Troubleshooting" explains this error, such as ``GB-CLOCK``."""
+        return _HELP.get(self._suspect) or _HELP[self._about]
+
+    @property
+    def _told(self) -> str:
+        """The text with the code at its end, for where nobody sees the error itself."""
+        return f"{self} [{self.help}]"
 
     def _without(self, field: str) -> str:
         """The text for somebody who has named the field already."""
@@ -73,19 +108,27 @@ class GrpcBearerError(Exception):
         twin.__context__ = None
         twin.__cause__ = self.__cause__.fresh() if isinstance(self.__cause__, GrpcBearerError) else None
         twin.__suppress_context__ = True
+        if notes := getattr(self, "__notes__", None):
+            vars(twin)["__notes__"] = [*notes]  # a list of its own: whoever adds to one adds to none of the others
         return twin
 
 
 class ConfigurationError(GrpcBearerError, ValueError):
     """Something was wrong when the object was built. The text names the field or file and what to do."""
 
+    _about: ClassVar[str] = "config"
+
 
 class InsecureChannelError(ConfigurationError):
     """A token would travel in the clear, so it was not sent."""
 
+    _about: ClassVar[str] = "plaintext"
+
 
 class SigningError(GrpcBearerError):
     """The key cannot be used for the algorithm: another type, another curve, a public half, a wrong passphrase."""
+
+    _about: ClassVar[str] = "key"
 
 
 class TokenError(GrpcBearerError):
@@ -97,6 +140,7 @@ class TokenError(GrpcBearerError):
     """
 
     _abstract: ClassVar[bool] = True
+    _about: ClassVar[str] = "unavailable"
     retryable: ClassVar[bool] = False
 
     def __init__(
@@ -107,9 +151,9 @@ class TokenError(GrpcBearerError):
         field: str | tuple[str, str] = "",
         suspect: str = "",
     ) -> None:
+        self._suspect = suspect
         super().__init__(message, field=field)
         self.retry_after = retry_after
-        self._suspect = suspect
 
     @property
     def code(self) -> grpc.StatusCode:
@@ -128,6 +172,10 @@ class TokenUnavailableError(TokenError):
 class TokenRejectedError(TokenError):
     """The token endpoint, or whoever gives the token, said no. Trying again with the same credential will not help."""
 
+    _about: ClassVar[str] = "rejected"
+
 
 class TokenFormatError(TokenError):
     """The answer or the file is no token: HTML, JSON without the field, an expired JWT, a forbidden character."""
+
+    _about: ClassVar[str] = "format"

@@ -120,6 +120,7 @@ class RefreshFailed(Event):
         duration: how long the source took, in seconds.
         error: the class of the error, one of `grpc_bearer.errors` (or a source's own subclass of one).
         message: its text.
+        help: its code, the heading under which the page "Troubleshooting" explains it.
         retryable: whether the same request may succeed later without anybody changing anything.
         failures: how many fetches have failed in a row, this one among them; 0 where they are not counted, for tokens
             for one attempt only.
@@ -142,6 +143,7 @@ class RefreshFailed(Event):
     failures: int
     retry_in: float | None
     usable: bool
+    help: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,32 @@ def _state(each: Phase, flight: bool, backoff: bool) -> State:
     return State(held, under_way, backoff=resting, closed=each is Phase.CLOSED)
 
 
+def life() -> str:
+    """Calls, tokens and fetches over time: the first fetch, one ahead, and one for a token that was revoked."""
+    drawing = Drawing(400, "Calls go on while tokens are fetched, refreshed ahead and replaced")
+    hour = 160.0  # pixels
+    held: Any = arrival(Token("t", expires_at=3600.0), 1, now_wall=0.0, now=0.0, jitter=0.5)
+    first, ahead, fetch = 78.0, 78.0 + hour * held.refresh_at / 3600, 15.0
+    revoked = ahead + fetch + 92
+    begins = [first, ahead + fetch, revoked + fetch]
+    for name, y in (("calls", 17), ("tokens", 50), ("fetches", 83)):
+        drawing.text(52, y, name, "label", "end")
+    for number in range(24):
+        x = 63 + 14 * number
+        kind = "wait" if x < first else "fail" if revoked <= x < revoked + fetch else "use"
+        drawing.box(x, 8, 9, 11, f"fill {kind}", 3)
+    ends = [ahead + fetch, revoked, 396.0]
+    for name, begin, end in zip("ABC", begins, ends, strict=True):
+        drawing.box(begin, 36, end - begin - 1.5, 21, "fill use", 3)
+        drawing.text((begin + end) / 2, 51, name, "strong")
+    drawing.box(ahead, 36, fetch - 1.5, 21, "fill ahead", 3)
+    words = "fetched once for\nall who wait", "fetched ahead,\nnobody waits", "revoked: replaced\nwithin the call"
+    for begin, text, x in zip((first - fetch, ahead, revoked), words, (104, 217, 336), strict=True):
+        drawing.box(begin, 70, fetch - 1.5, 18, "fill fetch", 3)
+        drawing.lines(x, 110, text.splitlines(), "small")
+    return drawing.svg()
+
+
 def lifetime() -> str:
     """How tokens of three lifetimes age, as `refresh_table.phase` has it."""
     drawing = Drawing(400, "In which part of its life a token is used, fetched ahead, or waited for")
@@ -162,7 +188,13 @@ def _wrapped(words: str, width: int) -> list[str]:
     return textwrap.wrap(words, width)
 
 
-PICTURES: dict[str, Callable[[], str]] = {"table": table, "lifetime": lifetime, "attach": attach, "refused": refused}
+PICTURES: dict[str, Callable[[], str]] = {
+    "attach": attach,
+    "life": life,
+    "lifetime": lifetime,
+    "refused": refused,
+    "table": table,
+}
 
 
 class Picture(Directive):

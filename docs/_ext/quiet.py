@@ -1,7 +1,8 @@
 """Small things about how pages look.
 
 Comments of the sources are left out: `%>` lines are for the tests (tests/_pages). Defaults that are named numbers are
-shown as numbers.
+shown as numbers. What HTML does not allow is mended: a list of definitions inside of a term (Sphinx's long signatures),
+and a header cell with nothing in it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,16 @@ def number_defaults(
     return re.sub(r"\s?=\s?([A-Z_]{3,})\b", shown, signature), returns
 
 
+def mend(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    def spans(found: re.Match[str]) -> str:
+        return found[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+
+    body = re.sub(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", spans, context.get("body", ""), flags=re.DOTALL)
+    context["body"] = re.sub(r'<th class="head">(?:<p>\s*</p>)?</th>', "<td></td>", body)
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.connect("doctree-read", drop_comments)
     app.connect("autodoc-process-signature", number_defaults)
+    app.connect("html-page-context", mend)
     return {"parallel_read_safe": True}

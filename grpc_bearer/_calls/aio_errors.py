@@ -48,7 +48,7 @@ class AioCallError(LocalError, aio.AioRpcError):
 
 def aio_error(cause: GrpcBearerError) -> aio.AioRpcError:
     """What asyncio users see where our plugin failed: an honest code, and the typed error as the cause."""
-    error = AioCallError(honest_code(cause), aio.Metadata(), aio.Metadata(), str(cause), str(cause))
+    error = AioCallError(honest_code(cause), aio.Metadata(), aio.Metadata(), cause._told, cause._told)
     error.__cause__ = cause
     return error
 

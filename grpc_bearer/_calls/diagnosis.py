@@ -31,7 +31,8 @@ def diagnose(token: Token, failure: Failure, now: float, why_not_again: str = ""
     if too_large(token, failure):
         return TokenFormatError(
             f"the token has {len(token.value)} bytes; servers and proxies refuse headers beyond some 4 to 16 KiB "
-            f"({failure.code.name})"
+            f"({failure.code.name})",
+            suspect="size",
         )
     parts = [f"the server refused the token ({failure.code.name})"]
     challenge = _CHALLENGE.search(failure.header("www-authenticate") or "")

@@ -81,7 +81,7 @@ def blame(error: BaseException, cause: GrpcBearerError) -> None:
     error.__cause__ = cause
     if sys.version_info >= (3, 11):
         others = [note for note in getattr(error, "__notes__", ()) if not note.startswith(_NOTE)]
-        error.__notes__ = [*others, f"{_NOTE}{cause}"]
+        error.__notes__ = [*others, f"{_NOTE}{cause._told}"]
 
 
 def too_large(token: Token, failure: Failure) -> bool:

@@ -144,7 +144,7 @@ def tokenless(history: AttemptHistory, error: GrpcBearerError | None) -> Any:
 
 def _shown(call: Any, cause: GrpcBearerError) -> Any:
     if call is None:
-        return CallError(honest_code(cause), str(cause), cause=cause)
+        return CallError(honest_code(cause), cause._told, cause=cause)
     for error in (call, hidden_failure(call)):
         if error is not None:
             blame(error, cause)

@@ -108,7 +108,8 @@ def _told(failure: CommandFailure, as_json: bool) -> int:
     """Say on stderr what went wrong: the one place where an error of a command is printed."""
     if as_json:
         told = {"error": failure.problem, "advice": failure.advice, "exit_code": failure.code.value}
-        note(json_line(told | ({"details": failure.details} if failure.details else {})), JSON_ESCAPE)
+        more = {"help": failure.help, "details": failure.details}
+        note(json_line(told | {name: value for name, value in more.items() if value}), JSON_ESCAPE)
     else:
         lines = [*str(failure).splitlines(), *(f"detail: {json_line(each)}".rstrip() for each in failure.details)]
         note(failure.usage + "".join(f"grpc-bearer: {safe(line)}\n" for line in lines))

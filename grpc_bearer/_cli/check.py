@@ -19,7 +19,7 @@ from grpc_bearer._cli.jwt import RULES, Rules, inspected, span
 from grpc_bearer._cli.network import Handshake, Target, Trust
 from grpc_bearer._cli.status import REFUSALS
 from grpc_bearer._cli.terminal import Cell, print_json, print_line, print_table, progress, safe
-from grpc_bearer.errors import GrpcBearerError
+from grpc_bearer.errors import _HELP, GrpcBearerError
 
 #: A certificate is worth a word in its last 14 days, or in the last third of a short life.
 _SOON, _LAST = 14 * 86400, 1 / 3
@@ -241,9 +241,8 @@ def _judge(report: Report, arguments: Namespace, reply: probe.Reply, skew: float
 
 
 def _wrong_clock(skew: float, so: str) -> CommandFailure:
-    return CommandFailure(
-        Exit.CLOCK, f"this machine's clock is {skewed.in_words(skew)}, and {so}", "set the clock (NTP)"
-    )
+    problem = f"this machine's clock is {skewed.in_words(skew)}, and {so}"
+    return CommandFailure(Exit.CLOCK, problem, "set the clock (NTP)", help=_HELP["clock"])
 
 
 def _skew(
@@ -283,7 +282,10 @@ def _print(report: Report, as_json: bool) -> None:
             for s in report.steps
         ]
         verdict = {"ok": failure is None, "exit_code": failure.code.value if failure else 0}
-        told = {"failed": report.failed, "problem": failure.problem, "advice": failure.advice} if failure else {}
+        told = {}
+        if failure:
+            words = {"problem": failure.problem, "advice": failure.advice, "help": failure.help}
+            told = {"failed": report.failed, **words}
         print_json({"target": report.target.text, "steps": steps, **verdict, **told})
         return
     print_table(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
+from importlib.metadata import metadata
 from typing import Any
 
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, InsecureChannelError
+
+#: Of the documentation, without the ending.
+PAGE = "guides/troubleshooting"
 
 
 class Exit(enum.IntEnum):
@@ -58,20 +62,42 @@ class CommandFailure(Exception):
         advice: what to do about it.
         usage: how the command is written, where that is what was wrong.
         error: the library's own error that it tells of, if there is one.
+        help: the code under which the page "Troubleshooting" explains it; if it is left out, the error's.
 
     Attributes:
         details: what a service says of it beside, as JSON.
     """
 
     def __init__(
-        self, code: Exit, problem: str, advice: str = "", *, usage: str = "", error: GrpcBearerError | None = None
+        self,
+        code: Exit,
+        problem: str,
+        advice: str = "",
+        *,
+        usage: str = "",
+        error: GrpcBearerError | None = None,
+        help: str = "",
     ) -> None:
         super().__init__(problem)
         self.code, self.problem, self.advice, self.usage, self.error = code, problem, advice, usage, error
+        self.help = help or (error.help if error else "")
         self.details: list[dict[str, Any]] = []
 
     def __str__(self) -> str:
-        return f"{_sentence(self.problem)} {_sentence(self.advice[:1].upper() + self.advice[1:])}".strip()
+        sentences = (self.problem, self.advice[:1].upper() + self.advice[1:], explained(self.help))
+        return " ".join(_sentence(each) for each in sentences if each)
+
+
+def explained(help: str) -> str:
+    """Where the code of an error is explained: an address, if this distribution names that of its documentation."""
+    if not help:
+        return ""
+    urls = metadata("grpc-bearer").get_all("Project-URL") or []
+    home = next((url for name, _, url in (each.partition(", ") for each in urls) if name == "Documentation"), "")
+    if not home:
+        return f"See {help} under Troubleshooting in the documentation"
+    ending = ".md" if "/tree/" in home else ".html"  # the sources, or a site that was built from them
+    return f"See {help} <{home.rstrip('/')}/{PAGE}{ending}#{help.lower()}>"
 
 
 def _sentence(text: str) -> str:

@@ -10,7 +10,7 @@ import grpc
 from grpc_bearer._calls.retry_block import LocalError
 from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli.terminal import safe
-from grpc_bearer.errors import GrpcBearerError, TokenFormatError
+from grpc_bearer.errors import _HELP, GrpcBearerError, TokenFormatError
 
 #: What a method answers to a request that it does not like: the token has passed by then.
 LET_IN = frozenset(
@@ -62,11 +62,11 @@ def failed(error: Any, token: str = "", what: str = "") -> CommandFailure:
     said = f"{before}{code.name}" + (f": {details}" if details else "")
     if isinstance(cause, TokenFormatError):
         return CommandFailure(
-            Exit.REFUSED, f"{said} ({cause})", "ask for a token with fewer claims, or for a higher limit"
+            Exit.REFUSED, f"{said} ({cause})", "ask for a token with fewer claims, or for a higher limit", error=cause
         )
     if code in REFUSALS:
         why = cause._reason if isinstance(cause, GrpcBearerError) and cause._suspect == "token" else ""
-        return CommandFailure(Exit.REFUSED, f"{said} ({why})" if why else said, _refused(code))
+        return CommandFailure(Exit.REFUSED, f"{said} ({why})" if why else said, _refused(code), help=_HELP["token"])
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return CommandFailure(
             Exit.CALL, said, "the server has no such method; `grpc-bearer call TARGET` lists those it has"

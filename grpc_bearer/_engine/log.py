@@ -135,7 +135,7 @@ def _failed(event: RefreshFailed) -> str:
     next_one = "" if not event.retry_in else f"; none is begun for {event.retry_in:.1f} s"
     return (
         f"fetch failed after {event.duration:.3f} s: {event.error}: {event.message}{next_one}"
-        f"{_meanwhile(event.usable) if event.failures else ''}"
+        f"{_meanwhile(event.usable) if event.failures else ''}{f' [{event.help}]' if event.help else ''}"
     )
 
 

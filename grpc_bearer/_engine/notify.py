@@ -241,6 +241,7 @@ class FetchReport:
             duration=self._monotonic() - self._began,
             error=type(error).__name__,
             message=str(error),
+            help=error.help,
             retryable=bool(getattr(error, "retryable", False)),
             failures=failures,
             retry_in=retry_in,

@@ -131,7 +131,7 @@ class ConnectCall:
     def _ended_by(self, error: GrpcBearerError | None) -> ConnectError:
         """A call that ended for want of a token; if the server has refused one before, that is what is shown."""
         shown, cause = (None, error or closed_error()) if self._history is None else self._history.tokenless(error)
-        ended: ConnectError = shown or ConnectError(Code[_spelled(honest_code(cause).name)], str(cause))
+        ended: ConnectError = shown or ConnectError(Code[_spelled(honest_code(cause).name)], cause._told)
         blame(ended, cause)
         return ended
 
@@ -193,4 +193,4 @@ def refuse_elsewhere(attachment: Attachment, call_next: Callable[..., Any], ctx:
     address = getattr(getattr(call_next, "__self__", None), "_address", None)
     if address is None or address.rstrip("/") != attachment.url:
         error = InsecureChannelError(f"this interceptor is for {attachment.url}, and its client leads elsewhere")
-        raise ConnectError(Code.UNAUTHENTICATED, str(error)) from error
+        raise ConnectError(Code.UNAUTHENTICATED, error._told) from error

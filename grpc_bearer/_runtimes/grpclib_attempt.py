@@ -72,6 +72,6 @@ def uncancelled() -> None:
 
 def ended_by(error: GrpcBearerError) -> GRPCError:
     """A call that failed for want of a token."""
-    made = GRPCError(Status[honest_code(error).name], str(error))
+    made = GRPCError(Status[honest_code(error).name], error._told)
     blame(made, error)
     return made

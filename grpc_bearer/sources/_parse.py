@@ -107,7 +107,8 @@ def status_error(answer: Answer, where: str, now: float, code: str | None = None
     if status < 300:
         return TokenFormatError(f"{text}, where 200 is expected", suspect="endpoint")
     refused = ": the credential was refused" * (status in (401, 403))
-    return TokenRejectedError(text + refused, suspect="credential")
+    # There is no such page, or not by POST: whatever the credential is.
+    return TokenRejectedError(text + refused, suspect="endpoint" if status in (404, 405, 410) else "credential")
 
 
 def decoded_text(answer: Answer, where: str) -> str:

@@ -35,7 +35,7 @@ class RoutedSource(Source):
     's3cret'
     >>> source.fetch(CallContext("https://api.example.com/bank.Accounts", "List"))
     Traceback (most recent call last):
-    grpc_bearer.errors.TokenRejectedError: no route for bank.Accounts/List: none of shop.Orders/*, shop.* matches
+    grpc_bearer.errors.TokenRejectedError: no route for bank.Accounts/List: none of shop.Orders/*, shop.* matches...
     """
 
     def __init__(self, routes: Mapping[str, Source]) -> None:

@@ -127,7 +127,7 @@ def test_the_make_targets_that_the_documents_and_ci_name_exist() -> None:
 
 
 def test_the_hosted_ci_calls_the_targets_of_make_check() -> None:
-    here = set(re.findall(r"^step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
+    here = set(re.findall(r"^ *step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
     hosted = set(re.findall(r"- run: make ([a-z-]+)", (ROOT / ".github/workflows/ci.yml").read_text("utf-8")))
 
     here.discard("test-pythons")  # there each Python has a machine of its own
@@ -145,7 +145,7 @@ def test_what_a_branch_waits_for_is_every_job() -> None:
 
 
 def test_contributors_are_told_the_targets_of_make_check() -> None:
-    here = set(re.findall(r"^step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
+    here = set(re.findall(r"^ *step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
     told = set(re.findall(r"^make ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE))
 
     assert sorted(here - told) == [], "in .ci/run, but not in CONTRIBUTING.md"
@@ -168,7 +168,7 @@ def test_the_hosted_ci_runs_nothing_that_can_change_under_it() -> None:
 
 def test_the_hooks_are_targets_of_make_check() -> None:
     hooks = set(re.findall(r"entry: make ([a-z-]+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8")))
-    here = set(re.findall(r"^step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
+    here = set(re.findall(r"^ *step make ([a-z-]+)", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE))
 
     assert {"lint", "types"} <= hooks <= here
 

@@ -376,7 +376,7 @@ def test_the_sources_own_failure_is_told_as_it_is(store: object, clock: ManualCl
     issuer = Issuer()
     issuer.error = TokenRejectedError("the credential was refused")  # type: ignore[assignment]
 
-    with pytest.raises(TokenRejectedError, match=r"^the credential was refused$"):
+    with pytest.raises(TokenRejectedError, match=r"^the credential was refused\b"):
         BearerAuth(issuer, cache=shared(store), clock=clock).token()
 
 

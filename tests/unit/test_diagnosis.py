@@ -319,7 +319,7 @@ class TestRichStatus:
 
 def noted(error: Any) -> list[str]:
     """Before Python 3.11 errors take no notes."""
-    return [f"grpc-bearer: {error.__cause__}"] if sys.version_info >= (3, 11) else []
+    return [f"grpc-bearer: {error.__cause__} [{error.__cause__.help}]"] if sys.version_info >= (3, 11) else []
 
 
 def raised_again_with_another_cause(call: Callable[[], Any]) -> Exception:
@@ -402,4 +402,4 @@ class TestNoted:
             stub.Unary(request())
 
         error: Any = caught.value
-        assert (error.details(), getattr(error, "__notes__", [])) == ("no such client", [])
+        assert (error.details(), getattr(error, "__notes__", [])) == ("no such client [GB-REJECTED]", [])

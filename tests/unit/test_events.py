@@ -223,6 +223,7 @@ def test_a_failure_tells_what_comes_of_it_and_success_what_went_before(
         failures=1,
         retry_in=1.0,
         usable=False,
+        help="GB-UNAVAILABLE",
     )
     assert second.failures == 2
     assert second.retry_in > first.retry_in

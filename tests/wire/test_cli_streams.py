@@ -321,4 +321,7 @@ def test_a_pipe_that_tls_would_read_twice_is_refused(tmp_path: Path) -> None:
 def test_an_empty_pipe_is_told_by_its_option(tmp_path: Path) -> None:
     script = '"$1" -m grpc_bearer token --profile crm --token-file <(:)'
 
-    assert in_bash(script, tmp_path) == (2, "", "grpc-bearer: --token-file: empty.\n")
+    code, out, err = in_bash(script, tmp_path)
+
+    assert (code, out) == (2, "")
+    assert err.startswith("grpc-bearer: --token-file: empty. See GB-CONFIG")

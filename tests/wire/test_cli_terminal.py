@@ -134,7 +134,7 @@ def test_quiet_tells_of_nothing_but_errors(hanging: tuple[Hang, list[str]]) -> N
     wrong = run("token", "--quiet", "--token-file", "nix")
 
     assert (process.returncode, len(out.split()), err) == (0, 1, b"")
-    assert wrong.err == "grpc-bearer: --token-file: cannot read nix: No such file or directory.\n"
+    assert wrong.err.startswith("grpc-bearer: --token-file: cannot read nix: No such file or directory. See GB-CONFIG")
 
 
 def test_ctrl_c_is_exit_code_130(hanging: tuple[Hang, list[str]]) -> None:

@@ -83,7 +83,7 @@ class TestAFunction:
         clock = ManualClock(NOW)
         auth = BearerAuth(login if kind == "sync" else alogin, clock=clock)
         for _ in range(5):
-            with pytest.raises(TokenRejectedError, match=rf"login\(\): its call ended with {code}$") as caught:
+            with pytest.raises(TokenRejectedError, match=rf"login\(\): its call ended with {code}\b") as caught:
                 auth.token(timeout=20)
             assert_hidden(caught.value, "s3cret")
             clock.advance(10)
@@ -164,7 +164,7 @@ class TestWhateverElseLogsIn:
                 return Token(service.login(code))
 
         auth = BearerAuth(Vault(), clock=ManualClock(NOW))
-        with pytest.raises(kind, match=rf"^Vault\.fetch: its call ended with {code}$") as caught:
+        with pytest.raises(kind, match=rf"^Vault\.fetch: its call ended with {code}\b") as caught:
             auth.token(timeout=20)
         assert_hidden(caught.value, "s3cret")
         auth.close()

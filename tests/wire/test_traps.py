@@ -152,7 +152,8 @@ def test_trap_03_21_a_failing_source_gives_an_honest_code_and_a_typed_cause(
     assert codes(ends) == everywhere(way, code)
     assert causes(ends) == everywhere(way, cause)
     assert {kind: isinstance(end.value, family) for kind, end in ends.items()} == everywhere(way, True)
-    assert {kind: end.value.details() == str(end.cause) for kind, end in ends.items()} == everywhere(way, True)
+    told = {kind: f"{end.cause} [{end.cause.help}]" for kind, end in ends.items()}
+    assert {kind: end.value.details() for kind, end in ends.items()} == told
     assert len({id(end.cause) for end in ends.values()}) == len(ends)
     assert len(ledger) == 0
     assert SECRET not in everything_shown(ends, caplog)
@@ -680,7 +681,7 @@ def test_trap_33_a_source_s_error_comes_out_of_every_question_as_a_status(way: s
             call = stub.Unary(ProbeRequest(), timeout=PATIENCE)
             return [await call.code(), await call.details(), call.done(), call.cancelled()]
 
-    assert asyncio.run(main()) == [UNAUTHENTICATED, "the endpoint said no", True, False]
+    assert asyncio.run(main()) == [UNAUTHENTICATED, "the endpoint said no [GB-REJECTED]", True, False]
 
 
 def test_trap_29_the_four_asyncio_interceptors_are_of_one_kind_each() -> None:
