@@ -186,8 +186,9 @@ def others() -> Iterator[Row]:
         )
     for way in ("secure_channel", "insecure_channel", "aio.secure_channel", "aio.insecure_channel"):
         for target, says in _NO_TARGETS.items():
+            shown = repr(target).replace(m.HIDDEN, "a password") if isinstance(target, str) else type(target).__name__
             yield build(
-                f"{way}: the target is {target!r}",
+                f"{way}: the target is {shown}",
                 ConfigurationError,
                 says,
                 lambda stage, way=way, target=target: _WAYS[way](m.TOKEN, target=target),
