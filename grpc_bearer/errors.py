@@ -82,7 +82,7 @@ class GrpcBearerError(Exception):
         self._reason = ": ".join((*inside, message))
         super().__init__(f"{self._field}: {self._reason}" if self._field else message)
         if sys.version_info >= (3, 11):
-            self.__notes__ = [f"See {self.help} under Troubleshooting in the documentation of grpc-bearer."]
+            self.add_note(f"See {self.help} under Troubleshooting in the documentation of grpc-bearer.")
 
     @property
     def help(self) -> str:
