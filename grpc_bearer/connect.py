@@ -15,7 +15,8 @@ __all__ = ["client", "interceptor"]
 
 _Client = TypeVar("_Client")
 
-_ADDRESS = re.compile(r"https?://[^/\s]", re.IGNORECASE)
+#: Without a user or password, which would show wherever the address does.
+_ADDRESS = re.compile(r"https?://[^/\s@?#]+(/[^\s@?#]*)?", re.IGNORECASE)
 
 
 def client(
@@ -90,8 +91,9 @@ def interceptor(
 
 
 def _made(auth: AuthLike, address: object, retry: RetryPolicy | None, allow_plaintext: bool, *, sure: bool) -> Any:
-    if not isinstance(address, str) or not _ADDRESS.match(address):
-        raise ConfigurationError("expected where the server is, such as https://api.example.com", field="address")
+    if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+        where = "expected where the server is, such as https://api.example.com, without a user or a password"
+        raise ConfigurationError(where, field="address")
     attachment = attachment_to(address.rstrip("/"), auth, retry, allow_plaintext)
     try:
         from grpc_bearer._runtimes.connect_interceptor import BearerInterceptor

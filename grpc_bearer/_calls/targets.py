@@ -45,7 +45,7 @@ def check_target(target: object) -> None:
 def _refuse_url(target: str, field: str) -> None:
     """Of a URL no more than host and port is shown: it may hold a password."""
     found = _URL.match(target)
-    if found is None or not (found["scheme"] or found["path"]):
+    if found is None or target.startswith("unix:") or not (found["scheme"] or found["path"]):
         return
     port = found["port"] or (":80" if (found["scheme"] or "").lower() == "http" else ":443")
     meant = f"{found['host']}{port}" if found["host"] and "@" not in target else "api.example.com:443"

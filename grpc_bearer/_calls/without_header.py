@@ -37,12 +37,12 @@ def without_header(credentials: grpc.ChannelCredentials, header: str) -> grpc.Ch
     Those of `grpc.compute_engine_channel_credentials`, which Google's clients use wherever they run, show nothing of
     what they add: in their place goes TLS, which is what core does with them, and all that they would add is left out.
     """
-    if credentials_kind(credentials) == "ComputeEngineChannelCredentials":
-        return grpc.ssl_channel_credentials()
     channel, calls = parts_of(credentials)
-    kept = [each for call in calls if (each := _kept(call, header)) is not None]
-    if not calls:
+    hidden = credentials_kind(channel) == "ComputeEngineChannelCredentials"
+    if not calls and not hidden:
         return credentials
+    channel = grpc.ssl_channel_credentials() if hidden else channel
+    kept = [each for call in calls if (each := _kept(call, header)) is not None]
     return grpc.composite_channel_credentials(channel, *kept) if kept else channel
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from importlib.metadata import metadata
 from typing import Any
 
+from grpc_bearer._base.version import documentation
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError, InsecureChannelError
 
 #: Of the documentation, without the ending.
@@ -92,12 +92,11 @@ def explained(help: str) -> str:
     """Where the code of an error is explained: an address, if this distribution names that of its documentation."""
     if not help:
         return ""
-    urls = metadata("grpc-bearer").get_all("Project-URL") or []
-    home = next((url for name, _, url in (each.partition(", ") for each in urls) if name == "Documentation"), "")
+    home = documentation()
     if not home:
         return f"See {help} under Troubleshooting in the documentation"
     ending = ".md" if "/tree/" in home else ".html"  # the sources, or a site that was built from them
-    return f"See {help} <{home.rstrip('/')}/{PAGE}{ending}#{help.lower()}>"
+    return f"See {help} <{home}/{PAGE}{ending}#{help.lower()}>"
 
 
 def _sentence(text: str) -> str:

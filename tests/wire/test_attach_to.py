@@ -243,15 +243,20 @@ from grpc_bearer.testing import ProbeRequest, ProbeStub
 plugin = AuthMetadataPlugin(grpc_bearer.BearerAuth("s3cret-of-the-client").as_google_credentials(), None)
 with grpc_bearer.attach_to("token.1", sys.argv[1]):
     credentials = grpc.compute_engine_channel_credentials(grpc.metadata_call_credentials(plugin))
+    if sys.argv[2:]:
+        credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials("another"))
     channel = grpc.secure_channel(sys.argv[1], credentials)
 for _ in range(2):
     ProbeStub(channel).Unary(ProbeRequest(), timeout=20)
 """
 
 
-def test_credentials_that_googles_clients_make_are_left_out_too(named: ProbeServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["composed"]])
+def test_credentials_that_googles_clients_make_are_left_out_too(
+    named: ProbeServer, tmp_path: Path, more: list[str]
+) -> None:
     roots = {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(named.ca.write(tmp_path))}
-    command = [sys.executable, "-W", "ignore", "-c", OF_GOOGLE, named.target]
+    command = [sys.executable, "-W", "ignore", "-c", OF_GOOGLE, named.target, *more]
     named.ledger.clear()
     subprocess.run(command, env={**os.environ, **roots}, timeout=100, check=True)
     assert seen(named) == [["Bearer token.1"]] * 2

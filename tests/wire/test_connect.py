@@ -204,10 +204,16 @@ def test_plaintext_is_refused_to_this_machine_too(client: Any, address: str) -> 
         grpc_bearer.connect.client(client, address, auth="t0")
 
 
-@pytest.mark.parametrize("address", ["api.example.com:443", "grpcs://api.example.com", "https://", None, b"https://x"])
+NO_ADDRESSES = ["api.example.com:443", "grpcs://api.example.com", "https://", None, b"https://x"]
+
+
+@pytest.mark.parametrize(
+    "address", [*NO_ADDRESSES, "https://me:hunter2@api.example.com", "http://me:hunter2@localhost/a"]
+)
 def test_what_is_no_address_is_refused(address: Any) -> None:
-    with pytest.raises(ConfigurationError, match="address"):
+    with pytest.raises(ConfigurationError, match="address") as refused:
         grpc_bearer.connect.interceptor("t0", address)
+    assert "hunter2" not in str(refused.value)
 
 
 def test_what_is_no_client_is_refused() -> None:

@@ -97,7 +97,13 @@ async def test_an_await_that_was_forgotten(method: str, says: str) -> None:
             "dns:api.example.com",
             "dns:///api.example.com:1",
         ),
-        *("dns://8.8.8.8/api.example.com", "unix:/run/api.sock", "unix:///run/api.sock", "unix:run/api.sock"),
+        *(
+            "dns://8.8.8.8/api.example.com",
+            "unix:/run/api.sock",
+            "unix:///run/api.sock",
+            "unix:run/api.sock",
+            "unix:1/api.sock",
+        ),
         *(
             "unix-abstract:api",
             "ipv4:10.0.0.1:1,10.0.0.2:1",

@@ -177,6 +177,20 @@ class TestAPackageWithoutItsPapers:
         )
         assert run(code) == "unknown\ngrpc-bearer unknown\n"
 
+    def test_does_without_the_address_of_the_documentation(self, copied: str) -> None:
+        code = (
+            copied
+            + """
+            import contextlib, io
+            from grpc_bearer.__main__ import main
+            told = io.StringIO()
+            with contextlib.redirect_stderr(told):
+                code = main(["token", "--token-file", "nix"])
+            print(code, told.getvalue().strip()[-57:])
+        """
+        )
+        assert run(code) == "2 See GB-CONFIG under Troubleshooting in the documentation.\n"
+
     def test_nor_with_papers_that_are_blank(self, tmp_path: Path) -> None:
         (tmp_path / "grpc_bearer-0.1.0.dist-info").mkdir()
         code = f"""

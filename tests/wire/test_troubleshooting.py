@@ -333,7 +333,7 @@ def test_a_call_that_fails_here_ends_with_the_code(place: Place) -> None:
 def test_what_a_command_says_ends_with_the_code_and_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     failure = CommandFailure(Exit.CLOCK, "the clock is 10 s ahead", "set it", help="GB-CLOCK")
     home: Any = email.message.Message()
-    monkeypatch.setattr("grpc_bearer._cli.codes.metadata", lambda name: home)
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: home)
     without = str(failure)
     home["Project-URL"] = "Documentation, https://docs.example.com/"
 
