@@ -146,7 +146,7 @@ def _explained(failure: CommandFailure, arguments: Namespace, target: Target, tr
     if failure.error is not None:
         text = in_flags(failure.problem, arguments)
         return CommandFailure(failure.code, text, failure.advice, error=failure.error)
-    if failure.code not in (Exit.NETWORK, Exit.TLS):
+    if failure.code not in (Exit.NETWORK, Exit.TLS) and not failure.unanswered:
         return failure
     with progress("finding out why the server is not reached"):
         found = network.fault_on_the_way(target, None if arguments.plaintext else trust, _LOOK)

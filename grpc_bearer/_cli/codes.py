@@ -66,6 +66,7 @@ class CommandFailure(Exception):
 
     Attributes:
         details: what a service says of it beside, as JSON.
+        unanswered: whether nothing came back in time, so that the way to the server is worth a look.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class CommandFailure(Exception):
         self.code, self.problem, self.advice, self.usage, self.error = code, problem, advice, usage, error
         self.help = help or (error.help if error else "")
         self.details: list[dict[str, Any]] = []
+        self.unanswered = False
 
     def __str__(self) -> str:
         sentences = (self.problem, self.advice[:1].upper() + self.advice[1:], explained(self.help))
