@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Words in the place of a method, as grpcurl has them.
 _LIST, _DESCRIBE = "list", "describe"
+#: What JSON has beside messages and numbers.
+_KINDS = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 #: Seconds for each step of finding out why a server cannot be reached.
 _LOOK = 5.0
 
@@ -292,6 +294,14 @@ class _Call:
     def _parsed(self, where: str, value: Any) -> Message:
         from google.protobuf.json_format import ParseDict, ParseError
 
+        # Some of google.protobuf's own, such as Timestamp and ListValue, are other values in JSON.
+        own = self._method.input_type.file.package == "google.protobuf"
+        if not isinstance(value, dict) and not own:
+            raise CommandFailure(
+                Exit.USAGE,
+                f"{where}: expected a message {{…}}, not {_KINDS.get(type(value), 'a number')}",
+                "messages of a stream stand one after another",
+            )
         try:
             return ParseDict(value, self._request(), descriptor_pool=self._known.types)
         except (ParseError, ValueError, TypeError, RecursionError) as error:
