@@ -18,6 +18,7 @@ from grpc_bearer._cli.messages import _values, documents
 from grpc_bearer._cli.network import parsed_target
 from grpc_bearer._cli.parser import parsed
 from grpc_bearer._cli.pasted import token_in
+from grpc_bearer._cli.verbose import Teller
 
 BY_SOURCE = parsed(["token", "--token-url", "https://auth.example.com/token"])
 BY_PROFILE = parsed(["token", "--profile", "skykit"])
@@ -142,6 +143,18 @@ def test_a_file_of_many_lines_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "many.json").write_text("\n".join(json.dumps(each, indent=1) for each in many))
 
     assert [value for _, value in documents(f"@{tmp_path}/many.json", live=False)] == many
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        *((name, "<hidden>") for name in ("x-csrf", "x-xsrf", "x-goog-signature", "x-jwt-assertion", "x-passwd")),
+        *((name, "<hidden>") for name in ("x-password", "bearer", "x-api-key", "set-cookie")),
+        *((name, "north") for name in ("x-site", "x-request-id", "traceparent")),
+    ],
+)
+def test_values_that_verbose_does_not_show(name: str, shown: str) -> None:
+    assert Teller(wanted=True, as_json=False)._value(name, "north") == shown
 
 
 @pytest.mark.parametrize(
