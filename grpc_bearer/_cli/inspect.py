@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpc_bearer._base.arguments import names_file
+from grpc_bearer._base.arguments import UNFILLED, is_placeholder, names_file
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.translating import translating
 from grpc_bearer._cli import verify
@@ -86,6 +86,8 @@ def _of_auth(arguments: Namespace) -> tuple[str, str | None]:
 
 def _text_of(given: str) -> str:
     """What was given, or what is in the file of that name."""
+    if not given.strip():
+        raise CommandFailure(Exit.USAGE, "TOKEN: empty")
     named = given[1:] if given.startswith("@") else given
     if named == given and not names_file(given) and not _FILE_NAME.fullmatch(given):
         return given
@@ -102,6 +104,8 @@ def _unread(name: str, error: Exception) -> str:
 
 def _found(text: str) -> str:
     pasted = token_in(text)
+    if is_placeholder(pasted.token):
+        raise CommandFailure(Exit.USAGE, f"{pasted.token} is {UNFILLED}")
     if pasted.others:
         remark(f"{pasted.others + 1} tokens are in this text; this is the first.")
     return pasted.token

@@ -169,7 +169,10 @@ def test_values_that_verbose_does_not_show(name: str, shown: str) -> None:
         ("> authorization: Bearer s3cret-a\n> authorization: Bearer s3cret-a\n", "s3cret-a", 0),
         ('{"id_token": "s3cret-b", "access_token": "s3cret-a"}', "s3cret-a", 1),
         ("bearer of bad news", "bearer of bad news", 0),
-        ("{}", "{}", 0),
+        ("Proxy-Authorization: Basic dXNlcjpwYXNz\nAuthorization: Bearer s3cret-token", "s3cret-token", 0),
+        ("curl -H 'Authorization: Bearer $TOKEN' x", "$TOKEN", 0),
+        ('curl -H "Authorization: Bearer $(cat token)" x', "$(cat token)", 0),
+        ("Bearer {{ token }}", "{{ token }}", 0),
     ],
 )
 def test_tokens_in_what_was_pasted(text: str, token: str, others: int) -> None:

@@ -90,6 +90,28 @@ def test_nothing_that_looks_like_a_token() -> None:
     assert "not a JWT" in ran.out
 
 
+@pytest.mark.parametrize("how", ["stdin", "argument"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Authorization: Basic dXNlcjpwYXNz", "Basic, no bearer token."),
+        ("Basic dXNlcjpwYXNz", "Basic, no bearer token."),
+        ("curl -H 'Authorization: Bearer $TOKEN' https://api.example.com", "$TOKEN is a placeholder that was not"),
+        ("Bearer ${TOKEN}", "${TOKEN} is a placeholder that was not"),
+        ("curl -sS https://api.example.com/v1/robots", "no token in this text."),
+        ('{"error": "invalid_client"}', "no token in this text."),
+        ('{"access_token": ""}', "no token in this text."),
+        ('[{"a": 1}]', "no token in this text."),
+        ("", {"argument": "TOKEN: empty.", "stdin": "no token on stdin."}),
+    ],
+)
+def test_a_text_without_a_token(text: str, expected: str | dict[str, str], how: str) -> None:
+    ran = run("inspect", text if how == "argument" else "-", stdin=text)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"grpc-bearer: {expected[how] if isinstance(expected, dict) else expected}")
+
+
 # -- long tokens ------------------------------------------------------------------------------------------------------
 
 
