@@ -87,7 +87,7 @@ class CommandFailure(Exception):
 
     def __str__(self) -> str:
         sentences = (self.problem, self.advice[:1].upper() + self.advice[1:], explained(self.help))
-        return " ".join(_sentence(each) for each in sentences if each)
+        return " ".join(sentence(each) for each in sentences if each)
 
 
 def explained(help: str) -> str:
@@ -102,7 +102,8 @@ def explained(help: str) -> str:
     return f"See {help} <{home.rstrip('/')}/{PAGE}{ending}#{help.lower()}>"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends as a sentence does."""
     text = text.strip().rstrip(".")
     return f"{text}{'' if text[-1:] in '?!' else '.'}"
 
@@ -117,4 +118,4 @@ def code_of(error: GrpcBearerError) -> Exit:
 def needs_extra(package: str, command: str) -> CommandFailure:
     """What to say when a package of the `cli` extra is missing."""
     problem = f"{command} needs {package}, which is not installed"
-    return CommandFailure(Exit.USAGE, problem, "install it: pip install 'grpc-bearer[cli]'")
+    return CommandFailure(Exit.USAGE, problem, "install the cli extra: pip install 'grpc-bearer[cli]'")

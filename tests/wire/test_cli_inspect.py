@@ -96,8 +96,8 @@ def test_nothing_that_looks_like_a_token() -> None:
     [
         ("Authorization: Basic dXNlcjpwYXNz", "Basic, no bearer token."),
         ("Basic dXNlcjpwYXNz", "Basic, no bearer token."),
-        ("curl -H 'Authorization: Bearer $TOKEN' https://api.example.com", "$TOKEN is a placeholder that was not"),
-        ("Bearer ${TOKEN}", "${TOKEN} is a placeholder that was not"),
+        ("curl -H 'Authorization: Bearer $TOKEN' https://api.example.com", "the token is a placeholder that was not"),
+        ("Bearer ${TOKEN}", "the token is a placeholder that was not"),
         ("curl -sS https://api.example.com/v1/robots", "no token in this text."),
         ('{"error": "invalid_client"}', "no token in this text."),
         ('{"access_token": ""}', "no token in this text."),
@@ -128,6 +128,34 @@ def test_a_long_token_warns_in_words(tmp_path: Path) -> None:
     assert (quiet.code, quiet.err) == (0, "")
     assert (inspected.code, inspected.err) == (1, "")
     assert "Wrong: 9004 bytes: many servers and proxies refuse headers over 8192." in inspected.out
+
+
+def cut(algorithm: str, characters: int, key: Any = None) -> str:
+    return signed(algorithm, key)[:-characters]
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        (cut("ES256", 8), "its signature has 58 bytes, and ES256 has 64; was it cut off?"),
+        (cut("ES256", 1), "its signature has 63 bytes, and ES256 has 64; was it cut off?"),
+        (cut("EdDSA", 8), "its signature has 58 bytes, and EdDSA has 64; was it cut off?"),
+        (cut("HS256", 8, "x" * 32), "its signature has 26 bytes, and HS256 has 32; was it cut off?"),
+        (cut("RS256", 300), "its signature has 31 bytes, and RS256 has 128 at least; was it cut off?"),
+        (signed("ES256"), None),
+        (signed("ES384"), None),
+        (signed("ES512"), None),
+        (signed("EdDSA"), None),
+        (signed("PS256"), None),
+        *((signed(f"HS{bits}", "x" * 64), None) for bits in (256, 384, 512)),
+    ],
+)
+def test_a_signature_that_lost_its_end(token: str, problem: str | None) -> None:
+    ran = run("inspect", token)
+
+    assert ran.code == (1 if problem else 0)
+    wrong = [line for line in ran.out.splitlines() if line.startswith("Wrong: ")]
+    assert wrong == ([f"Wrong: {problem}"] if problem else [])
 
 
 # -- signatures -------------------------------------------------------------------------------------------------------
