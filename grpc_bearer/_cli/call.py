@@ -89,7 +89,7 @@ def main(arguments: Namespace) -> int:
     if asks and files:
         _tell(files, arguments)
         return Exit.OK
-    missing = probe.missing_extra()
+    missing = probe.missing_extra("grpcio-reflection")
     if files is None and missing is not None:
         raise CommandFailure(missing.code, missing.problem, f"{missing.advice}; or give --protoset FILE")
     if target.remark:
@@ -152,7 +152,7 @@ def _explained(failure: CommandFailure, arguments: Namespace, target: Target, tr
         return failure
     with progress("finding out why the server is not reached"):
         found = network.fault_on_the_way(target, None if arguments.plaintext else trust, _LOOK)
-    return found or failure
+    return found or network.advised(failure, target)
 
 
 # -- what there is ----------------------------------------------------------------------------------------------------

@@ -229,6 +229,13 @@ def fault_on_the_way(target: Target, trust: Trust | None, timeout: float) -> Com
     return None
 
 
+def advised(failure: CommandFailure, target: Target) -> CommandFailure:
+    """The failure; where a Unix socket is not reached, with what there is to look at, as `check` finds no more."""
+    if failure.code is not Exit.NETWORK or target.host:
+        return failure
+    return CommandFailure(Exit.NETWORK, failure.problem, "is the server running, and is that its socket?")
+
+
 def speaks_plaintext(connection: socket.socket) -> bool:
     """See that HTTP/2 is spoken without TLS: true, or else it fails. Closes the connection.
 

@@ -146,6 +146,22 @@ def test_a_file_of_many_lines_is_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--no-color", "auths"], "unrecognized arguments: --no-color; it goes after the command"),
+        (["--no-colour", "auths"], "unrecognized arguments: --no-colour; did you mean --no-color?"),
+        (["token", "--timeout", "-1"], "argument --timeout: expected a number of seconds, 0 or more"),
+        (["call", "x", "--max-time", "nan"], "argument --max-time: expected a number of seconds, 0 or more"),
+        (["inspect", "--max-lifetime", "1e9"], "argument --max-lifetime: expected a number of seconds, 0 or more"),
+    ],
+)
+def test_options_that_are_wrong(words: list[str], problem: str) -> None:
+    with pytest.raises(CommandFailure) as caught:
+        parsed(words)
+    assert caught.value.problem == problem
+
+
+@pytest.mark.parametrize(
     ("name", "shown"),
     [
         *((name, "<hidden>") for name in ("x-csrf", "x-xsrf", "x-goog-signature", "x-jwt-assertion", "x-passwd")),

@@ -352,5 +352,6 @@ def test_without_the_extra_it_says_what_to_install(config: Path) -> None:
     ran = run("call", "localhost:1", f"{PROBE}/Unary", "--config", str(config), extras=False)
 
     assert ran.code == 2
-    assert "pip install 'grpc-bearer[cli]'" in ran.err
+    assert "needs grpcio-reflection, which" in ran.err
+    assert "nstall the cli extra: pip install 'grpc-bearer[cli]'" in ran.err
     assert "--protoset FILE" in ran.err

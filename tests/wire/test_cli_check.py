@@ -236,6 +236,15 @@ def test_a_unix_socket(folder: Path) -> None:
     assert ran.steps["tls"] == "skip"
 
 
+def test_a_unix_socket_where_nobody_listens(folder: Path) -> None:
+    target = f"unix:{folder}/nobody"
+    ran = check(folder, target, ca="")
+    called = run("call", target, "list", "--profile", "crm", "--token-file", str(folder / "token"))
+
+    assert (ran.code, ran.json["advice"]) == (3, "is the server running, and is that its socket?")
+    assert (called.code, called.err.endswith(" Is the server running, and is that its socket?\n")) == (3, True)
+
+
 # -- the token and the clock ------------------------------------------------------------------------------------------
 
 

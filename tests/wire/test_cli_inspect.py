@@ -263,10 +263,14 @@ def test_keys_from_a_url_and_from_the_providers_configuration(served: tuple[Toke
         assert (ran.code, f"verified by the key a of {keys}" in ran.out) == (0, True), ran.err
     none = run("inspect", signed(), "--verify", other, *trust)
     gone = run("inspect", signed(), "--verify", server.url("/nothing"), *trust)
+    loopback = run("inspect", signed(), "--verify", "http://127.0.0.1:1/jwks")
+    untrusted = run("inspect", signed(), "--verify", keys)
     server.fail_with(Status(503))
     down = run("inspect", signed(), "--verify", keys, *trust)
 
     assert [ran.code for ran in (none, gone, down)] == [2, 2, 3]
     assert "holds no keys" in none.err
+    assert (loopback.code, "only, with --allow-http-loopback." in loopback.err) == (2, True)
+    assert (untrusted.code, "--token-ca" in untrusted.err) == (4, True), untrusted.err
     assert "give the URL of a JWK set" in gone.err.replace("Give", "give")
     assert "answered 503" in down.err
