@@ -131,6 +131,17 @@ def test_what_a_shell_of_your_own_runs(command: str) -> None:
     assert run("token", "--exec", command).out == "a-token\n"
 
 
+def test_a_file_without_auths_and_a_key_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "auths.toml").write_text("")
+    empty = run("auths", "--config", str(tmp_path / "auths.toml"))
+    quiet = run("auths", "--quiet", "--config", str(tmp_path / "auths.toml"))
+    missing = run("bench", "--key", "nope")
+
+    assert (empty.code, empty.out, empty.err) == (0, "", "grpc-bearer: no auths in it; write a table [auth.NAME].\n")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert (missing.code, missing.err.partition(" nope")[0]) == (2, "grpc-bearer: --key: cannot read")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
