@@ -14,9 +14,10 @@ from grpc_bearer._base.credential_files import read_file
 from grpc_bearer._base.translating import translating
 from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli.flags import in_flags
-from grpc_bearer._cli.sources import FIELD, lead_of, option, source_of, spelled
+from grpc_bearer._cli.sources import FIELD, lead_for, lead_of, option, source_of, spelled
 from grpc_bearer._config.build import Inner, Spec, built, specified
 from grpc_bearer._config.fields import Given, is_pipe
+from grpc_bearer._config.kinds import PROFILES
 from grpc_bearer._config.toml_file import VARIABLE, ConfigFile, environment_names_one, given_by, read_config
 from grpc_bearer.errors import ConfigurationError, GrpcBearerError
 from grpc_bearer.events import Observer
@@ -146,7 +147,7 @@ def _given(arguments: Namespace, kind: str) -> Given:
     if source is not None:
         return _by_options(source, option(lead_of(fields)), spelled)
     if fields:
-        raise CommandFailure(Exit.USAGE, f"{option(next(iter(fields)))} goes with --profile", "name the profile")
+        raise _without_lead(fields)
     if not is_asked_for(arguments) and not default_config().exists():
         advice = (
             f"give --profile NAME or --token-file FILE and the like, or a TOML file by --config, ${VARIABLE} or as "
@@ -154,6 +155,21 @@ def _given(arguments: Namespace, kind: str) -> Given:
         )
         raise CommandFailure(Exit.USAGE, "which auth?", advice)
     return given_by(config_file(arguments), arguments.auth)[1]
+
+
+def _without_lead(fields: Mapping[str, object]) -> CommandFailure:
+    """What to say of options that name neither a profile nor a source."""
+    for each in fields:
+        if any(name in kind.fields for kind in PROFILES.values() for name in (each, *_referred(each))):
+            return CommandFailure(Exit.USAGE, f"{option(each)} goes with --profile", "name the profile")
+    first = next(iter(fields))
+    advice = f"give {lead_for(first)}"
+    return CommandFailure(Exit.USAGE, f"{option(first)} does not say by itself where the token comes from", advice)
+
+
+def _referred(field: str) -> Iterator[str]:
+    """The field whose value a file or an environment variable holds."""
+    yield from (field.removesuffix(end) for end in ("_file", "_env") if field.endswith(end))
 
 
 def _fields(arguments: Namespace) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from grpc_bearer._cli.auth import config_file
 from grpc_bearer._cli.codes import Exit
-from grpc_bearer._cli.terminal import print_json, print_table
+from grpc_bearer._cli.terminal import print_json, print_table, remark
 
 
 def main(arguments: Namespace) -> int:
@@ -18,6 +18,8 @@ def main(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"config": str(file.path), "auths": found})
     else:
+        if not found:
+            remark("no auths in it; write a table [auth.NAME].")
         print_table((str(each["name"]), str(each["kind"]), "default" if each["default"] else "") for each in found)
     return Exit.OK
 

@@ -53,8 +53,8 @@ def main(
         ConfigurationError, SigningError: the key cannot be used.
     """
     passphrase = ask_secret("passphrase") if ask else None
-    text = KeyFile(Path(key)).read("key")  # once: it may be a pipe
-    signer = load_signer(text, algorithm, passphrase=passphrase, field=f"key: {key}")
+    text = KeyFile(Path(key)).read("--key")  # once: it may be a pipe
+    signer = load_signer(text, algorithm, passphrase=passphrase, field=f"--key: {key}")
     calls = ways(text, signer, passphrase)
     with progress("measuring"):
         rounds, lines = measured(calls, seconds)
@@ -72,7 +72,7 @@ def ways(text: bytes, signer: Signer, passphrase: str | None = None) -> dict[str
     source = JWTSource(signer, headers={"nonce": nonce}, claims={"iss": _ISSUER}, lifetime=120, single_use=True)
     context = CallContext()
     data = source.fetch(context).value.rpartition(".")[0].encode("ascii")
-    loaded, algorithm = load_text(text, passphrase_of(passphrase), "key").key, signer.algorithm
+    loaded, algorithm = load_text(text, passphrase_of(passphrase), "--key").key, signer.algorithm
     floor = _raw(loaded, algorithm, data)
 
     def by_pyjwt(key: Any) -> Call:

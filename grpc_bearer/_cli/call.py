@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Words in the place of a method, as grpcurl has them.
 _LIST, _DESCRIBE = "list", "describe"
+#: What JSON has beside messages and numbers.
+_KINDS = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 #: Seconds for each step of finding out why a server cannot be reached.
 _LOOK = 5.0
 
@@ -87,7 +89,7 @@ def main(arguments: Namespace) -> int:
     if asks and files:
         _tell(files, arguments)
         return Exit.OK
-    missing = probe.missing_extra()
+    missing = probe.missing_extra("grpcio-reflection")
     if files is None and missing is not None:
         raise CommandFailure(missing.code, missing.problem, f"{missing.advice}; or give --protoset FILE")
     if target.remark:
@@ -146,11 +148,11 @@ def _explained(failure: CommandFailure, arguments: Namespace, target: Target, tr
     if failure.error is not None:
         text = in_flags(failure.problem, arguments)
         return CommandFailure(failure.code, text, failure.advice, error=failure.error)
-    if failure.code not in (Exit.NETWORK, Exit.TLS):
+    if failure.code not in (Exit.NETWORK, Exit.TLS) and not failure.unanswered:
         return failure
     with progress("finding out why the server is not reached"):
         found = network.fault_on_the_way(target, None if arguments.plaintext else trust, _LOOK)
-    return found or failure
+    return found or network.advised(failure, target)
 
 
 # -- what there is ----------------------------------------------------------------------------------------------------
@@ -292,6 +294,14 @@ class _Call:
     def _parsed(self, where: str, value: Any) -> Message:
         from google.protobuf.json_format import ParseDict, ParseError
 
+        # Some of google.protobuf's own, such as Timestamp and ListValue, are other values in JSON.
+        own = self._method.input_type.file.package == "google.protobuf"
+        if not isinstance(value, dict) and not own:
+            raise CommandFailure(
+                Exit.USAGE,
+                f"{where}: expected a message {{…}}, not {_KINDS.get(type(value), 'a number')}",
+                "messages of a stream stand one after another",
+            )
         try:
             return ParseDict(value, self._request(), descriptor_pool=self._known.types)
         except (ParseError, ValueError, TypeError, RecursionError) as error:

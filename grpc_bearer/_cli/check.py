@@ -224,7 +224,7 @@ def _half_understood(reply: probe.Reply, missing: CommandFailure) -> probe.Reply
 def _judge(report: Report, arguments: Namespace, reply: probe.Reply, skew: float | None, method: str | None) -> None:
     data = {"method": reply.method, "code": reply.code.name}
     if reply.failure is not None:
-        failure = reply.failure
+        failure = network.advised(reply.failure, report.target)
         timed = any(step.data.get("kind") == "a JWT" for step in report.steps)
         if reply.code in REFUSALS and timed and skew is not None and skewed.is_off(skew):
             failure = _wrong_clock(skew, "the token is refused")

@@ -66,6 +66,7 @@ class CommandFailure(Exception):
 
     Attributes:
         details: what a service says of it beside, as JSON.
+        unanswered: whether nothing came back in time, so that the way to the server is worth a look.
     """
 
     def __init__(
@@ -82,10 +83,11 @@ class CommandFailure(Exception):
         self.code, self.problem, self.advice, self.usage, self.error = code, problem, advice, usage, error
         self.help = help or (error.help if error else "")
         self.details: list[dict[str, Any]] = []
+        self.unanswered = False
 
     def __str__(self) -> str:
         sentences = (self.problem, self.advice[:1].upper() + self.advice[1:], explained(self.help))
-        return " ".join(_sentence(each) for each in sentences if each)
+        return " ".join(sentence(each) for each in sentences if each)
 
 
 def explained(help: str) -> str:
@@ -99,7 +101,8 @@ def explained(help: str) -> str:
     return f"See {help} <{home}/{PAGE}{ending}#{help.lower()}>"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends as a sentence does."""
     text = text.strip().rstrip(".")
     return f"{text}{'' if text[-1:] in '?!' else '.'}"
 
@@ -114,4 +117,4 @@ def code_of(error: GrpcBearerError) -> Exit:
 def needs_extra(package: str, command: str) -> CommandFailure:
     """What to say when a package of the `cli` extra is missing."""
     problem = f"{command} needs {package}, which is not installed"
-    return CommandFailure(Exit.USAGE, problem, "install it: pip install 'grpc-bearer[cli]'")
+    return CommandFailure(Exit.USAGE, problem, "install the cli extra: pip install 'grpc-bearer[cli]'")

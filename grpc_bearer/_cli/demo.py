@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 
 from grpc_bearer import BearerAuth, GrpcBearerError, TokenRejectedError, secure_channel
+from grpc_bearer._cli.channel import quiet_core
 from grpc_bearer._cli.demo_calls import AIO_ATTACHMENTS, ATTACHMENTS, WrongReply, acall_all, call_all
 from grpc_bearer._cli.terminal import Cell, Row, print_json, print_line, print_table, progress
 from grpc_bearer.testing import (
@@ -107,6 +108,11 @@ def main(*, as_json: bool = False) -> int:
     Returns:
         The exit code: 0 only if what the servers wrote down agrees with the calls that were made.
     """
+    with quiet_core():  # else its log tells of calls that Ctrl-C has cut off
+        return _played(as_json=as_json)
+
+
+def _played(*, as_json: bool) -> int:
     results: list[Result] = []
     if as_json:
         with progress("calling five services"):

@@ -16,15 +16,20 @@ _ARGUMENT = re.compile(
 _NAME = re.compile(r"(?<![\w.'\"/-])[a-z]+(?:_[a-z]+)+(?![\w.'\"=-])")
 
 
-def in_flags(text: str, arguments: Namespace) -> str:
+def in_flags(text: str, arguments: Namespace, *, always: bool = False) -> str:
     """The text of an error as the user of these arguments would say it.
+
+    Args:
+        text: of the error.
+        arguments: the command line.
+        always: whether it is about options, whatever the auth is made by.
 
     >>> in_flags("name the authority with ca=", Namespace(**{"field:ca": None, "field:token_url": "https://a.example"}))
     'name the authority with --token-ca'
     >>> in_flags("only with allow_http_loopback=True", Namespace(config="auths.toml"))
     'only with allow_http_loopback = true'
     """
-    if not given_by_flags(arguments):
+    if not always and not given_by_flags(arguments):
         return _ARGUMENT.sub(_in_toml, text)
     flagged = _ARGUMENT.sub(lambda found: _as_flag(found, arguments), text)
     return _NAME.sub(lambda found: _flag(found[0], arguments) or found[0], flagged)

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpc_bearer._base.arguments import names_file
+from grpc_bearer._base.arguments import UNFILLED, is_placeholder, names_file
 from grpc_bearer._base.clock import SYSTEM_CLOCK
 from grpc_bearer._base.translating import translating
 from grpc_bearer._cli import verify
 from grpc_bearer._cli.auth import chosen, default_config, is_asked_for
-from grpc_bearer._cli.codes import CommandFailure, Exit
+from grpc_bearer._cli.codes import CommandFailure, Exit, sentence
 from grpc_bearer._cli.jwt import RULES, Inspected, Rules, inspected, span
 from grpc_bearer._cli.pasted import token_in
 from grpc_bearer._cli.streams import input_is_terminal, read_input
@@ -86,6 +86,8 @@ def _of_auth(arguments: Namespace) -> tuple[str, str | None]:
 
 def _text_of(given: str) -> str:
     """What was given, or what is in the file of that name."""
+    if not given.strip():
+        raise CommandFailure(Exit.USAGE, "TOKEN: empty")
     named = given[1:] if given.startswith("@") else given
     if named == given and not names_file(given) and not _FILE_NAME.fullmatch(given):
         return given
@@ -102,6 +104,8 @@ def _unread(name: str, error: Exception) -> str:
 
 def _found(text: str) -> str:
     pasted = token_in(text)
+    if is_placeholder(pasted.token):
+        raise CommandFailure(Exit.USAGE, f"the token is {UNFILLED}")
     if pasted.others:
         remark(f"{pasted.others + 1} tokens are in this text; this is the first.")
     return pasted.token
@@ -133,7 +137,7 @@ def _print(found: Inspected, now: float, signed: str) -> None:
     if found.expires_at is not None and found.expires_at > now:
         print_line(f"Time left: {span(found.expires_at - now)}.")
     for problem in found.problems:
-        print_line(f"Wrong: {safe(problem)}.", "fail")
+        print_line(f"Wrong: {sentence(safe(problem))}", "fail")
     if not found.problems:
         print_line("Nothing looks wrong.", "ok")
 

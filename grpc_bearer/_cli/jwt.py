@@ -11,6 +11,17 @@ from grpc_bearer.sources._parse import SEGMENT, json_segment, number_of
 
 # An `exp` beyond this many seconds from now was written in milliseconds.
 _FAR = 100 * 365.25 * 86400
+#: How long signatures are, in bytes (RFC 7518 section 3, RFC 8032: Ed25519 and Ed448).
+_SIZES: Mapping[str, tuple[int, ...]] = {
+    "ES256": (64,),
+    "ES384": (96,),
+    "ES512": (132,),
+    "HS256": (32,),
+    "HS384": (48,),
+    "HS512": (64,),
+    "EdDSA": (64, 114),
+}
+_LEAST_RSA = 128  # as long as the key, and shorter keys are none any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,7 @@ def inspected(text: str, now: float, rules: Rules | None = None) -> Inspected:
         return Inspected(f"an opaque token of {len(token)} characters", problems=problems)
     problems += [*_header_problems(header, rules), *_signature_problems(parts[2], header)]
     problems += time_problems(claims, now, rules)
-    return Inspected("a JWT", header, claims, len(parts[2]) * 3 // 4, problems, token)
+    return Inspected("a JWT", header, claims, _size(parts[2]), problems, token)
 
 
 def _bare(text: str) -> tuple[str, list[str]]:
@@ -121,7 +132,19 @@ def _header_problems(header: Mapping[str, Any], rules: Rules | None) -> list[str
 def _signature_problems(signature: str, header: Mapping[str, Any]) -> list[str]:
     if not signature:
         return [] if str(header.get("alg")).lower() == "none" else ["its signature is missing; was it cut off?"]
-    return [] if SEGMENT.fullmatch(signature) else ["its signature is not base64url"]
+    if not SEGMENT.fullmatch(signature):
+        return ["its signature is not base64url"]
+    algorithm, size = str(header.get("alg")), _size(signature)
+    if algorithm[:2] in ("RS", "PS"):
+        short, wanted = size < _LEAST_RSA, f"{_LEAST_RSA} at least"
+    else:
+        sizes = _SIZES.get(algorithm, (size,))
+        short, wanted = size not in sizes, str(sizes[0])
+    return [f"its signature has {size} bytes, and {algorithm} has {wanted}; was it cut off?"] if short else []
+
+
+def _size(signature: str) -> int:
+    return len(signature) * 3 // 4
 
 
 def time_problems(claims: Mapping[str, Any], now: float, rules: Rules | None) -> list[str]:

@@ -201,7 +201,7 @@ def shake(connection: socket.socket, trust: Trust, now: float) -> Handshake:
     except ssl.SSLCertVerificationError as error:
         code, reason = error.verify_code, error.verify_message
     except TimeoutError:
-        raise CommandFailure(Exit.TLS, f"no TLS handshake within {timeout:g} s", "is this a TLS port?") from None
+        raise CommandFailure(Exit.NETWORK, f"no TLS handshake within {timeout:g} s", "is this a TLS port?") from None
     except (ssl.SSLError, OSError) as error:
         raise _no_tls(address, timeout, error) from None
     seen = _seen(address, timeout, trust)
@@ -229,6 +229,13 @@ def fault_on_the_way(target: Target, trust: Trust | None, timeout: float) -> Com
     return None
 
 
+def advised(failure: CommandFailure, target: Target) -> CommandFailure:
+    """The failure; where a Unix socket is not reached, with what there is to look at, as `check` finds no more."""
+    if failure.code is not Exit.NETWORK or target.host:
+        return failure
+    return CommandFailure(Exit.NETWORK, failure.problem, "is the server running, and is that its socket?")
+
+
 def speaks_plaintext(connection: socket.socket) -> bool:
     """See that HTTP/2 is spoken without TLS: true, or else it fails. Closes the connection.
 
@@ -240,6 +247,8 @@ def speaks_plaintext(connection: socket.socket) -> bool:
         with connection:
             _expect_settings(connection, encrypted=False)
             return True
+    except TimeoutError:
+        failure = CommandFailure(Exit.NETWORK, f"no HTTP/2 within {timeout:g} s", "is this the gRPC port?")
     except OSError:
         failure = CommandFailure(Exit.NETWORK, "the server hangs up on plaintext HTTP/2", "is this the gRPC port?")
     except CommandFailure as found:
@@ -257,7 +266,8 @@ def _expect_settings(connection: socket.socket, *, encrypted: bool) -> None:
     if len(answer) >= len(SETTINGS) and answer[3] == SETTINGS[3]:  # the byte that says what frame it is
         return
     if answer.startswith(b"HTTP/1"):
-        raise CommandFailure(Exit.TLS, "the server speaks HTTP/1 only", "is this the gRPC port?")
+        code = Exit.TLS if encrypted else Exit.NETWORK
+        raise CommandFailure(code, "the server speaks HTTP/1 only", "is this the gRPC port?")
     if encrypted:
         advice = "if it wants to know its clients, give --client-cert and --client-key"
         raise CommandFailure(Exit.TLS, "the server hangs up after the handshake", advice)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 from grpc_bearer._base.arguments import did_you_mean
+from grpc_bearer._base.translating import translating
 from grpc_bearer._cli.codes import CommandFailure, Exit, table
 from grpc_bearer._cli.sources import FIELD, add_login_options, add_options, option
 from grpc_bearer._cli.streams import write
@@ -88,7 +89,8 @@ def _unrecognized(rest: Sequence[str], whose: argparse.ArgumentParser) -> _Misus
         # What is left of JSON in a shell that takes the quotes away, as those of Windows do.
         torn = any("{" in each or "}" in each or ":" in each for each in rest)
         return _Misuse("too many words", "quote the request, or put it into a file: -d @FILE" if torn else "", whose)
-    hint = did_you_mean(options[0], whose._option_string_actions)
+    known = whose._option_string_actions
+    hint = "; it goes after the command" if options[0] in known else did_you_mean(options[0], known)
     return _Misuse(f"unrecognized arguments: {' '.join(options)}{hint}", "", whose)
 
 
@@ -168,7 +170,8 @@ def _inspect(commands: _Commands) -> None:
     made.add_argument(
         "--verify",
         metavar="JWKS",
-        help="verify the signature by the keys at this URL or in this file: JWK set, PEM",
+        help="verify the signature by the keys at this URL or in this file: JWK set, PEM; --token-ca and "
+        "--allow-http-loopback hold for the URL too",
     )
     made.add_argument("--max-lifetime", type=seconds, metavar="S", help="the longest that the service permits")
     _for_call(made)
@@ -349,10 +352,12 @@ def _add_field(group: argparse._ArgumentGroup, name: str, field: Field, used_by:
 
 
 def seconds(text: str) -> float:
-    """A number of seconds; raises `ValueError`, which argparse reports."""
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise ValueError(text)
+    """A number of seconds; raises `ArgumentTypeError`, whose text argparse reports."""
+    to = lambda _: argparse.ArgumentTypeError("expected a number of seconds, 0 or more")  # noqa: E731
+    with translating(ValueError, to=to):
+        value = float(text)
+        if not 0 <= value < 1e9:
+            raise ValueError
     return value
 
 

@@ -45,9 +45,10 @@ class Reply:
     elapsed: float = 0.0
 
 
-def missing_extra() -> CommandFailure | None:
-    """What to say if a package is not installed that is needed to understand health checks and reflection."""
-    for package, module in _EXTRA.items():
+def missing_extra(*packages: str) -> CommandFailure | None:
+    """What to say if one of these packages is not installed; without any, one for health checks or reflection."""
+    for package in packages or _EXTRA:
+        module = _EXTRA[package]
         try:
             importlib.import_module(module)
         except ImportError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -31,6 +32,17 @@ LEADS: Mapping[str, str] = {
     "token_file": "static",
     "token_env": "static",
 }
+#: For fields that name none, and are not for an OAuth client: what they go with.
+_LEADS_FOR = {
+    "json_field": "--exec COMMAND",
+    "claim": "--jwt-key FILE",
+    "algorithm": "--jwt-key FILE",
+    "header": "--token-file FILE or the like",
+    "scheme": "--token-file FILE or the like",
+}
+# A pipe, a redirection, a second command, or what a command prints.
+_OF_A_SHELL = re.compile(r"^(?:[|<;&]|&&|\|\||\d?>.*)$|;$|\$\(")
+_TO_A_SHELL = re.compile(r"-[a-z]*c")
 #: Fields that have another name on the command line.
 _OTHER_NAMES = {"jwt_key_file": "key_file", "jwt_key_env": "key_env", "exec": "command", "claim": "claims"}
 
@@ -65,11 +77,20 @@ def lead_of(fields: Mapping[str, object]) -> str:
     return next(each for each in LEADS if each in fields)
 
 
+def lead_for(field: str) -> str:
+    """The options that a field goes with which names no source itself."""
+    return _LEADS_FOR.get(field, "--token-url URL or --issuer URL")
+
+
 def _words(command: object) -> list[str]:
     try:
-        return shlex.split(str(command))
+        words = shlex.split(str(command))
     except ValueError as error:
         raise CommandFailure(Exit.USAGE, f"--exec: {error}", "quote it as for a shell") from None
+    # What a shell is given by `sh -c` is its own.
+    if any(map(_OF_A_SHELL.search, words)) and not any(map(_TO_A_SHELL.fullmatch, words)):
+        raise CommandFailure(Exit.USAGE, "--exec: no shell runs it", "use sh -c '…'")
+    return words
 
 
 def _claims(given: object) -> dict[str, str]:

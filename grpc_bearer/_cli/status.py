@@ -77,7 +77,9 @@ def failed(error: Any, token: str = "", what: str = "") -> CommandFailure:
             Exit.TLS if tls else Exit.NETWORK, said.removesuffix(": OK"), "`grpc-bearer check TARGET` finds out why"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return CommandFailure(Exit.CALL, said, "give it longer with --timeout, or ask who runs the server")
+        late = CommandFailure(Exit.CALL, said, "give it longer with --timeout, or ask who runs the server")
+        late.unanswered = not error.initial_metadata()
+        return late
     lost = is_lost(code, details)
     return CommandFailure(
         Exit.CALL, said, "a proxy on the way may have refused it: its log has the status" if lost else ""

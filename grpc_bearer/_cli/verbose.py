@@ -15,7 +15,7 @@ from grpc_bearer.events import CallRetried, Event, TokenFetched
 from grpc_bearer.sources._parse import number_of
 
 # Metadata whose values are secrets, by its name.
-_SECRET = re.compile(r"auth|cookie|credential|key|password|secret|session|token")
+_SECRET = re.compile(r"auth|bearer|cookie|credential|csrf|jwt|key|passw(?:or)?d|secret|session|sign|token|xsrf")
 
 
 class Teller:

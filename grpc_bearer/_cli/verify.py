@@ -71,14 +71,20 @@ def keys_of(where: str, arguments: Namespace, timeout: float) -> Keys:
 
 def _fetched(url: str, arguments: Namespace, timeout: float) -> object:
     ca, loopback = (getattr(arguments, f"{FIELD}{name}") for name in ("ca", "allow_http_loopback"))
-    endpoint = Endpoint(url, field=_FIELD, timeout=timeout or 30.0, ca=ca, allow_http_loopback=bool(loopback))
+
+    def in_words(error: Exception) -> str:
+        return in_flags(str(error), arguments, always=True)
+
+    to = lambda error: CommandFailure(Exit.USAGE, in_words(error), error=error)  # noqa: E731
+    with translating(ConfigurationError, to=to):
+        endpoint = Endpoint(url, field=_FIELD, timeout=timeout or 30.0, ca=ca, allow_http_loopback=bool(loopback))
     try:
         answer = endpoint.send("GET", _HEADERS, None)
         if refused := status_error(answer, endpoint.host, SYSTEM_CLOCK.time()):
             raise refused
         return json_document(decoded_text(answer, endpoint.host), endpoint.host)
     except TokenError as error:
-        text = f"{_FIELD}: {in_flags(str(error), arguments)}"
+        text = f"{_FIELD}: {in_words(error)}"
         unreached = Exit.TLS if _TLS.search(text) else Exit.NETWORK
         code, advice = (unreached, "") if error.retryable else (Exit.USAGE, "give the URL of a JWK set")
     finally:

@@ -18,6 +18,7 @@ from grpc_bearer._cli.messages import _values, documents
 from grpc_bearer._cli.network import parsed_target
 from grpc_bearer._cli.parser import parsed
 from grpc_bearer._cli.pasted import token_in
+from grpc_bearer._cli.verbose import Teller
 
 BY_SOURCE = parsed(["token", "--token-url", "https://auth.example.com/token"])
 BY_PROFILE = parsed(["token", "--profile", "skykit"])
@@ -145,6 +146,34 @@ def test_a_file_of_many_lines_is_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--no-color", "auths"], "unrecognized arguments: --no-color; it goes after the command"),
+        (["--no-colour", "auths"], "unrecognized arguments: --no-colour; did you mean --no-color?"),
+        (["token", "--timeout", "-1"], "argument --timeout: expected a number of seconds, 0 or more"),
+        (["call", "x", "--max-time", "nan"], "argument --max-time: expected a number of seconds, 0 or more"),
+        (["inspect", "--max-lifetime", "1e9"], "argument --max-lifetime: expected a number of seconds, 0 or more"),
+    ],
+)
+def test_options_that_are_wrong(words: list[str], problem: str) -> None:
+    with pytest.raises(CommandFailure) as caught:
+        parsed(words)
+    assert caught.value.problem == problem
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        *((name, "<hidden>") for name in ("x-csrf", "x-xsrf", "x-goog-signature", "x-jwt-assertion", "x-passwd")),
+        *((name, "<hidden>") for name in ("x-password", "bearer", "x-api-key", "set-cookie")),
+        *((name, "north") for name in ("x-site", "x-request-id", "traceparent")),
+    ],
+)
+def test_values_that_verbose_does_not_show(name: str, shown: str) -> None:
+    assert Teller(wanted=True, as_json=False)._value(name, "north") == shown
+
+
+@pytest.mark.parametrize(
     ("text", "token", "others"),
     [
         ("s3cret-token", "s3cret-token", 0),
@@ -156,7 +185,10 @@ def test_a_file_of_many_lines_is_read_once(tmp_path: Path) -> None:
         ("> authorization: Bearer s3cret-a\n> authorization: Bearer s3cret-a\n", "s3cret-a", 0),
         ('{"id_token": "s3cret-b", "access_token": "s3cret-a"}', "s3cret-a", 1),
         ("bearer of bad news", "bearer of bad news", 0),
-        ("{}", "{}", 0),
+        ("Proxy-Authorization: Basic dXNlcjpwYXNz\nAuthorization: Bearer s3cret-token", "s3cret-token", 0),
+        ("curl -H 'Authorization: Bearer $TOKEN' x", "$TOKEN", 0),
+        ('curl -H "Authorization: Bearer $(cat token)" x', "$(cat token)", 0),
+        ("Bearer {{ token }}", "{{ token }}", 0),
     ],
 )
 def test_tokens_in_what_was_pasted(text: str, token: str, others: int) -> None:

@@ -332,6 +332,12 @@ def test_no_token(config: Path, server: ProbeServer) -> None:
         (["-d", "{}", "{}"], "a request beside -d"),
         (["-d", "@nix.json"], "-d: cannot read nix.json: No such file or directory"),
         (["-d", '{"index": 1} {"index": 2}'], "2 messages for a method that takes one"),
+        (["-d", '[{"index": 1}]'], "JSON: expected a message {…}, not a list. Messages of a stream stand one after"),
+        (["-d", "[]"], "JSON: expected a message {…}, not a list"),
+        (["-d", "7"], "JSON: expected a message {…}, not a number"),
+        (["-d", '""'], "JSON: expected a message {…}, not a text"),
+        (["-d", "null"], "JSON: expected a message {…}, not null"),
+        (["-d", "true"], "JSON: expected a message {…}, not true or false"),
         (["-d", '{"index": 1'], "JSON: not JSON (line 1, column 12)"),
     ],
 )
@@ -346,5 +352,6 @@ def test_without_the_extra_it_says_what_to_install(config: Path) -> None:
     ran = run("call", "localhost:1", f"{PROBE}/Unary", "--config", str(config), extras=False)
 
     assert ran.code == 2
-    assert "pip install 'grpc-bearer[cli]'" in ran.err
+    assert "needs grpcio-reflection, which" in ran.err
+    assert "nstall the cli extra: pip install 'grpc-bearer[cli]'" in ran.err
     assert "--protoset FILE" in ran.err

@@ -236,6 +236,15 @@ def test_a_unix_socket(folder: Path) -> None:
     assert ran.steps["tls"] == "skip"
 
 
+def test_a_unix_socket_where_nobody_listens(folder: Path) -> None:
+    target = f"unix:{folder}/nobody"
+    ran = check(folder, target, ca="")
+    called = run("call", target, "list", "--profile", "crm", "--token-file", str(folder / "token"))
+
+    assert (ran.code, ran.json["advice"]) == (3, "is the server running, and is that its socket?")
+    assert (called.code, called.err.endswith(" Is the server running, and is that its socket?\n")) == (3, True)
+
+
 # -- the token and the clock ------------------------------------------------------------------------------------------
 
 
@@ -365,7 +374,7 @@ def test_without_the_extra_it_does_all_it_can_and_says_what_that_adds(folder: Pa
     assert [each.code for each in (ran, no_health, named, refused)] == [0, 7, 0, 6]
     assert ran.steps == {"resolve": "ok", "connect": "ok", "tls": "ok", "token": "ok", "call": "ok", "clock": "skip"}
     adds = "with the cli extra its answer would be read, and reflection be tried"
-    install = "install it: pip install 'grpc-bearer[cli]'"
+    install = "install the cli extra: pip install 'grpc-bearer[cli]'"
     assert ran.json["steps"][4]["detail"] == f"grpc.health.v1.Health/Check: answered ({adds}; {install})"
     assert no_health.json["problem"] == "the server has no health check"
     assert no_health.json["advice"].startswith("name a method")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
+import socketserver
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +32,7 @@ _WORDS = {
 }
 _AUTHS = ("token", "inspect", "check", "call")
 _TOKEN = ["--token-file", "{token}", "--ca", "{ca}"]
+_SOON = ["--timeout", "1"]
 _CLIENT = ["--client-id", "my-app", "--client-secret-file", "{token}"]
 _OAUTH = [*_CLIENT, "--token-ca", "{ca}"]
 
@@ -103,6 +107,20 @@ CAUSES: dict[str, tuple[Exit, Cases]] = {
             "inspect": [["--verify", "https://127.0.0.1:{closed}/jwks", "--token-ca", "{ca}", "x"]],
         },
     ),
+    "a server that takes the connection and stays silent": (
+        Exit.NETWORK,
+        {
+            "check": [["{silent}", *_TOKEN, *_SOON], ["{silent}", "--token-file", "{token}", "--plaintext", *_SOON]],
+            "call": [
+                ["{silent}", "list", *_TOKEN, *_SOON],
+                ["{silent}", f"{PROBE}/Unary", "--token-file", "{token}", "--plaintext", *_SOON],
+            ],
+        },
+    ),
+    "a server of HTTP/1 without TLS": (
+        Exit.NETWORK,
+        to_server("{http1}", "--token-file", "{token}", "--plaintext", "--timeout", "9"),
+    ),
     "no such name": (
         Exit.NETWORK,
         to_server("no-such-host.invalid:443", *_TOKEN)
@@ -132,6 +150,23 @@ CASES = [
 ]
 
 
+@contextlib.contextmanager
+def http1() -> Iterator[str]:
+    """A server that answers all in HTTP/1. The target."""
+
+    class Answers(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What stands in braces above."""
@@ -151,10 +186,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         PlaintextRecorder() as plain,
         TokenServer(ca) as tokens,
         socket.socket() as closed,
+        socket.create_server(("127.0.0.1", 0)) as silent,  # the system takes connections, and nobody answers
+        http1() as old,
     ):
         closed.bind(("127.0.0.1", 0))  # and nobody listens
         refused = Response(401, json.dumps({"error": "invalid_client"}).encode())
         servers = {"good": good.target, "mutual": mutual.target, "plain": plain.target}
+        servers |= {"silent": f"127.0.0.1:{silent.getsockname()[1]}", "http1": old}
         servers["refusing"] = tokens.serve("/token", lambda request: refused)
         more = {"ca": str(ca.write(folder)), "new": str(folder / "login"), "closed": str(closed.getsockname()[1])}
         yield {**servers, **more, **{name: str(path) for name, path in files.items()}}

@@ -90,6 +90,28 @@ def test_nothing_that_looks_like_a_token() -> None:
     assert "not a JWT" in ran.out
 
 
+@pytest.mark.parametrize("how", ["stdin", "argument"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Authorization: Basic dXNlcjpwYXNz", "Basic, no bearer token."),
+        ("Basic dXNlcjpwYXNz", "Basic, no bearer token."),
+        ("curl -H 'Authorization: Bearer $TOKEN' https://api.example.com", "the token is a placeholder that was not"),
+        ("Bearer ${TOKEN}", "the token is a placeholder that was not"),
+        ("curl -sS https://api.example.com/v1/robots", "no token in this text."),
+        ('{"error": "invalid_client"}', "no token in this text."),
+        ('{"access_token": ""}', "no token in this text."),
+        ('[{"a": 1}]', "no token in this text."),
+        ("", {"argument": "TOKEN: empty.", "stdin": "no token on stdin."}),
+    ],
+)
+def test_a_text_without_a_token(text: str, expected: str | dict[str, str], how: str) -> None:
+    ran = run("inspect", text if how == "argument" else "-", stdin=text)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"grpc-bearer: {expected[how] if isinstance(expected, dict) else expected}")
+
+
 # -- long tokens ------------------------------------------------------------------------------------------------------
 
 
@@ -106,6 +128,34 @@ def test_a_long_token_warns_in_words(tmp_path: Path) -> None:
     assert (quiet.code, quiet.err) == (0, "")
     assert (inspected.code, inspected.err) == (1, "")
     assert "Wrong: 9004 bytes: many servers and proxies refuse headers over 8192." in inspected.out
+
+
+def cut(algorithm: str, characters: int, key: Any = None) -> str:
+    return signed(algorithm, key)[:-characters]
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        (cut("ES256", 8), "its signature has 58 bytes, and ES256 has 64; was it cut off?"),
+        (cut("ES256", 1), "its signature has 63 bytes, and ES256 has 64; was it cut off?"),
+        (cut("EdDSA", 8), "its signature has 58 bytes, and EdDSA has 64; was it cut off?"),
+        (cut("HS256", 8, "x" * 32), "its signature has 26 bytes, and HS256 has 32; was it cut off?"),
+        (cut("RS256", 300), "its signature has 31 bytes, and RS256 has 128 at least; was it cut off?"),
+        (signed("ES256"), None),
+        (signed("ES384"), None),
+        (signed("ES512"), None),
+        (signed("EdDSA"), None),
+        (signed("PS256"), None),
+        *((signed(f"HS{bits}", "x" * 64), None) for bits in (256, 384, 512)),
+    ],
+)
+def test_a_signature_that_lost_its_end(token: str, problem: str | None) -> None:
+    ran = run("inspect", token)
+
+    assert ran.code == (1 if problem else 0)
+    wrong = [line for line in ran.out.splitlines() if line.startswith("Wrong: ")]
+    assert wrong == ([f"Wrong: {problem}"] if problem else [])
 
 
 # -- signatures -------------------------------------------------------------------------------------------------------
@@ -213,10 +263,14 @@ def test_keys_from_a_url_and_from_the_providers_configuration(served: tuple[Toke
         assert (ran.code, f"verified by the key a of {keys}" in ran.out) == (0, True), ran.err
     none = run("inspect", signed(), "--verify", other, *trust)
     gone = run("inspect", signed(), "--verify", server.url("/nothing"), *trust)
+    loopback = run("inspect", signed(), "--verify", "http://127.0.0.1:1/jwks")
+    untrusted = run("inspect", signed(), "--verify", keys)
     server.fail_with(Status(503))
     down = run("inspect", signed(), "--verify", keys, *trust)
 
     assert [ran.code for ran in (none, gone, down)] == [2, 2, 3]
     assert "holds no keys" in none.err
+    assert (loopback.code, "only, with --allow-http-loopback." in loopback.err) == (2, True)
+    assert (untrusted.code, "--token-ca" in untrusted.err) == (4, True), untrusted.err
     assert "give the URL of a JWK set" in gone.err.replace("Give", "give")
     assert "answered 503" in down.err

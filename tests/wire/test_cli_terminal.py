@@ -151,6 +151,19 @@ def test_ctrl_c_is_exit_code_130(hanging: tuple[Hang, list[str]]) -> None:
     assert (out, b"Traceback" in err) == (b"", False)
 
 
+def test_ctrl_c_in_the_demo_leaves_nothing_of_grpc_on_stderr() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = started("demo", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith(b"bear, at"):  # the next service is being called then
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+
+    assert (process.returncode, err) == (130, b"")
+
+
 def test_a_reader_that_leaves_a_stream_ends_the_call(tmp_path: Path) -> None:
     pytest.importorskip("grpc_reflection", reason="needs the cli extra")
     ca = CA()

@@ -125,13 +125,38 @@ def test_an_auth_of_the_file_by_option_environment_and_default(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    "command", ["sh -c 'printf a-token | cat; true'", "sh -ec 'echo $(echo a-token)'", "echo a-token"]
+)
+def test_what_a_shell_of_your_own_runs(command: str) -> None:
+    assert run("token", "--exec", command).out == "a-token\n"
+
+
+def test_a_file_without_auths_and_a_key_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "auths.toml").write_text("")
+    empty = run("auths", "--config", str(tmp_path / "auths.toml"))
+    quiet = run("auths", "--quiet", "--config", str(tmp_path / "auths.toml"))
+    missing = run("bench", "--key", "nope")
+
+    assert (empty.code, empty.out, empty.err) == (0, "", "grpc-bearer: no auths in it; write a table [auth.NAME].\n")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert (missing.code, missing.err.partition(" nope")[0]) == (2, "grpc-bearer: --key: cannot read")
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ([], "which auth?"),
         (["--profile", "crm"], "--token-file or --token-env: missing"),
         (["--profile", "crm", "--key-file", "x"], "--key-file: not known to crm"),
         (["--profile", "crm", "--auth", "x"], "--profile beside --auth"),
-        (["--client-id", "x"], "--client-id goes with --profile"),
+        (["--credentials-file", "x"], "--credentials-file goes with --profile. Name the profile."),
+        (["--client-id", "x", "--client-secret-file", "f"], "token comes from. Give --token-url URL or --issuer URL."),
+        (["--scope", "x"], "--scope does not say by itself where the token comes from. Give --token-url URL or"),
+        (["--json-field", "x"], "Give --exec COMMAND."),
+        *(
+            (["--exec", each], "--exec: no shell runs it. Use sh -c '…'.")
+            for each in ("a | b", "a > b", "a 2>/dev/null", "a < b", "a && b", "a; b", "a ; b", "a $(b)", "a || b")
+        ),
         (["--profile", "crm", "--token-env", "NOT_SET_X"], "--token-env: environment variable NOT_SET_X is not set"),
         (["--profile", "skykit", "--issuer", "me", "--key-file", "nix.pem"], "--key-file: cannot read nix.pem"),
         (["--config", "nix.toml"], "cannot read nix.toml"),
@@ -180,9 +205,7 @@ def test_an_endpoint_that_says_no_is_exit_code_5(tmp_path: Path) -> None:
 # -- inspect ----------------------------------------------------------------------------------------------------------
 
 
-def made(
-    claims: dict[str, Any], header: dict[str, Any] | None = None, signature: str = "c2lnbmF0dXJlLW9mLW91cnM"
-) -> str:
+def made(claims: dict[str, Any], header: dict[str, Any] | None = None, signature: str = "c2ln" * 85 + "cw") -> str:
     parts = [header or {"alg": "RS256", "typ": "JWT"}, claims]
     return ".".join(
         [*(base64.urlsafe_b64encode(json.dumps(each).encode()).decode().rstrip("=") for each in parts), signature]
@@ -222,7 +245,7 @@ NOW = 1_800_000_000
             ["lives 2 h, and the service permits 1 h"],
         ),
         (
-            made({"exp": NOW + 60, "iat": NOW}, {"alg": "ES256"}),
+            made({"exp": NOW + 60, "iat": NOW}, {"alg": "ES256"}, "c2ln" * 21 + "cw"),
             RULES["skykit"],
             ["alg is ES256, and the service takes RS256 only", "no iss in its claims"],
         ),
