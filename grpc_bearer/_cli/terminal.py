@@ -135,7 +135,7 @@ def _console() -> Any:
     # By rich itself COLUMNS=0 leaves nothing of a line, and a very narrow terminal nothing of some columns.
     width = max(shutil.get_terminal_size().columns or 80, _NARROWEST)
     plain = not _manner["colour"] or bool(os.environ.get("NO_COLOR"))  # rich itself would still write in bold
-    return Console(file=terminal, highlight=False, width=width, color_system=None if plain else "auto")
+    return Console(file=terminal, highlight=False, width=width, color_system=None if plain else "auto", no_color=plain)
 
 
 def _aligned(rows: list[list[Cell]], right: Collection[int]) -> list[str]:

@@ -266,11 +266,17 @@ OCCURS: dict[str, Callable[[Place], str]] = {
 
 
 def found(entry: str, text: str) -> bool:
-    return re.search(re.escape(entry).replace("…", ".*"), text) is not None
+    return re.search(re.sub(r"(\\ )?…", ".*", re.escape(entry)), text) is not None
+
+
+#: Older gRPC has other words for these; the page has the newest.
+NEW_WORDS = ("Invalid metadata", "errors resolving …")
 
 
 @pytest.mark.parametrize("entry", OCCURS)
 def test_the_text_comes(entry: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    if entry in NEW_WORDS:
+        pytest.importorskip("grpc", "1.80", reason="has other words for it")
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # long tokens

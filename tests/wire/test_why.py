@@ -113,6 +113,7 @@ def calling(channel: grpc.Channel) -> Call:
 @contextmanager
 def google_auth(issuer: Issuer) -> Iterator[Call]:
     """As Google's own clients do it."""
+    pytest.importorskip("google.auth", "2.60", reason="the page is about the newest")
     credentials, request = issuer.credentials(), google.auth.transport.requests.Request()
     tls = issuer.api.channel_credentials()
     with google.auth.transport.grpc.secure_authorized_channel(credentials, request, issuer.api.target, tls) as channel:
