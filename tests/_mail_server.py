@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, timestamp_pb2
+from google.protobuf import any_pb2, duration_pb2, timestamp_pb2
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2
@@ -112,8 +112,11 @@ def with_mail(hidden: Collection[str] = ()) -> Any:
         token = dict(context.invocation_metadata())["authorization"].split()[1]
         reason = any_pb2.Any()
         reason.Pack(error_details_pb2.ErrorInfo(reason="NO_STAMP", metadata={"seen": token}))
-        status = status_pb2.Status(code=9, message="no stamp", details=[reason, parcel, unknown])
-        context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
+        never = any_pb2.Any()
+        never.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=10**13)))
+        status = status_pb2.Status(code=9, message="no stamp", details=[reason, parcel, unknown, never])
+        echo = ("x-echo", f"Bearer {token}")
+        context.set_trailing_metadata([echo, ("grpc-status-details-bin", status.SerializeToString())])
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no stamp")
         return b""
 

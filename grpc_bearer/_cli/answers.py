@@ -49,12 +49,13 @@ class Answers:
             write("\n]\n" if self._count else "[]\n")
 
     def _value(self, answer: Message) -> Any:
-        from google.protobuf.json_format import MessageToDict
+        from google.protobuf.json_format import Error, MessageToDict
+        from google.protobuf.message import DecodeError
 
         try:
             return MessageToDict(
                 answer, always_print_fields_with_no_presence=self._defaults, descriptor_pool=self._known.types
             )
-        except TypeError as error:
-            problem = safe(str(error).splitlines()[0])
+        except (TypeError, ValueError, Error, DecodeError) as error:
+            problem = safe(str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise CommandFailure(Exit.CALL, f"the answer cannot be shown: {problem}", self._known.advice)

@@ -11,6 +11,7 @@ from typing import Any
 
 from grpc_bearer._auth import BearerAuth
 from grpc_bearer._base.credential_files import read_file
+from grpc_bearer._base.token import CallContext, Token
 from grpc_bearer._base.translating import translating
 from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli.flags import in_flags
@@ -60,6 +61,18 @@ def chosen(arguments: Namespace, kind: str = "", observers: Sequence[Observer] =
     return Chosen(
         built(spec, given), profile if isinstance(profile, str) else None, store if isinstance(store, Path) else None
     )
+
+
+def collect_tokens(auth: BearerAuth, tokens: set[str]) -> None:
+    """Put each token that the auth gets from now on into the set: none may show, whichever attempt it went out with."""
+    source, fetch = auth._source, auth._source._fetch_or_take
+
+    def heard(context: CallContext) -> tuple[Token, bool]:
+        token, shared = fetch(context)
+        tokens.add(token.value)
+        return token, shared
+
+    source._fetch_or_take = heard  # type: ignore[method-assign]
 
 
 def _with(spec: Spec, observer: Observer) -> Spec:

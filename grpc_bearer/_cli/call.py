@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,13 @@ import grpc
 
 from grpc_bearer._cli import describe, network, probe, protofiles
 from grpc_bearer._cli.answers import Answers
-from grpc_bearer._cli.auth import chosen
+from grpc_bearer._cli.auth import chosen, collect_tokens
 from grpc_bearer._cli.channel import channel, quiet_core, trusted
 from grpc_bearer._cli.codes import CommandFailure, Exit
 from grpc_bearer._cli.descriptions import Descriptions
 from grpc_bearer._cli.details import details_of
 from grpc_bearer._cli.flags import in_flags
-from grpc_bearer._cli.messages import STDIN, documents, metadata_of
+from grpc_bearer._cli.messages import STDIN, documents, expanded_names, metadata_of
 from grpc_bearer._cli.network import Target, Trust
 from grpc_bearer._cli.reflection import Reflection
 from grpc_bearer._cli.status import failed
@@ -56,7 +56,7 @@ class Way:
 
     channel: grpc.Channel
     deadline: Deadline
-    token: str
+    tokens: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +110,13 @@ def _over_the_wire(
     sent: Sent,
     files: Descriptions | None,
 ) -> None:
-    teller, deadline = Teller(wanted=arguments.verbose, as_json=arguments.json), Deadline(arguments.timeout)
+    tokens: set[str] = set()
+    hidden = expanded_names(arguments.header) if arguments.expand_headers else ()
+    teller = Teller(wanted=arguments.verbose, as_json=arguments.json, tokens=tokens, hidden=hidden)
+    deadline = Deadline(arguments.timeout)
     asked = chosen(arguments, observers=[teller.hear])
     with quiet_core(), asked.auth as auth, channel(arguments, target, trust, auth) as made:
+        collect_tokens(auth, tokens)
         if any(name == auth.header for name, _ in sent.metadata):
             advice = "leave it out; a token is given by --token-file or --token-env"
             raise CommandFailure(Exit.USAGE, f"-H: {auth.header} is what the auth sends itself", advice)
@@ -122,7 +126,7 @@ def _over_the_wire(
             url = f"https://{network.named(target, trust)}/{service}"
             token = auth.token(url, name, timeout=deadline.left())
         teller.token(token.value, token.expires_at, time.time())
-        way = Way(made, deadline, token.value)
+        way = Way(made, deadline, tokens)
         known = files or Reflection(made, sent.metadata, deadline.left, token.value)
         if path is None:
             _tell(known, arguments)
@@ -260,8 +264,8 @@ class _Call:
     def _failure(self, error: Any) -> CommandFailure:
         self._teller.headers(error.initial_metadata())
         self._teller.ends(error.code().name, error.trailing_metadata())
-        failure = failed(error, self._way.token)
-        failure.details = details_of(error, self._known, self._way.token)
+        failure = failed(error, self._way.tokens)
+        failure.details = details_of(error, self._known, self._way.tokens)
         return failure
 
     def _only(self) -> Iterator[Message]:

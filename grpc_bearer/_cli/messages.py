@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import re
@@ -54,13 +53,14 @@ def _text_of(given: str) -> tuple[str, str]:
 
 def _values(lines: Iterable[str], where: str) -> Iterator[tuple[str, Any]]:
     rest, line = "", 1  # what is not read yet, and the line where that begins
+    tried = 0  # how much of it was read in vain
     for more in lines:
-        # A message ends in a brace: one that has begun and does not yet is not read again and again.
-        ready = not rest or more.rstrip().endswith("}")
         rest += more
-        if ready:
+        # A message ends in a brace, and a long one mostly in a brace alone: it is not read again at each brace within.
+        if more.startswith("}") or (more.rstrip().endswith("}") and len(rest) > 2 * tried) or not tried:
             at = yield from _read(rest, where, line, whole=False)
             rest, line = rest[at:], line + rest.count("\n", 0, at)
+            tried = len(rest)
     if rest:
         yield from _read(rest.rstrip(), where, line, whole=True)
 
@@ -89,6 +89,8 @@ def _decoded(text: str, at: int, where: str, line: int, *, whole: bool) -> tuple
             raise _no_json(error, where, line) from None
     except RecursionError:
         raise CommandFailure(Exit.USAGE, f"{_place(where, line)}: nested too deep") from None
+    except ValueError:
+        raise CommandFailure(Exit.USAGE, f"{_place(where, line)}: a number of too many digits") from None
     return None
 
 
@@ -122,6 +124,11 @@ def metadata_of(headers: Sequence[str], pairs: Sequence[str], *, expand: bool) -
     return found + [_entry("--metadata", each, "=") for each in pairs]
 
 
+def expanded_names(headers: Sequence[str]) -> frozenset[str]:
+    """The names of those headers that take something out of the environment, to keep it off the line."""
+    return frozenset(each.partition(":")[0].strip().lower() for each in headers if _VARIABLE.search(each))
+
+
 def _entry(option: str, text: str, mark: str) -> tuple[str, str | bytes]:
     name, marked, value = text.partition(mark)
     name, value = name.strip().lower(), value.strip() if mark == ":" else value
@@ -131,7 +138,7 @@ def _entry(option: str, text: str, mark: str) -> tuple[str, str | bytes]:
         raise CommandFailure(Exit.USAGE, f"{option}: {name} begins with 'grpc-', which gRPC keeps for itself")
     if name.endswith("-bin"):
         to = lambda _: CommandFailure(Exit.USAGE, f"{option}: {name}: expected base64")  # noqa: E731
-        with translating(binascii.Error, to=to):
+        with translating(ValueError, to=to):  # of `binascii`, or for what is no ASCII
             return name, base64.b64decode(value, validate=True)
     if not _VALUE.fullmatch(value):
         advice = "give it another name that ends in -bin, and the value in base64"

@@ -12,14 +12,14 @@ from grpc_bearer._cli.codes import CommandFailure, Exit
 
 _SCHEME = r"(?:bearer|jwt|token)"
 _HEADER = re.compile(
-    rf"(?im)(?:^[\s<>*]*|[\"'])(?:[\w-]*authorization|[\w-]*(?:token|jwt))\s*:\s*(?:{_SCHEME}\s+)?"
+    rf"(?im)(?:^[ \t<>*]*|[\"'])(?:[\w-]*authorization|[\w-]*(?:token|jwt))\s*:\s*(?:{_SCHEME}\s+)?"
     # What a shell or a template should have replaced, in one piece; or else a word.
     r"(\$\([^()]*\)|\{\{.*?\}\}|<[^<>]*>|[^\s\"',;]+)"
 )
 _SCHEMED = re.compile(rf"(?i)\b{_SCHEME}\s+([\w.~+/=-]{{8,}})")
 _JWT = re.compile(r"\beyJ[\w-]*\.[\w-]+\.[\w-]*(?:\.[\w-]+\.[\w-]+)?")  # `eyJ` is `{"` in base64
 # A JWT alone, in one piece or wrapped, with the header's name or the scheme before it or without.
-_ALONE = re.compile(rf"(?i)(?:[\w-]+\s*:\s*)?(?:{_SCHEME}\s+)?((?-i:eyJ)[\w-]*(?:\s*[\w.=-]+)*)")
+_ALONE = re.compile(rf"(?i)(?:[\w-]+\s*:\s*)?(?:{_SCHEME}\s+)?((?-i:eyJ)[\w.=\s-]*)")
 _LEAD = re.compile(rf"(?i){_SCHEME}\s+")
 # Credentials of another scheme, with the header's name before it or without.
 _OTHER = re.compile(r"(?im)(?:^|authorization\s*:\s*)(basic|digest|negotiate|ntlm)\s+\S")

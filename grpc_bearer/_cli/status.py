@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import grpc
@@ -37,20 +38,25 @@ def is_lost(code: grpc.StatusCode, details: str) -> bool:
     return code in _LOST_CODES and _LOST.search(details) is not None
 
 
-def scrubbed(text: str, token: str = "") -> str:
-    """A server's text without the token, without what looks like one, and without what a terminal would obey."""
-    if token:
-        text = text.replace(token, "<token>")
-    text = safe(_JWT.sub("<token>", text.strip()))
+def without_tokens(text: str, tokens: str | Collection[str]) -> str:
+    """A server's text without these tokens, and without what looks like one."""
+    for token in [tokens] if isinstance(tokens, str) else sorted(tokens, key=len, reverse=True):
+        text = text.replace(token, "<token>") if token else text
+    return _JWT.sub("<token>", text)
+
+
+def scrubbed(text: str, tokens: str | Collection[str] = "") -> str:
+    """The same on a line, and without what a terminal would obey."""
+    text = safe(without_tokens(text.strip(), tokens))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def failed(error: Any, token: str = "", what: str = "") -> CommandFailure:
+def failed(error: Any, tokens: str | Collection[str] = "", what: str = "") -> CommandFailure:
     """The end of the command that a failed call stands for.
 
     Args:
         error: a `grpc.RpcError` that is a call.
-        token: not to be shown.
+        tokens: not to be shown.
         what: the method, if it should be named.
     """
     cause = error.__cause__
@@ -58,7 +64,7 @@ def failed(error: Any, token: str = "", what: str = "") -> CommandFailure:
     before = f"{what}: " if what else ""
     if isinstance(error, LocalError) and isinstance(cause, GrpcBearerError):
         return CommandFailure(code_of(cause), f"{before}no token for this call: {cause}", error=cause)
-    details = scrubbed(error.details() or "", token)
+    details = scrubbed(error.details() or "", tokens)
     said = f"{before}{code.name}" + (f": {details}" if details else "")
     if isinstance(cause, TokenFormatError):
         return CommandFailure(

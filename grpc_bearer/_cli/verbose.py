@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from grpc_bearer._cli.jwt import inspected, span
@@ -24,13 +24,15 @@ class Teller:
     Args:
         wanted: whether to tell anything.
         as_json: how.
+        tokens: not to be shown; there may be more of them later.
+        hidden: names of metadata whose values are not shown either.
     """
 
-    def __init__(self, *, wanted: bool, as_json: bool) -> None:
+    def __init__(self, *, wanted: bool, as_json: bool, tokens: Collection[str], hidden: Collection[str] = ()) -> None:
         self._wanted, self._as_json = wanted, as_json
         self._retried: list[CallRetried] = []
         self._fetched: TokenFetched | None = None
-        self._token = ""
+        self._tokens, self._hidden = tokens, hidden
         self._told: dict[str, Any] = {}
         self._began = time.monotonic()
 
@@ -43,7 +45,6 @@ class Teller:
 
     def token(self, value: str, expires_at: float | None, now: float) -> None:
         """The token that was got."""
-        self._token = value
         found = inspected(value, now)
         issued = number_of((found.claims or {}).get("iat"))
         age = None if issued is None else max(now - issued, 0.0)
@@ -93,11 +94,11 @@ class Teller:
             self._told[what] = shown
 
     def _value(self, name: str, value: object) -> str:
-        if _SECRET.search(name):
+        if name in self._hidden or _SECRET.search(name):
             return "<hidden>"
         if isinstance(value, bytes):
             return f"<{len(value)} bytes>"
-        return scrubbed(str(value), self._token)
+        return scrubbed(str(value), self._tokens)
 
     def _line(self, mark: str, text: str) -> None:
         if self._wanted and not self._as_json:

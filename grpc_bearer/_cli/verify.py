@@ -114,7 +114,7 @@ def verified(token: str, header: Mapping[str, Any], keys: Keys) -> Verdict:
     if not isinstance(algorithm, str) or algorithm.lower() == "none":
         return Verdict(problem="it has no signature that could be verified")
     if isinstance(keys.found, bytes):
-        return _by(keys.where, _pem(keys.found) if algorithm in _BY_PEM else None, token, algorithm)
+        return _by(keys.where, _pem(keys.found, keys.where) if algorithm in _BY_PEM else None, token, algorithm)
     named = header.get("kid")
     having = [each for each in keys.found if named is None or each.get("kid", named) == named]
     if not having:
@@ -141,11 +141,19 @@ def _usable(keys: Sequence[Mapping[str, Any]], algorithm: str) -> Iterator[tuple
                 continue
 
 
-def _pem(data: bytes) -> Any:
+def _pem(data: bytes, where: str) -> Any:
     """A public key; that of a certificate too."""
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    return x509.load_pem_x509_certificate(data).public_key() if b"BEGIN CERTIFICATE" in data else data
+    try:
+        if b"BEGIN CERTIFICATE" in data:
+            return x509.load_pem_x509_certificate(data).public_key()
+        return load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        problem = f"{_FIELD}: {safe(where)} holds no certificate and no public key that can be read"
+    raise CommandFailure(Exit.USAGE, problem, "private keys are not taken")
 
 
 def _by(name: str, key: Any, token: str, algorithm: str) -> Verdict:

@@ -6,18 +6,20 @@ import ast
 import json
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import grpc_bearer
+from grpc_bearer._cli.answers import Answers
 from grpc_bearer._cli.codes import CommandFailure
 from grpc_bearer._cli.flags import in_flags
-from grpc_bearer._cli.messages import _values, documents
+from grpc_bearer._cli.messages import _values, documents, metadata_of
 from grpc_bearer._cli.network import parsed_target
 from grpc_bearer._cli.parser import parsed
 from grpc_bearer._cli.pasted import token_in
+from grpc_bearer._cli.protofiles import ProtoFiles
 from grpc_bearer._cli.verbose import Teller
 
 BY_SOURCE = parsed(["token", "--token-url", "https://auth.example.com/token"])
@@ -170,7 +172,7 @@ def test_options_that_are_wrong(words: list[str], problem: str) -> None:
     ],
 )
 def test_values_that_verbose_does_not_show(name: str, shown: str) -> None:
-    assert Teller(wanted=True, as_json=False)._value(name, "north") == shown
+    assert Teller(wanted=True, as_json=False, tokens=())._value(name, "north") == shown
 
 
 @pytest.mark.parametrize(
@@ -193,3 +195,49 @@ def test_values_that_verbose_does_not_show(name: str, shown: str) -> None:
 )
 def test_tokens_in_what_was_pasted(text: str, token: str, others: int) -> None:
     assert token_in(text) == (token, others)
+
+
+_A_JWT = "eyJ" + "a" * 1000 + "." + "b" * 1000 + "." + "c" * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "token"),
+    [
+        (f"{_A_JWT} (expired)", _A_JWT),
+        (f'{_A_JWT}\n"x"', _A_JWT),
+        (f"{_A_JWT}, and {_A_JWT}", _A_JWT),
+        ("eyJ " + "a" * 1_000_000 + "!", None),
+        ("a b" + "\n" * 1_000_000 + "c", None),
+    ],
+    ids=["remark", "quoted", "twice", "long", "lines"],
+)
+def test_no_text_is_searched_for_ever(text: str, token: str | None) -> None:
+    assert token_in(text).token == (token or text)
+
+
+def test_requests_that_are_long_are_read_once() -> None:
+    lines = ["{\n", *('  "a": {"b": {}},\n' for _ in range(100_000)), '  "c": 1\n', "}\n"]
+    (found,) = _values(lines, "line")
+    assert found[1]["c"] == 1
+
+
+def test_an_answer_that_is_no_json_is_told() -> None:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    answers = Answers(ProtoFiles([]), stream=False, as_json=False, defaults=False)
+    with pytest.raises(CommandFailure, match="the answer cannot be shown") as caught:
+        answers.print(Timestamp(seconds=10**15))
+    assert caught.value.code == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (lambda: list(documents("9" * 5000, live=False)), "JSON: a number of too many digits"),
+        (lambda: metadata_of(["x-bin: é"], [], expand=False), "-H: x-bin: expected base64"),
+    ],
+)
+def test_what_python_itself_refuses_is_told_as_input(given: Callable[[], object], problem: str) -> None:
+    with pytest.raises(CommandFailure) as caught:
+        given()
+    assert (caught.value.code, caught.value.problem) == (2, problem)

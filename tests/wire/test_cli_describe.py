@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,13 +148,35 @@ def test_the_details_of_an_error_are_shown_and_the_token_in_them_is_not(folder: 
     details = [
         {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "NO_STAMP", "metadata": {"seen": "<token>"}},
         {"@type": "type.googleapis.com/play.v1.Parcel", "grams": 7},
-        {"@type": "type.googleapis.com/play.v1.Nothing", "value": "eA=="},
+        {"@type": "type.googleapis.com/play.v1.Nothing", "value": "<1 bytes>"},
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "value": "<10 bytes>"},
     ]
 
     assert ran.code == 7
     assert ran.err.splitlines()[0] == "grpc-bearer: FAILED_PRECONDITION: no stamp."
     assert [json.loads(line.partition("detail: ")[2]) for line in ran.err.splitlines()[1:]] == details
     assert json.loads(as_json.err)["details"] == details
+
+
+@pytest.mark.parametrize("options", [["-v"], ["-v", "--json"]])
+def test_nor_is_the_token_that_went_out_after_a_refusal(folder: Path, options: list[str]) -> None:
+    verifier = OpaqueVerifier([TOKEN])
+
+    class Revoking:
+        def verify(self, metadata: Any, method: str) -> Any:
+            if method.endswith("/Fail"):
+                (folder / "token").write_text("s3cret-that-came-later")
+                verifier.revoke(TOKEN)
+                verifier.accept("s3cret-that-came-later")
+            return verifier.verify(metadata, method)
+
+    with ProbeServer(Revoking(), _CA, register=[with_mail()]) as server:
+        ran = call(folder, server.target, f"{MAIL}/Fail", *options)
+
+    assert ran.code == 7
+    assert '"seen": "<token>"' in ran.err
+    assert "Bearer <token>" in ran.err
+    assert "s3cret-that-came-later" not in ran.out + ran.err
 
 
 def test_fields_that_hold_nothing_are_shown_if_wanted(folder: Path, server: ProbeServer) -> None:

@@ -240,6 +240,13 @@ def test_a_public_key_in_pem_never_stands_for_a_shared_secret(tmp_path: Path) ->
     assert run("inspect", "--verify", str(tmp_path / "key.pem"), signed()).code == 0
     ran = run("inspect", "--verify", str(tmp_path / "key.pem"), confused)
     assert ran.code == 1
+    for wrong in (
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        private_pem(throwaway_key("RS256")),
+    ):
+        (tmp_path / "wrong.pem").write_bytes(wrong if isinstance(wrong, bytes) else wrong.encode())
+        none = run("inspect", "--verify", str(tmp_path / "wrong.pem"), signed())
+        assert (none.code, "no public key that can be read" in none.err) == (2, True)
     assert "is not for HS256" in ran.out
 
 
