@@ -44,16 +44,16 @@ class ConnectCall:
         ctx: connectrpc's own; its attempts share it, and so its deadline.
     """
 
+    _began = 0.0  # when its first attempt did; a stream may be read long after it was asked for
+    _lease: Lease | None = None
     _history: AttemptHistory | None = None
     _added: Metadata = ()
 
     def __init__(self, attachment: Attachment, ctx: Any) -> None:
         method = ctx.method
         self._ctx, self._headers = ctx, ctx.request_headers
-        self._route = route = attachment.route(f"/{method.service_name}/{method.name}")
-        self._began = time.monotonic()
+        self._route = attachment.route(f"/{method.service_name}/{method.name}")
         self._own = attachment.header in self._headers  # the caller's own, which wins
-        self._lease = None if self._own else route.at_hand()
 
     @property
     def policy(self) -> RetryPolicy | None:
@@ -65,7 +65,7 @@ class ConnectCall:
         if lease is None:
             if self._own:
                 return
-            lease = self._lease = self._waited()
+            lease = self._lease = self._at_hand() or self._waited()
         headers, metadata = self._headers, lease.metadata
         if len(metadata) > 1:  # of what goes beside the token, the caller's own wins
             metadata = tuple(entry for entry in metadata if entry[0] not in headers)
@@ -80,13 +80,20 @@ class ConnectCall:
 
     async def __aenter__(self) -> None:
         if self._lease is None and not self._own:
-            self._lease = await self._awaited()
+            self._lease = self._at_hand() or await self._awaited()
         self.__enter__()
 
     async def __aexit__(self, *_: object) -> None:
         self.__exit__()
 
     # --------------------------------------------------------------------------------------------- the wait for a token
+
+    def _at_hand(self) -> Lease | None:
+        """For the first attempt only: later, it may be the token that was refused."""
+        if self._began:
+            return None
+        self._began = time.monotonic()
+        return self._route.at_hand()
 
     def _left(self) -> float | None:
         milliseconds = self._ctx.timeout_ms

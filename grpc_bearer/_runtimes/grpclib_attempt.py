@@ -63,10 +63,16 @@ def nothing() -> None:
     """There is nothing to release any more."""
 
 
-def uncancelled() -> None:
-    """grpclib wakes a task by cancelling it, which must not count as a wish of its user's."""
-    task = asyncio.current_task()
-    if sys.version_info >= (3, 11) and task is not None and task.cancelling():
+def cancels() -> int:
+    """How often the task at hand was asked to end; Python 3.10 does not count."""
+    task: Any = asyncio.current_task()
+    return task.cancelling() if sys.version_info >= (3, 11) and task is not None else 0
+
+
+def uncancelled(before: int) -> None:
+    """grpclib wakes a task by cancelling it, which must not count as a wish of its user's: those came `before`."""
+    task: Any = asyncio.current_task()
+    if cancels() > before:
         task.uncancel()
 
 

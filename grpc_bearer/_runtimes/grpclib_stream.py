@@ -26,7 +26,7 @@ from grpc_bearer._calls.failure import blame
 from grpc_bearer._calls.replay import Kept
 from grpc_bearer._calls.retry_policy import UNKEPT
 from grpc_bearer._engine.engine import Lease
-from grpc_bearer._runtimes.grpclib_attempt import Dispatch, ended_by, failure_of, nothing, release, uncancelled
+from grpc_bearer._runtimes.grpclib_attempt import Dispatch, cancels, ended_by, failure_of, nothing, release, uncancelled
 from grpc_bearer._runtimes.routes import history_of
 from grpc_bearer.errors import GrpcBearerError
 
@@ -162,12 +162,13 @@ class BearerStream(Stream[Any, Any]):
         if not streams:
             self._single = encoded
             if self._attempt == 1 and not self._left:
+                before = cancels()
                 try:  # straight, for nobody else sends it
                     with self._wrapper:
                         await _send(self, encoded, True)
                     return
                 except _ENDS as error:
-                    await self._after(1, error)
+                    await self._after(1, error, before)
         else:
             self._kept.add(encoded)
             self._count += 1
@@ -202,7 +203,7 @@ class BearerStream(Stream[Any, Any]):
 
     async def recv_message(self) -> Any:
         while True:
-            attempt = self._attempt
+            attempt, before = self._attempt, cancels()
             try:
                 if self._left:
                     raise StreamTerminatedError(_SUPERSEDED)
@@ -213,7 +214,7 @@ class BearerStream(Stream[Any, Any]):
                     await _refused(self)
                 return message
             except _ENDS as error:
-                await self._after(attempt, error)
+                await self._after(attempt, error, before)
 
     async def recv_trailing_metadata(self) -> None:
         await self._asked(_trailing)
@@ -221,7 +222,7 @@ class BearerStream(Stream[Any, Any]):
     async def _maybe_finish(self) -> None:
         """Receive what is left, when the user leaves the call."""
         while True:
-            attempt = self._attempt
+            attempt, before = self._attempt, cancels()
             try:
                 if self._replaying is not None:
                     await asyncio.wait([self._replaying])  # no answer comes before
@@ -232,17 +233,17 @@ class BearerStream(Stream[Any, Any]):
                         await _recv_trailing_metadata(self)
                 return
             except _ENDS as error:
-                await self._after(attempt, error)
+                await self._after(attempt, error, before)
 
     async def _asked(self, ask: Callable[[BearerStream], Awaitable[_T]]) -> _T:
         while True:
-            attempt = self._attempt
+            attempt, before = self._attempt, cancels()
             try:
                 if self._left:
                     raise StreamTerminatedError(_SUPERSEDED)
                 return await ask(self)
             except _ENDS as error:
-                await self._after(attempt, error)
+                await self._after(attempt, error, before)
 
     def _status(self) -> GRPCError | None:
         """The server's error, if it has come, also where grpclib has met another end of the stream before."""
@@ -254,11 +255,11 @@ class BearerStream(Stream[Any, Any]):
 
     # ------------------------------------------------------------------------------------------------------ attempts
 
-    async def _after(self, attempt: int, error: Exception) -> None:
+    async def _after(self, attempt: int, error: Exception, before: int) -> None:
         """Another attempt stands in the place of one that has failed; if there is none, the call's error is raised."""
+        uncancelled(before)
         async with self._turn:
             if attempt != self._attempt:
-                uncancelled()
                 return
             if self._left:
                 raise StreamTerminatedError("another attempt could not be begun") from self._broken

@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -19,9 +20,11 @@ from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 from connectrpc.protocol import ProtocolType
 
-from grpc_bearer import BearerAuth, RetryPolicy
+from grpc_bearer import BearerAuth, RetryPolicy, Token
 from grpc_bearer._calls.replay import ReplayBuffer, snapshot
-from grpc_bearer.testing import ProbeRequest, Refuse
+from grpc_bearer._runtimes.connect_interceptor import BearerInterceptor
+from grpc_bearer._runtimes.routes import attachment_to
+from grpc_bearer.testing import ManualClock, ProbeRequest, Refuse
 
 SIDES = pytest.mark.parametrize("side", ["sync", "asyncio"])
 
@@ -306,3 +309,41 @@ async def until(true: Callable[[], Any]) -> None:
             await asyncio.sleep(0.005)
 
     await soon(waited())
+
+
+# --------------------------------------------------------------------------------------------- streams that begin later
+
+
+@SIDES
+@pytest.mark.parametrize("kind", ["server_stream", "bidi_stream"])
+def test_a_stream_takes_its_token_when_it_is_first_read(side: str, kind: str) -> None:
+    clock, numbers, told = ManualClock(), itertools.count(), []
+    auth = BearerAuth(lambda: Token(f"token-{next(numbers)}", expires_at=clock.time() + 60), clock=clock)
+    interceptor = BearerInterceptor(attachment_to("https://there", auth, None, False), sure=True)
+    ctx: Any = SimpleNamespace(method=SimpleNamespace(service_name="s", name="m"), request_headers={}, timeout_ms=None)
+
+    def call_next(_: Any, ctx: Any) -> Iterator[int]:
+        told.append(ctx.request_headers["authorization"])
+        yield 1
+
+    async def acall_next(_: Any, ctx: Any) -> AsyncIterator[int]:
+        told.append(ctx.request_headers["authorization"])
+        yield 1
+
+    async def read() -> list[int]:
+        stream = getattr(interceptor, f"intercept_{kind}")(acall_next, aiter_of(), ctx)
+        clock.advance(3600)
+        return [each async for each in stream]
+
+    async def aiter_of() -> AsyncIterator[ProbeRequest]:
+        yield ProbeRequest()
+
+    auth.token("https://there/s", "m")
+    if side == "sync":
+        stream = getattr(interceptor, f"intercept_{kind}_sync")(call_next, iter([ProbeRequest()]), ctx)
+        clock.advance(3600)
+        assert list(stream) == [1]
+    else:
+        assert asyncio.run(read()) == [1]
+
+    assert told == ["Bearer token-1"]

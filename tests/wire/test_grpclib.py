@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -255,6 +256,34 @@ async def test_a_refusal_midway_sends_the_requests_again_once_each(here: Place, 
     here.refuse(Refuse(after_requests=2))
     async with opened(here.server.target, here.auth()) as channel:
         assert await made(channel, kind) == EXPECTED[KINDS[kind][1]]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks do not count before")
+@pytest.mark.parametrize("wishes", [0, 1])
+async def test_a_call_that_heals_while_it_sends_leaves_the_count_of_cancellations(here: Place, wishes: int) -> None:
+    async def heal() -> None:
+        here.refuse(Refuse())
+        async with opened(here.server.target, here.auth()) as channel:
+            reply = await Stub(channel).ClientStream(
+                [ProbeRequest(index=index, payload=b"x" * 100_000) for index in range(6)]
+            )
+        assert list(reply.indexes) == list(range(6))
+
+    async def call() -> list[int]:
+        task: Any = asyncio.current_task()
+        counts = []
+        try:
+            for _ in range(wishes):
+                task.cancel()
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:  # the user cleans up, and calls meanwhile
+            pass
+        for _ in range(8):  # not each time is the refusal met while the call sends
+            await heal()
+            counts.append(task.cancelling())
+        return counts
+
+    assert await asyncio.create_task(call()) == [wishes] * 8
 
 
 async def test_once_a_message_was_delivered_the_stream_is_not_made_again(here: Place) -> None:
