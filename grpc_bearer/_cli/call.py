@@ -127,7 +127,7 @@ def _over_the_wire(
             token = auth.token(url, name, timeout=deadline.left())
         teller.token(token.value, token.expires_at, time.time())
         way = Way(made, deadline, tokens)
-        known = files or Reflection(made, sent.metadata, deadline.left, token.value)
+        known = files or Reflection(made, sent.metadata, deadline.left, tokens)
         if path is None:
             _tell(known, arguments)
             return

@@ -17,7 +17,7 @@ _HEADER = re.compile(
     r"(\$\([^()]*\)|\{\{.*?\}\}|<[^<>]*>|[^\s\"',;]+)"
 )
 _SCHEMED = re.compile(rf"(?i)\b{_SCHEME}\s+([\w.~+/=-]{{8,}})")
-_JWT = re.compile(r"\beyJ[\w-]*\.[\w-]+\.[\w-]*(?:\.[\w-]+\.[\w-]+)?")  # `eyJ` is `{"` in base64
+_JWT = re.compile(r"(?<![\w-])eyJ[\w-]*\.[\w-]+\.[\w-]*(?:\.[\w-]+\.[\w-]+)?")  # `eyJ` is `{"` in base64
 # A JWT alone, in one piece or wrapped, with the header's name or the scheme before it or without.
 _ALONE = re.compile(rf"(?i)(?:[\w-]+\s*:\s*)?(?:{_SCHEME}\s+)?((?-i:eyJ)[\w.=\s-]*)")
 _LEAD = re.compile(rf"(?i){_SCHEME}\s+")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -24,7 +24,7 @@ class Reflection(Descriptions):
         channel: whose calls carry the token, since many servers ask for it here too.
         metadata: goes along, since a proxy may find the server by it.
         left: how many seconds are left for a question; `None`: no end.
-        token: not to be shown in errors.
+        tokens: not to be shown in errors; there may be more of them later.
     """
 
     whose = "the server"
@@ -35,10 +35,10 @@ class Reflection(Descriptions):
         channel: grpc.Channel,
         metadata: Sequence[tuple[str, str | bytes]],
         left: Callable[[], float | None],
-        token: str,
+        tokens: Collection[str],
     ) -> None:
         super().__init__()
-        self._channel, self._metadata, self._left, self._token = channel, metadata, left, token
+        self._channel, self._metadata, self._left, self._tokens = channel, metadata, left, tokens
         self._paths = list(_PATHS)
         self._asked: set[str] = set()
 
@@ -83,7 +83,7 @@ class Reflection(Descriptions):
     def _failure(self, error: Any) -> CommandFailure:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             return CommandFailure(Exit.CALL, "the server has no reflection", self.advice)
-        return failed(error, self._token, "reflection")
+        return failed(error, self._tokens, "reflection")
 
 
 def _files(answer: Any) -> list[FileDescriptorProto]:

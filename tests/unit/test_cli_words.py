@@ -207,9 +207,10 @@ _A_JWT = "eyJ" + "a" * 1000 + "." + "b" * 1000 + "." + "c" * 1000
         (f'{_A_JWT}\n"x"', _A_JWT),
         (f"{_A_JWT}, and {_A_JWT}", _A_JWT),
         ("eyJ " + "a" * 1_000_000 + "!", None),
+        ("a " + "eyJ-" * 250_000, None),
         ("a b" + "\n" * 1_000_000 + "c", None),
     ],
-    ids=["remark", "quoted", "twice", "long", "lines"],
+    ids=["remark", "quoted", "twice", "long", "hyphens", "lines"],
 )
 def test_no_text_is_searched_for_ever(text: str, token: str | None) -> None:
     assert token_in(text).token == (token or text)
