@@ -186,7 +186,7 @@ class TestAPackageWithoutItsPapers:
             told = io.StringIO()
             with contextlib.redirect_stderr(told):
                 code = main(["token", "--token-file", "nix"])
-            print(code, told.getvalue().strip()[-57:])
+            print(int(code), told.getvalue().strip()[-57:])
         """
         )
         assert run(code) == "2 See GB-CONFIG under Troubleshooting in the documentation.\n"
