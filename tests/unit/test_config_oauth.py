@@ -208,7 +208,7 @@ def test_a_token_by_itself_a_command_and_a_signed_one(endpoint: Endpoint, monkey
         (["--jwt-key", "key.pem", "--claim", "iss"], "--claim: expected NAME=VALUE"),
         (["--token-url", "https://a.example.com/t", "--claim", "a=b"], "--claim: not known to client_credentials"),
         (["--token-url", "http://a.example.com/t", "--client-id", "x"], "--token-url: "),
-        (["--client-id", "x"], "--client-id goes with"),
+        (["--client-id", "x"], "--client-id does not say by itself"),
         (["--token-file", "subject", "--auth", "x"], "--token-file beside --auth or --config"),
         (["--google", "--scope", "a"], "--google: google-auth finds no default credentials"),
         ([], "which auth? Give --profile NAME or --token-file FILE"),
