@@ -151,6 +151,8 @@ class AioCall(AioAttempts, aio.Call):
             return True
         return bool(self._inner.cancel())
 
+    # On Python 3.10 and 3.11 a class with a `__getattr__` reads its attributes more slowly: 0.3 µs a call. Later ones
+    # read them as fast as without it.
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"{type(self).__name__!r} object has no attribute {name!r}: it is the call and not yet its answer; "

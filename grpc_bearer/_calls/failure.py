@@ -24,7 +24,7 @@ _RESET = re.compile(r"RST_STREAM with error code [12]\b")
 _RESET_BEYOND = 14 * 1024
 # Core's words for a stream that was ended (0 is NO_ERROR, 8 CANCEL) before it had taken in the status of its answer.
 _LOST = re.compile(r"Data frame with END_STREAM|Stream removed$|RST_STREAM with error code [08]\b")
-_LOST_CODES = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+LOST_CODES = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 # RFC 6750, section 3.1: the token is expired, revoked or malformed, and the answer is a 401.
 _INVALID_TOKEN = re.compile(r'\berror="?invalid_token\b')
 _RICH_STATUS = "grpc-status-details-bin"
@@ -65,7 +65,7 @@ class Failure:
         Core loses it where a proxy answers at once, or hangs up on the rest of a request stream. A challenge of RFC
         6750 among the headers, or the code in a rich status, is then as sure as the status itself.
         """
-        if self.code in _LOST_CODES and _LOST.search(self.details):
+        if self.code in LOST_CODES and _LOST.search(self.details):
             challenge = self.header("www-authenticate") or ""
             if _INVALID_TOKEN.search(challenge) or _rich(self)[0] == grpc.StatusCode.UNAUTHENTICATED.value[0]:
                 return grpc.StatusCode.UNAUTHENTICATED

@@ -20,7 +20,7 @@ from grpc_bearer._cli.auth import chosen, default_config, is_asked_for
 from grpc_bearer._cli.codes import CommandFailure, Exit, sentence
 from grpc_bearer._cli.jwt import RULES, Inspected, Rules, inspected, span
 from grpc_bearer._cli.pasted import token_in
-from grpc_bearer._cli.streams import input_is_terminal, read_input
+from grpc_bearer._cli.streams import input_is_terminal, read_input, reason_of
 from grpc_bearer._cli.terminal import Cell, Row, print_json, print_line, print_table, progress, remark, safe
 from grpc_bearer.sources._parse import number_of
 
@@ -99,7 +99,7 @@ def _text_of(given: str) -> str:
 
 
 def _unread(name: str, error: Exception) -> str:
-    return f"TOKEN: cannot read {safe(name)}: {getattr(error, 'strerror', None) or type(error).__name__}"
+    return f"TOKEN: cannot read {safe(name)}: {reason_of(error)}"
 
 
 def _found(text: str) -> str:

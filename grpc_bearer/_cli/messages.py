@@ -12,7 +12,7 @@ from typing import Any
 
 from grpc_bearer._base.translating import translating
 from grpc_bearer._cli.codes import CommandFailure, Exit
-from grpc_bearer._cli.streams import input_lines, read_input
+from grpc_bearer._cli.streams import input_lines, read_input, reason_of
 
 #: What stands for stdin; the second is grpcurl's.
 STDIN = ("-", "@")
@@ -46,7 +46,7 @@ def _text_of(given: str) -> tuple[str, str]:
     if not given.startswith("@"):
         return given, "JSON"
     path = given[1:]
-    to = lambda error: CommandFailure(Exit.USAGE, f"-d: cannot read {path}: {_why(error)}")  # noqa: E731
+    to = lambda error: CommandFailure(Exit.USAGE, f"-d: cannot read {path}: {reason_of(error)}")  # noqa: E731
     with translating(OSError, ValueError, to=to):
         return Path(path).read_text("utf-8-sig"), path
 
@@ -151,7 +151,3 @@ def _expanded(text: str) -> str:
     if missing:
         raise CommandFailure(Exit.USAGE, f"-H: environment variable {missing[0]} is not set", "export it first")
     return _VARIABLE.sub(lambda found: os.environ[found[1]], text)
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__

@@ -106,8 +106,10 @@ def _found_again(reply: Reply, channel: grpc.Channel, timeout: float, token: str
     again = _called(channel, path, b"", timeout, token, _silent, unary=True)
     if again.failure is None or again.failure.code is not Exit.REFUSED:
         return reply
-    problem = again.failure.problem.replace(path, reply.method)
-    return replace(again, method=reply.method, failure=CommandFailure(Exit.REFUSED, problem, again.failure.advice))
+    found = again.failure
+    problem = found.problem.replace(path, reply.method)
+    failure = CommandFailure(Exit.REFUSED, problem, found.advice, error=found.error, help=found.help)
+    return replace(again, method=reply.method, failure=failure)
 
 
 def takes_anyone(channel: grpc.Channel, reply: Reply, timeout: float) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from grpc_bearer._base.translating import translating
 from grpc_bearer._cli.codes import CommandFailure, Exit
 from grpc_bearer._cli.descriptions import Descriptions
+from grpc_bearer._cli.streams import reason_of
 from grpc_bearer._cli.terminal import safe
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _protoset(path: str) -> Iterable[FileDescriptorProto]:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
     from google.protobuf.message import DecodeError
 
-    unread = lambda error: CommandFailure(Exit.USAGE, f"--protoset: cannot read {path}: {_why(error)}")  # noqa: E731
+    unread = lambda error: CommandFailure(Exit.USAGE, f"--protoset: cannot read {path}: {reason_of(error)}")  # noqa: E731
     with translating(OSError, to=unread):
         data = Path(path).read_bytes()
     advice = "make one by protoc --include_imports --descriptor_set_out=FILE, or by buf build -o FILE"
@@ -100,7 +101,7 @@ def compiled(paths: Sequence[str], import_paths: Sequence[str]) -> list[FileDesc
                 [*command, *options, *names], capture_output=True, text=True, timeout=_PATIENCE
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise CommandFailure(Exit.USAGE, f"--proto: protoc: {_why(error)}") from None
+            raise CommandFailure(Exit.USAGE, f"--proto: protoc: {reason_of(error)}") from None
         if ran.returncode:
             advice = "--import-path names the folders where imports are looked for"
             raise CommandFailure(Exit.USAGE, f"--proto: {_said(ran.stderr)}", advice)
@@ -132,7 +133,3 @@ def _said(text: str) -> str:
     """What protoc complained of, as one line."""
     lines = [safe(each) for each in text.splitlines() if each.strip() and "unused" not in each]
     return "; ".join(lines[:3]) or "protoc failed"
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from grpc_bearer._calls.failure import LOST_CODES
 from grpc_bearer._calls.retry_block import LocalError
 from grpc_bearer._cli.codes import CommandFailure, Exit, code_of
 from grpc_bearer._cli.terminal import safe
@@ -25,9 +26,9 @@ LET_IN = frozenset(
     }
 )
 REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
-# What core says when it drops a stream before it has taken in the status of an answer that came at once.
+# What core says when it drops a stream before it has taken in the status of an answer that came at once. More texts
+# than for a call that is made again: here another question is all that follows.
 _LOST = re.compile("Stream removed|RST_STREAM")
-_LOST_CODES = (grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 # The server's text is free, and may repeat what it was sent.
 _JWT = re.compile(r"(?<![\w-])[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
 _LONGEST = 300
@@ -35,7 +36,7 @@ _LONGEST = 300
 
 def is_lost(code: grpc.StatusCode, details: str) -> bool:
     """Whether the status is not that which the server or a proxy has given."""
-    return code in _LOST_CODES and _LOST.search(details) is not None
+    return code in LOST_CODES and _LOST.search(details) is not None
 
 
 def without_tokens(text: str, tokens: str | Collection[str]) -> str:

@@ -68,7 +68,7 @@ def write(text: str, errors: str = "backslashreplace") -> None:
     except BrokenPipeError:
         left, problem = True, "whoever read stdout has left"
     except (OSError, ValueError) as error:
-        left, problem = False, f"stdout cannot be written: {_reason(error)}"
+        left, problem = False, f"stdout cannot be written: {reason_of(error)}"
     raise StreamError(problem, left=left)
 
 
@@ -171,13 +171,14 @@ def _read(read: Any) -> str:
     if stream is None:
         raise StreamError("stdin is closed")
     with (
-        translating(OSError, ValueError, to=lambda error: StreamError(f"stdin cannot be read: {_reason(error)}")),
+        translating(OSError, ValueError, to=lambda error: StreamError(f"stdin cannot be read: {reason_of(error)}")),
         translating(UnicodeDecodeError, to=lambda _: StreamError(f"stdin: not text in {stream.encoding}")),
     ):
         return str(read(stream))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a file or a stream cannot be read or written: the system's own words, or the kind of error."""
     return getattr(error, "strerror", None) or type(error).__name__
 
 

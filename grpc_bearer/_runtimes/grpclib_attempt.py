@@ -63,17 +63,27 @@ def nothing() -> None:
     """There is nothing to release any more."""
 
 
-def cancels() -> int:
-    """How often the task at hand was asked to end; Python 3.10 does not count."""
-    task: Any = asyncio.current_task()
-    return task.cancelling() if sys.version_info >= (3, 11) and task is not None else 0
+if sys.version_info >= (3, 11):
 
+    def cancels() -> int:
+        """How often the task at hand was asked to end."""
+        task = asyncio.current_task()
+        return 0 if task is None else task.cancelling()
 
-def uncancelled(before: int) -> None:
-    """grpclib wakes a task by cancelling it, which must not count as a wish of its user's: those came `before`."""
-    task: Any = asyncio.current_task()
-    if cancels() > before:
-        task.uncancel()
+    def uncancelled(before: int) -> None:
+        """grpclib wakes a task by cancelling it, which must not count as a wish of its user's: those came `before`."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > before:
+            task.uncancel()
+
+else:
+
+    def cancels() -> int:
+        """Python 3.10 does not count."""
+        return 0
+
+    def uncancelled(before: int) -> None:
+        """There is nothing to take back."""
 
 
 def ended_by(error: GrpcBearerError) -> GRPCError:
