@@ -37,6 +37,8 @@ from grpc_bearer.testing._watch import logging_to
 
 #: A window of a secret that is looked for, and how far apart the windows begin.
 _WINDOW, _STRIDE = 16, 8
+#: Where a window without a space can stand: most of a text is words, and too short.
+_LONG_ENOUGH = re.compile(rf"\S{{{_WINDOW},}}")
 #: These have levels or handlers of their own, or stop what they log from reaching the root logger.
 _LOGGERS = ("google", "google.auth", "urllib3", "requests", "grpc", "grpc_bearer", "asyncio", "concurrent.futures")
 #: What a call that has ended can be asked.
@@ -223,7 +225,7 @@ def _forms(secret: str) -> set[str]:
 
 @functools.lru_cache(4)
 def _needles(secrets: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """Windows of the longer forms; and the forms that are too short for windows."""
+    """Windows of the longer forms; and what is looked for by itself: short forms, and windows with a space."""
     windows: dict[str, str] = {}
     whole: dict[str, str] = {}
     for secret, name in secrets:
@@ -231,15 +233,17 @@ def _needles(secrets: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], dict
             if len(form) < _WINDOW + _STRIDE:
                 whole[form] = name
             for start in range(0, len(form) - _WINDOW + 1, _STRIDE):
-                windows[form[start : start + _WINDOW]] = name
+                window = form[start : start + _WINDOW]
+                (windows if _LONG_ENOUGH.fullmatch(window) else whole)[window] = name
     return windows, whole
 
 
 def _hits(text: str, windows: Mapping[str, str], whole: Mapping[str, str]) -> Iterator[tuple[int, str]]:
-    for position in range(len(text) - _WINDOW + 1):
-        name = windows.get(text[position : position + _WINDOW])
-        if name is not None:
-            yield position, name
+    for run in _LONG_ENOUGH.finditer(text):
+        for position in range(run.start(), run.end() - _WINDOW + 1):
+            name = windows.get(text[position : position + _WINDOW])
+            if name is not None:
+                yield position, name
     for form, name in whole.items():
         position = text.find(form)
         if position >= 0:

@@ -205,7 +205,8 @@ def calls(given: dict[str, Any]) -> tuple[list[str], list[str]]:
     return codes, names
 
 
-HOW = pytest.mark.parametrize("how", ["sync", "asyncio"])
+# A process for each: asyncio's, which fetch by the same code, play in `make check`.
+HOW = pytest.mark.parametrize("how", ["sync", pytest.param("asyncio", marks=pytest.mark.nightly)])
 OF_HTTP = ["bear", "oauth", "exchange", "bearer", "refresh", "device"]
 ALL = ["static", "file", "function", "coroutine", "command", *OF_HTTP, "jwt", "jwt for each call"]
 
