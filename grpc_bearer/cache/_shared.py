@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -97,7 +98,10 @@ class SharedCache:
         if isinstance(given, Secret) or (isinstance(given, str) and given.startswith(URL_SCHEMES)):
             # Steps are given up in due time anyhow; the client's own timeout only sees to it that their threads end.
             client = client_of(given.reveal() if isinstance(given, Secret) else given, STRETCH * self.timeout)
-            return RedisStore(lambda: client)
+            store = RedisStore(lambda: client)
+            # Nobody else has this client. Left to the garbage collector, its socket may be reported as never closed.
+            weakref.finalize(store, client.close).atexit = False
+            return store
         if isinstance(given, str):
             return FileStore(given)
         connect = given if callable(given) and not callable(getattr(given, "eval", None)) else None

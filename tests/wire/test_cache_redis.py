@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import signal
@@ -11,13 +12,15 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _redis import BINARY, RedisServer, free_port, redis_server, wait_for
-from attachments import asking
+from attachments import asking, eventually
 
 from grpc_bearer import BearerAuth, ConfigurationError, SharedCache, Token
 from grpc_bearer.cache import _bounded
@@ -39,6 +42,23 @@ def running() -> Iterator[RedisServer]:
 def server(running: RedisServer) -> RedisServer:
     running.command("FLUSHALL")
     return running
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The clients that a test makes belong to it: left to the garbage collector, their sockets count as forgotten."""
+    made: weakref.WeakSet[Any] = weakref.WeakSet()
+    make = redis.Redis.__init__
+
+    def making(self: Any, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        made.add(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(redis.Redis, "__init__", making)
+        yield
+    for client in list(made):
+        client.close()
 
 
 class Counting:
@@ -100,6 +120,22 @@ def test_a_client_by_way_of_sentinel(server: RedisServer, tmp_path: Path) -> Non
     finally:
         sentinel.kill()
         sentinel.wait()
+
+
+def test_the_client_of_a_url_is_closed_when_the_cache_goes(server: RedisServer) -> None:
+    def connected() -> int:
+        return sum("cmd=eval" in line for line in str(server.command("CLIENT", "LIST")).split("id="))
+
+    cache = cache_in(server.url)
+    BearerAuth(Counting(), cache=cache).token()
+    assert connected() == 1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del cache
+        gc.collect()
+        assert eventually(lambda: connected() == 0)
+
+    assert [each for each in caught if str(server.port) in str(each.message)] == []
 
 
 def test_an_asyncio_client_is_refused() -> None:
