@@ -21,7 +21,6 @@ exception that does (an HTTP client's exception carries its request, and with it
 
 from __future__ import annotations
 
-import copy
 import sys
 from typing import TYPE_CHECKING, ClassVar
 
@@ -103,9 +102,10 @@ class GrpcBearerError(Exception):
 
         Of what it is chained to only our own errors are kept; the others may hold a secret.
         """
-        # Libraries that carry errors between processes (tblib, by way of Dask) make copies bring their traceback along.
-        twin = copy.copy(self).with_traceback(None)
-        twin.__context__ = None
+        # Not by `copy.copy`: libraries that carry errors between processes (tblib, by way of Dask) teach it to bring
+        # the traceback along, and to let both errors have one `__dict__`.
+        twin = type(self).__new__(type(self), *self.args)
+        vars(twin).update(vars(self))
         twin.__cause__ = self.__cause__.fresh() if isinstance(self.__cause__, GrpcBearerError) else None
         twin.__suppress_context__ = True
         if notes := getattr(self, "__notes__", None):

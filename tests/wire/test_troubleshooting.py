@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import email.utils
 import json
 import pickle
@@ -324,7 +325,15 @@ def test_a_traceback_ends_with_the_code() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="errors take no notes before Python 3.11")
-def test_a_note_that_somebody_adds_is_that_of_one_error_alone() -> None:
+@pytest.mark.parametrize("dask", [False, True])
+def test_a_note_that_somebody_adds_is_that_of_one_error_alone(dask: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rebuilt(attributes: dict[str, Any]) -> TokenRejectedError:
+        other = TokenRejectedError.__new__(TokenRejectedError)
+        other.__dict__ = attributes
+        return other
+
+    if dask:  # copies of errors share what they hold, by tblib, once it was imported
+        monkeypatch.setitem(copyreg.dispatch_table, TokenRejectedError, lambda error: (rebuilt, (error.__dict__,)))
     error = TokenRejectedError("the credential was refused")
     twin: Any = error.fresh()
     twin.add_note("of the third call")
