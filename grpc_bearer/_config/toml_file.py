@@ -62,6 +62,8 @@ def load(name: str | None = None, config: str | os.PathLike[str] | None = None) 
         ConfigurationError: names file, line, table and field, and what to do; never a secret.
         SigningError: a key in it cannot be used.
     """
+    if isinstance(name, os.PathLike) or (config is None and _is_a_file(name)):
+        raise ConfigurationError("a file, and not the name of an auth; give it as config=", field="name")
     file = read_config(config)
     chosen, given = given_by(file, name)
     return _shared((str(file.path.resolve()), str(given.folder), chosen), given)
@@ -87,6 +89,10 @@ def config_path(config: str | os.PathLike[str] | None) -> Path:
     if not given and isinstance(given, str):
         raise ConfigurationError(f"config: missing; name a TOML file here or in the environment variable {VARIABLE}")
     return Path(expanded_path("config", given))
+
+
+def _is_a_file(name: str | None) -> bool:
+    return isinstance(name, str) and name.endswith(".toml") and not environment_names_one()
 
 
 def environment_names_one() -> bool:

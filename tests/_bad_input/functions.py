@@ -207,11 +207,13 @@ class _NotOurs(TokenError):
 
     retryable = True
 
+    def __new__(cls, *args: str) -> _NotOurs:
+        if len(args) < 2:  # its text alone
+            raise RuntimeError(m.HIDDEN)
+        return super().__new__(cls)
+
     def __init__(self, one: str, two: str) -> None:
         super().__init__("the vault is closed")
-
-    def __copy__(self) -> _NotOurs:
-        raise RuntimeError(m.HIDDEN)
 
 
 def sources() -> Iterator[Row]:

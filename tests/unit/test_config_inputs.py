@@ -99,6 +99,21 @@ def test_a_name_that_is_no_text_is_told(name: object, tmp_path: Path) -> None:
     assert refused(tmp_path, BY_FILE, name) == f"name: expected a str, got {type(name).__name__}"  # type: ignore[arg-type]
 
 
+def test_the_file_in_the_place_of_the_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write(tmp_path, BY_FILE)
+    write(tmp_path, TOKEN, "token")
+    told = "^name: a file, and not the name of an auth; give it as config="
+    monkeypatch.delenv("GRPC_BEARER_CONFIG", raising=False)
+    for name in (config, str(config), "auths.toml"):
+        with pytest.raises(grpc_bearer.ConfigurationError, match=told):
+            grpc_bearer.load(name)  # type: ignore[arg-type]
+
+    monkeypatch.setenv("GRPC_BEARER_CONFIG", str(config))
+    with pytest.raises(grpc_bearer.ConfigurationError, match=r"no auth of the name 'auths\.toml'"):
+        grpc_bearer.load("auths.toml")
+    assert grpc_bearer.load().token().value == TOKEN
+
+
 # -- files in the place of secrets ------------------------------------------------------------------------------------
 
 INSTEAD = "the name of a file, which would be sent itself; write {} to have the file read"

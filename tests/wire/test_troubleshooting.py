@@ -6,6 +6,7 @@ import asyncio
 import copyreg
 import email.utils
 import json
+import os
 import pickle
 import re
 import sys
@@ -16,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import jwt
@@ -250,6 +251,19 @@ OCCURS: dict[str, Callable[[Place], str]] = {
     "token: given inline, and a pickle would carry it in the clear; …": (
         lambda p: told(lambda: pickle.dumps(BearerAuth("token")))
     ),
+    "token: empty": lambda p: told(lambda: BearerAuth("")),
+    "auth: cannot make a token source of …": lambda p: told(lambda: BearerAuth(cast(Any, os.environ.get("NOT_SET")))),
+    "…: cannot read …: …": lambda p: told(lambda: JWTSource(p.folder / "none.pem", claims={"iss": "me"})),
+    "config: missing; name a TOML file here or in the environment variable GRPC_BEARER_CONFIG": (
+        lambda p: told(lambda: grpc_bearer.load("fleet"))
+    ),
+    "name: a file, and not the name of an auth; give it as config=": (
+        lambda p: told(lambda: grpc_bearer.load("auths.toml"))
+    ),
+    "…: no auth of the name …": lambda p: told(
+        lambda: grpc_bearer.load("fleet", p.file("[auth.orders]\nsource = 'static'\n"))
+    ),
+    "…: not TOML…": lambda p: told(lambda: grpc_bearer.load("fleet", p.file("default = fleet\n"))),
     "auth: another auth puts its token under 'authorization' on the same call, …": two_auths,
     "credentials: this channel would carry the token in the clear; …": (
         lambda p: told(lambda: grpc_bearer.insecure_channel(p.plain.target, auth="good"))
@@ -279,6 +293,7 @@ def test_the_text_comes(entry: str, place: Place, monkeypatch: pytest.MonkeyPatc
     if entry in NEW_WORDS:
         pytest.importorskip("grpc", "1.80", reason="has other words for it")
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("GRPC_BEARER_CONFIG", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # long tokens
         text = OCCURS[entry](place)
