@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import functools
 import json
 import os
@@ -62,7 +63,9 @@ def run_module(
             code = int(connection.recv(100))
         for file in files:
             file.seek(0)
-        return Ended(code, files[1].read().decode(), files[2].read().decode())
+        ended = Ended(code, files[1].read().decode(), files[2].read().decode())
+    assert "Timeout (" not in ended.err, ended.err  # where it hung, thread by thread
+    return ended
 
 
 @contextlib.contextmanager
@@ -126,7 +129,9 @@ def _run(job: dict[str, object], files: list[int]) -> None:
     os.chdir(str(job["cwd"]))
     if job["strict"]:
         warnings.simplefilter("error")
-    signal.alarm(int(job["timeout"]))  # type: ignore[call-overload]
+    seconds = int(job["timeout"])  # type: ignore[call-overload]
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    signal.alarm(seconds + 5)
     sys.path[0] = str(job["cwd"])
     name = str(job["name"])
     sys.argv = [name, *job["arguments"]]  # type: ignore[misc]
