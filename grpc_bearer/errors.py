@@ -105,6 +105,7 @@ class GrpcBearerError(Exception):
         # Not by `copy.copy`: libraries that carry errors between processes (tblib, by way of Dask) teach it to bring
         # the traceback along, and to let both errors have one `__dict__`.
         twin = type(self).__new__(type(self), *self.args)
+        twin.args = self.args  # of a subclass that is an OSError too, `__new__` takes none
         vars(twin).update(vars(self))
         twin.__cause__ = self.__cause__.fresh() if isinstance(self.__cause__, GrpcBearerError) else None
         twin.__suppress_context__ = True

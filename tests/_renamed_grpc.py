@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib
 import inspect
 import pkgutil
 import re
 import sys
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -62,14 +61,9 @@ NAMES = set().union(*map(names_in, MODULES))
 def renamed(known: ModuleType, names: set[str]) -> ModuleType:
     """A module as it is where gRPC has other names for these: its source, but it looks for what is not there."""
     module = ModuleType("renamed")
-    exec(_renamed_code(known, frozenset(names)), vars(module))
+    tree = _Rename(names).visit(ast.parse(inspect.getsource(known)))
+    exec(compile(tree, module.__name__, "exec"), vars(module))
     return module
-
-
-@functools.cache
-def _renamed_code(known: ModuleType, names: frozenset[str]) -> CodeType:
-    tree = _Rename(set(names)).visit(ast.parse(inspect.getsource(known)))
-    return compile(tree, "renamed", "exec")
 
 
 def functions(module: ModuleType) -> dict[str, FunctionType]:

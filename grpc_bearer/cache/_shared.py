@@ -100,7 +100,8 @@ class SharedCache:
             client = client_of(given.reveal() if isinstance(given, Secret) else given, STRETCH * self.timeout)
             store = RedisStore(lambda: client)
             # Nobody else has this client. Left to the garbage collector, its socket may be reported as never closed.
-            weakref.finalize(store, client.close).atexit = False
+            # Not by its `close()`, which in redis-py 5.0 leaves the connections open.
+            weakref.finalize(store, client.connection_pool.disconnect).atexit = False
             return store
         if isinstance(given, str):
             return FileStore(given)

@@ -356,6 +356,13 @@ def test_a_note_that_somebody_adds_is_that_of_one_error_alone(dask: bool, monkey
     assert "third call" not in "".join(traceback.format_exception(error.fresh()))
 
 
+def test_an_error_that_is_a_timeout_too_keeps_its_text_for_everybody() -> None:
+    class VaultTimeout(errors.TokenUnavailableError, TimeoutError):
+        """Of a source of the user's."""
+
+    assert str(VaultTimeout("the vault is slow").fresh()) == "the vault is slow"
+
+
 def test_a_call_that_fails_here_ends_with_the_code(place: Place) -> None:
     assert "raised RuntimeError [GB-UNAVAILABLE]\n" in place.with_auth(fails)
 
