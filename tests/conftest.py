@@ -37,10 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_heap() -> None:
-    """What was collected, and what is left of earlier modules, stays to the end: a test's `gc.collect()` need not look
-    at it again."""
-    import hypothesis  # noqa: F401 - when it is imported it asks the collector who refers to what
-
+    """What is left of earlier modules stays to the end: a test's `gc.collect()` need not look at it again."""
     gc.collect()
     gc.freeze()
 
@@ -111,3 +108,12 @@ def calls(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> I
 
     with side(request.param, caplog) as calls:
         yield calls
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end; without this, each `gc.collect()` of a test would look at all of it."""
+    import hypothesis  # noqa: F401 - when it is imported it asks the collector who refers to what
+
+    gc.collect()
+    gc.freeze()
